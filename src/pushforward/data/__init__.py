@@ -1,0 +1,1 @@
+"""Data: laws in the plane with known density, digits, arrays, folders of images."""
