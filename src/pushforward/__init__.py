@@ -1,0 +1,107 @@
+"""pushforward: flow matching and diffusion models, exactly.
+
+    path  = pf.CondOT()
+    law   = pf.GaussianMixture(means, covariances, weights)
+    field = law.field(path)
+    x1    = pf.integrate(pf.solvers.Heun(), field, x0, pf.times.uniform(20))
+
+Names are imported when they are first used, so that the command line starts without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it; None where the name is the module.
+_MODULES = {
+    "times": "core.times",
+    "noise": "core.noise",
+    "predictions": "core.predictions",
+    "oracle": "core.oracle",
+    "solvers": "solvers",
+    "guidance": "guidance",
+    "couplings": "couplings",
+    "objectives": "objectives",
+    "nets": "nets",
+    "data": "data",
+}
+_NAMES = {
+    "core.errors": (
+        "CheckpointError", "DataError", "Error", "InputError", "NonFiniteError", "UndefinedError",
+    ),
+    "core.paths": ("CondOT", "Cosine", "DiscretePath", "EDM", "Path", "SubVP", "VE", "VP"),
+    "core.predictions": ("PREDICTIONS", "Prediction", "convert"),
+    "core.fields": ("EDMPreconditioning", "Field", "FlowMap", "Model", "ScheduleTransfer"),
+    "core.oracle": ("Empirical", "ExactField", "GaussianMixture", "Law"),
+    "core.noise": ("Noise",),
+    "data.batch": ("Batch",),
+    "solvers.base": ("Solver", "integrate"),
+    "generate": ("generate",),
+    "train.share": ("load", "save"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = ["__version__", *_MODULES, *_HOME]
+
+if TYPE_CHECKING:
+    from pushforward import couplings as couplings
+    from pushforward import data as data
+    from pushforward import guidance as guidance
+    from pushforward import nets as nets
+    from pushforward import objectives as objectives
+    from pushforward import solvers as solvers
+    from pushforward.core import noise as noise
+    from pushforward.core import oracle as oracle
+    from pushforward.core import predictions as predictions
+    from pushforward.core import times as times
+    from pushforward.core.errors import CheckpointError as CheckpointError
+    from pushforward.core.errors import DataError as DataError
+    from pushforward.core.errors import Error as Error
+    from pushforward.core.errors import InputError as InputError
+    from pushforward.core.errors import NonFiniteError as NonFiniteError
+    from pushforward.core.errors import UndefinedError as UndefinedError
+    from pushforward.core.fields import EDMPreconditioning as EDMPreconditioning
+    from pushforward.core.fields import Field as Field
+    from pushforward.core.fields import FlowMap as FlowMap
+    from pushforward.core.fields import Model as Model
+    from pushforward.core.fields import ScheduleTransfer as ScheduleTransfer
+    from pushforward.core.noise import Noise as Noise
+    from pushforward.core.oracle import Empirical as Empirical
+    from pushforward.core.oracle import ExactField as ExactField
+    from pushforward.core.oracle import GaussianMixture as GaussianMixture
+    from pushforward.core.oracle import Law as Law
+    from pushforward.core.paths import EDM as EDM
+    from pushforward.core.paths import VE as VE
+    from pushforward.core.paths import VP as VP
+    from pushforward.core.paths import CondOT as CondOT
+    from pushforward.core.paths import Cosine as Cosine
+    from pushforward.core.paths import DiscretePath as DiscretePath
+    from pushforward.core.paths import Path as Path
+    from pushforward.core.paths import SubVP as SubVP
+    from pushforward.core.predictions import PREDICTIONS as PREDICTIONS
+    from pushforward.core.predictions import Prediction as Prediction
+    from pushforward.core.predictions import convert as convert
+    from pushforward.data.batch import Batch as Batch
+    from pushforward.generate import generate as generate
+    from pushforward.solvers.base import Solver as Solver
+    from pushforward.solvers.base import integrate as integrate
+    from pushforward.train.share import load as load
+    from pushforward.train.share import save as save
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = importlib.import_module(f"pushforward.{_MODULES[name]}")
+    elif name in _HOME:
+        value = getattr(importlib.import_module(f"pushforward.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module 'pushforward' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -24,7 +24,7 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 # One stream per use, so that no two uses ever share a number. User code is free to take those from 1024 on.
-SOURCE, TIME, DROP, SOLVER, DATA, ORDER, AUGMENT, COUPLING, PROBE = range(9)
+SOURCE, TIME, DROP, SOLVER, DATA, COMPONENT, ORDER, AUGMENT, COUPLING, PROBE = range(10)
 
 # Blocks of four numbers handled at a time: the ten rounds then stay in the processor's cache.
 CHUNK = 1 << 15
@@ -80,7 +80,12 @@ class Noise:
 
     @classmethod
     def batch(
-        cls, size: int, seed: int = 0, step: int = 0, start: int = 0, device: torch.device | str = "cpu"
+        cls,
+        size: int,
+        seed: int = 0,
+        step: int = 0,
+        start: int = 0,
+        device: torch.device | str = "cpu",
     ) -> Noise:
         """The samples with ids start, start + 1, ..., start + size - 1."""
         return cls(seed, torch.arange(start, start + size, device=device), step)

@@ -1,0 +1,204 @@
+"""Fields: what solvers, guidance and likelihood see of a model or of an exact law."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from pushforward.core.errors import InputError
+from pushforward.core.paths import Path
+from pushforward.core.predictions import Prediction, check_defined, conversion, convert
+from pushforward.core.shapes import as_time, expand
+
+
+@runtime_checkable
+class Field(Protocol):
+    """A posterior mean on a path, under any of its five names.
+
+    x: (B, ...) the state x_t; t: one time or (B,); cond: what the law is conditioned on, tensors (B, ...).
+    Returns a tensor of x's shape.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    def __call__(
+        self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
+    ) -> Tensor: ...
+
+
+@runtime_checkable
+class FlowMap(Protocol):
+    """The solution operator x_t -> x_s of the flow, in one call."""
+
+    def __call__(self, x: Tensor, t: Tensor | float, s: Tensor | float, **cond: Any) -> Tensor: ...
+
+
+class Scales(NamedTuple):
+    """c_skip, c_out, c_in and c_noise of a preconditioned network, each (B,)."""
+
+    skip: Tensor
+    out: Tensor
+    input: Tensor
+    noise: Tensor
+
+
+class Preconditioning(Protocol):
+    """How a network is wrapped: `prediction = c_skip x + c_out net(c_in x, c_noise)`."""
+
+    prediction: Prediction
+
+    def __call__(self, path: Path, t: Tensor) -> Scales: ...
+
+
+@dataclass(frozen=True)
+class EDMPreconditioning:
+    """Unit-variance inputs and targets at every noise level, on any Gaussian path.
+
+        c_in   = 1 / sqrt(alpha^2 s^2 + sigma^2)              s = sigma_data
+        c_skip = alpha s^2 c_in^2
+        c_out  = sigma s c_in
+        c_noise = ln(sigma/alpha) / 4
+
+    For alpha = 1 these are table 1 of Karras et al. 2022 (arXiv 2206.00364); c_skip is the least-squares
+    estimate of data of standard deviation s from x_t, and c_out that of its error. Predicts the data.
+    c_noise is kept within [-5, 5], since sigma/alpha runs from infinity to 0 on some paths.
+    """
+
+    sigma_data: float = 0.5
+    prediction: Prediction = "data"
+
+    def __post_init__(self) -> None:
+        if self.sigma_data <= 0:
+            raise InputError(f"sigma_data is {self.sigma_data}; it must be positive")
+        if self.prediction != "data":
+            raise InputError("EDM preconditioning predicts the data")
+
+    def __call__(self, path: Path, t: Tensor) -> Scales:
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        scale = 1 / (alpha**2 * self.sigma_data**2 + sigma**2).sqrt()
+        return Scales(
+            skip=alpha * self.sigma_data**2 * scale**2,
+            out=sigma * self.sigma_data * scale,
+            input=scale,
+            noise=(-path.log_snr(t) / 8).clamp(-5, 5),
+        )
+
+
+class Model(nn.Module):
+    """A network with what it takes to be a Field: its path, what it predicts, how it is wrapped.
+
+        raw  = net(x, t, **cond)                                  or, with preconditioning,
+        raw  = c_skip x + c_out net(c_in x, c_noise, **cond)
+        want = a x + b raw                                        (see predictions.conversion)
+
+    net:        (x (B, ...), t (B,), **cond) -> (B, ...).
+    prediction: what `raw` stands for; "data" under EDM preconditioning.
+    margin:     where the conversion into a velocity does not exist at an end of time (data at sigma = 0, noise
+                at alpha = 0, a variance-preserving path at t = 1), the model is asked at distance `margin` from it.
+                Velocity models, and predictions on paths without that singularity, are never moved.
+    shape:      shape of one sample, () if not known. Kept so that samples can be drawn from a saved model.
+    classes:    number of labels the network knows, or None.
+    info:       anything else that should travel with it (JSON values): value range, class names, how it was trained.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        path: Path,
+        prediction: Prediction = "velocity",
+        preconditioning: Preconditioning | None = None,
+        *,
+        margin: float = 1e-3,
+        shape: tuple[int, ...] = (),
+        classes: int | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_defined(prediction, path)
+        if preconditioning is not None and prediction != preconditioning.prediction:
+            raise InputError(
+                f"{type(preconditioning).__name__} predicts the {preconditioning.prediction}, "
+                f"not the {prediction}: pass prediction={preconditioning.prediction!r}"
+            )
+        if not 0 < margin < 0.5:
+            raise InputError(f"margin is {margin}; it must lie in (0, 0.5)")
+        self.net = net
+        self.path = path
+        self.prediction: Prediction = prediction
+        self.preconditioning = preconditioning
+        self.margin = margin
+        self.shape = tuple(shape)
+        self.classes = classes
+        self.info = dict(info or {})
+        self._low, self._high = self._singular_ends()
+
+    def _singular_ends(self) -> tuple[float, float]:
+        """The interval of times at which the raw prediction gives a velocity."""
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        a, b = conversion(self.prediction, "velocity", self.path.coefficients(ends))
+        finite = [self.prediction == "velocity" or bool(ok) for ok in a.isfinite() & b.isfinite()]
+        return (0.0 if finite[0] else self.margin), (1.0 if finite[1] else 1 - self.margin)
+
+    def forward(
+        self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
+    ) -> Tensor:
+        t = as_time(t, x)
+        if self._low > 0 or self._high < 1:
+            t = t.clamp(self._low, self._high)
+        if self.preconditioning is None:
+            raw = self.net(x, t, **cond).to(x.dtype)
+        else:
+            c = self.preconditioning(self.path, t)
+            raw = self.net(expand(c.input, x) * x, c.noise, **cond).to(x.dtype)
+            raw = expand(c.skip, x) * x + expand(c.out, x) * raw
+        return convert(raw, x, t, self.path, self.prediction, want)
+
+
+@dataclass(frozen=True)
+class ScheduleTransfer:
+    """A Field of one Gaussian path, asked along another: same law, other alpha and sigma.
+
+    States of equal log-SNR differ only by a scale. With r = hypot(alpha, sigma), x/r and v/r (v the prediction of
+    that name) are then the same on both paths, and from them everything else follows without loss of digits.
+    Where the new path's log-SNR leaves the range of the old one, the nearest end is asked.
+
+    Karras et al. 2022 (arXiv 2206.00364), sec. 4; Pokle et al. 2023 (arXiv 2310.04432).
+    """
+
+    field: Field
+    path: Path
+
+    def __post_init__(self) -> None:
+        for path in (self.field.path, self.path):
+            path.require_gaussian("transfer to another path")
+
+    def __call__(
+        self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
+    ) -> Tensor:
+        t = as_time(t, x)
+        old_t = self.field.path.time_of_log_snr(self.path.log_snr(t))
+        old = torch.hypot(self.field.path.alpha(old_t), self.field.path.sigma(old_t))
+        ratio = expand(old / torch.hypot(self.path.alpha(t), self.path.sigma(t)), x)
+        v = self.field(ratio * x, old_t, "v", **cond) / ratio
+        return convert(v, x, t, self.path, "v", want)
+
+
+def null_condition(cond: dict[str, Tensor], mask: Tensor | None = None) -> dict[str, Tensor]:
+    """`cond` with the samples in `mask` (B,) made unconditional; all of them without a mask.
+
+    Integer tensors (labels) become -1 there and floating tensors (embeddings) 0: what the networks of this library
+    take for "no condition".
+    """
+    out = {}
+    for name, value in cond.items():
+        null = torch.zeros_like(value) if value.is_floating_point() else torch.full_like(value, -1)
+        out[name] = (
+            null
+            if mask is None
+            else torch.where(mask.reshape(-1, *[1] * (value.ndim - 1)), null, value)
+        )
+    return out

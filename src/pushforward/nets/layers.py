@@ -1,0 +1,106 @@
+"""Parts that several networks share: features of time, embeddings of labels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pushforward.core.errors import InputError
+
+
+class SinusoidalTime(nn.Module):
+    """Sines and cosines of `scale t` at geometrically spaced frequencies.
+
+        w_k = max_period^{-k/(dim/2)},   k = 0 ... dim/2 - 1:   (cos(scale t w), sin(scale t w))
+
+    t: (B,) -> (B, dim). Vaswani et al. 2017, sec. 3.5; with scale 1000, t in [0, 1] is spread as the steps of DDPM are.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, scale: float = 1000.0, max_period: float = 10000.0) -> None:
+        super().__init__()
+        _check_even(dim)
+        exponent = torch.arange(dim // 2, dtype=torch.float64) / (dim // 2)
+        self.register_buffer(
+            "frequencies", (scale * max_period**-exponent).float(), persistent=False
+        )
+
+    def forward(self, t: Tensor) -> Tensor:
+        return _waves(t, self.frequencies)
+
+
+class FourierTime(nn.Module):
+    """Random Fourier features: cosines and sines of `2 pi t w`, w ~ N(0, scale^2), drawn once and kept.
+
+    t: (B,) -> (B, dim). Tancik et al. 2020 (arXiv 2006.10739); Song et al. 2021 (arXiv 2011.13456), app. G.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, scale: float = 16.0) -> None:
+        super().__init__()
+        _check_even(dim)
+        self.register_buffer("frequencies", 2 * math.pi * scale * torch.randn(dim // 2))
+
+    def forward(self, t: Tensor) -> Tensor:
+        return _waves(t, self.frequencies)
+
+
+def _waves(t: Tensor, frequencies: Tensor) -> Tensor:
+    # The angles reach 1000: they are worked out in t's precision and not in the network's, which may be bfloat16.
+    angle = t[:, None] * frequencies.to(t.dtype)
+    return torch.cat((angle.cos(), angle.sin()), dim=1).to(frequencies.dtype)
+
+
+def _check_even(dim: int) -> None:
+    if dim < 2 or dim % 2:
+        raise InputError(
+            f"time features come in pairs: their number must be even and positive, not {dim}"
+        )
+
+
+class LabelEmbedding(nn.Module):
+    """A vector for each class, and one for "no class", which is asked for by label -1 or by no label at all.
+
+    label: (B,) int64 in [-1, classes), or None for all -1 -> (B, dim).
+    """
+
+    def __init__(self, classes: int, dim: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.table = nn.Embedding(classes + 1, dim)
+
+    def forward(self, label: Tensor | None, size: int) -> Tensor:
+        if label is None:
+            return self.table.weight[-1].expand(size, -1)
+        return self.table(torch.where(label < 0, self.classes, label))
+
+
+class Conditioning(nn.Module):
+    """Time, and the label if there are classes, as one vector: (B,), (B,) -> (B, dim)."""
+
+    def __init__(self, dim: int, classes: int | None, time: str) -> None:
+        super().__init__()
+        if time not in ("sinusoidal", "fourier"):
+            raise InputError(f"time features are 'sinusoidal' or 'fourier', not {time!r}")
+        self.features = SinusoidalTime(dim) if time == "sinusoidal" else FourierTime(dim)
+        self.mix = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.label = None if classes is None else LabelEmbedding(classes, dim)
+
+    def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
+        out = self.mix(self.features(t))
+        if self.label is not None:
+            return out + self.label(label, len(t))
+        if label is not None:
+            raise InputError("a label was given to a network that was built without classes")
+        return out
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """The same module with all parameters at 0, so that a residual block starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module

@@ -1,0 +1,50 @@
+"""A residual multi-layer perceptron for vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from pushforward.core.errors import InputError
+from pushforward.nets.layers import Conditioning, zero
+
+
+class MLP(nn.Module):
+    """Residual blocks modulated by time and label: `h <- h + W2 silu(W1 silu(h) + E(t, label))`.
+
+    dim: size of a sample, (B, dim) -> (B, dim). width: of the hidden layers. depth: number of blocks.
+    classes: number of labels, None for none. time: "sinusoidal" or "fourier" features.
+    The last layer starts at 0.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int = 128,
+        depth: int = 3,
+        classes: int | None = None,
+        time: str = "sinusoidal",
+    ) -> None:
+        super().__init__()
+        if min(dim, width, depth) < 1:
+            raise InputError(f"dim, width and depth must be positive, got {dim}, {width}, {depth}")
+        self.config: dict[str, Any] = {
+            "dim": dim, "width": width, "depth": depth, "classes": classes, "time": time,
+        }  # fmt: skip
+        self.enter = nn.Linear(dim, width)
+        self.conditioning = Conditioning(width, classes, time)
+        self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.modulate = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.leave = zero(nn.Linear(width, dim))
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        if x.ndim != 2:
+            raise InputError(f"MLP takes vectors (B, {self.config['dim']}), got {tuple(x.shape)}")
+        condition = silu(self.conditioning(t, label))
+        h = self.enter(x)
+        for first, modulate, second in zip(self.first, self.modulate, self.second, strict=True):
+            h = h + second(silu(first(silu(h)) + modulate(condition)))
+        return self.leave(silu(h))

@@ -1,0 +1,144 @@
+"""A compact U-Net for images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
+
+from pushforward.core.errors import InputError
+from pushforward.nets.layers import Conditioning, zero
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    """Groups of at least 8 channels, 32 groups at most."""
+    groups = max(g for g in range(1, 33) if channels % g == 0 and (channels // g >= 8 or g == 1))
+    return nn.GroupNorm(groups, channels)
+
+
+class ResidualBlock(nn.Module):
+    """`x + conv(silu((1 + a) norm(conv(silu(norm x))) + b))`, (a, b) linear in the condition; starts as the identity.
+
+    Dhariwal & Nichol 2021 (arXiv 2105.05233), sec. 3 (adaptive group normalisation).
+    """
+
+    def __init__(self, channels: int, out: int, condition: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _norm(channels), nn.Conv2d(channels, out, 3, padding=1)
+        self.modulate = nn.Linear(condition, 2 * out)
+        self.norm2, self.dropout = _norm(out), nn.Dropout(dropout)
+        self.conv2 = zero(nn.Conv2d(out, out, 3, padding=1))
+        self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        gain, shift = self.modulate(condition)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(self.dropout(silu(self.norm2(h) * (1 + gain) + shift)))
+        return self.skip(x) + h
+
+
+class SelfAttention(nn.Module):
+    """`x + W softmax(Q K^T / sqrt d) V` over the pixels, heads of about 32 channels; starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(h for h in range(1, max(1, channels // 32) + 1) if channels % h == 0)
+        self.norm, self.qkv = _norm(channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).mT
+        h = scaled_dot_product_attention(*(part.contiguous() for part in qkv.unbind(1)))
+        return x + self.out(h.mT.flatten(1, 2).unflatten(2, x.shape[2:]))
+
+
+class UNet(nn.Module):
+    """Convolutions down to a coarse grid and up again, with skip connections; conditioned on time and label.
+
+    (B, channels, H, W) -> the same, for any H and W of at least 2^(levels - 1); 8 x 8 is plenty for two levels.
+
+    width:     channels at full resolution; level i has width * multipliers[i].
+    blocks:    residual blocks in each level, on the way down; one more on the way up.
+    attention: levels, counted from 0 at full resolution, that attend over their pixels; the middle always does.
+    classes:   number of labels, None for none.
+
+    Ronneberger et al. 2015; Ho et al. 2020 (arXiv 2006.11239), app. B.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int = 32,
+        multipliers: Sequence[int] = (1, 2),
+        blocks: int = 1,
+        attention: Sequence[int] = (),
+        classes: int | None = None,
+        dropout: float = 0.0,
+        time: str = "sinusoidal",
+    ) -> None:
+        super().__init__()
+        if channels < 1 or width < 1 or blocks < 1 or not multipliers:
+            raise InputError("channels, width, blocks must be positive and multipliers not empty")
+        self.config: dict[str, Any] = {
+            "channels": channels, "width": width, "multipliers": list(multipliers), "blocks": blocks,
+            "attention": list(attention), "classes": classes, "dropout": dropout, "time": time,
+        }  # fmt: skip
+        condition = 4 * width
+        self.conditioning = Conditioning(condition, classes, time)
+        self.enter = nn.Conv2d(channels, width, 3, padding=1)
+
+        def block(inner: int, outer: int) -> ResidualBlock:
+            return ResidualBlock(inner, outer, condition, dropout)
+
+        def attend(level: int, size: int) -> nn.Module:
+            return SelfAttention(size) if level in attention else nn.Identity()
+
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        sizes, now = [width], width
+        for level, multiplier in enumerate(multipliers):
+            if level:
+                self.down.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
+                sizes.append(now)
+            for _ in range(blocks):
+                self.down.append(
+                    nn.ModuleList(
+                        (block(now, width * multiplier), attend(level, width * multiplier))
+                    )
+                )
+                now = width * multiplier
+                sizes.append(now)
+        self.middle = nn.ModuleList((block(now, now), SelfAttention(now), block(now, now)))
+        for level, multiplier in reversed(list(enumerate(multipliers))):
+            for _ in range(blocks + 1):
+                size = width * multiplier
+                self.up.append(nn.ModuleList((block(now + sizes.pop(), size), attend(level, size))))
+                now = size
+            if level:
+                self.up.append(nn.Conv2d(now, now, 3, padding=1))
+        self.leave_norm, self.leave = _norm(now), zero(nn.Conv2d(now, channels, 3, padding=1))
+        self.smallest = 2 ** (len(multipliers) - 1)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.config["channels"] or min(x.shape[2:]) < self.smallest:
+            raise InputError(
+                f"this UNet takes images (B, {self.config['channels']}, H, W) with sides of at least "
+                f"{self.smallest}, got {tuple(x.shape)}"
+            )
+        condition = silu(self.conditioning(t, label))
+        h = self.enter(x)
+        skips = [h]
+        for layer in self.down:
+            h = layer(h) if isinstance(layer, nn.Conv2d) else layer[1](layer[0](h, condition))
+            skips.append(h)
+        first, attention, second = self.middle
+        h = second(attention(first(h, condition)), condition)
+        for layer in self.up:
+            if isinstance(layer, nn.Conv2d):
+                # To the size of the skip that comes next, which an odd size leaves one short of twice.
+                h = layer(interpolate(h, size=skips[-1].shape[2:], mode="nearest"))
+            else:
+                h = layer[1](layer[0](torch.cat((h, skips.pop()), dim=1), condition))
+        return self.leave(silu(self.leave_norm(h)))

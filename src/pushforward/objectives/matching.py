@@ -1,0 +1,122 @@
+"""Regression of a posterior mean: flow matching, denoising score matching, noise prediction.
+
+    L(theta) = E_{t, x0, x1} w(t) | prediction_theta(x_t, t) - target |^2,   x_t = alpha x1 + sigma x0
+
+The target is the conditional velocity, score, ... of the pair; its mean given x_t is the marginal one, so that this
+loss and the one against the marginal field differ by a constant and have the same gradients (Lipman et al. 2023,
+arXiv 2210.02747, thm. 2; Vincent 2011 for the score).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from pushforward.core.errors import InputError
+from pushforward.core.fields import Model, null_condition
+from pushforward.core.noise import DROP, SOURCE, Noise
+from pushforward.core.predictions import Prediction, check_defined, target
+from pushforward.core.shapes import mean_data
+from pushforward.core.times import TimeDraw, Uniform
+from pushforward.couplings import Coupling, independent
+from pushforward.data.batch import Batch
+
+
+class Objective(Protocol):
+    """What the training loop minimises: per-sample losses (B,), under one key for each optimiser."""
+
+    def __call__(self, batch: Batch, noise: Noise) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Regress any prediction, with the loss measured in any.
+
+        loss_i = w(t_i) mean_over_dimensions (model(x_t, t, measure) - (p x1 + q x0))^2
+
+    model:    whatever its network predicts, it is asked for `measure`.
+    measure:  the prediction in which errors are squared; None for the model's own.
+    times:    the law of t.
+    weight:   w(t), from (B,) to (B,); None for 1.
+    coupling: how x0 and x1 are paired. Any but the independent one, and any source that comes with the batch, needs a
+              path with gaussian_source=False.
+    drop:     probability of training a sample without its condition, for classifier-free guidance (Ho & Salimans 2022).
+    """
+
+    model: Model
+    measure: Prediction | None = None
+    times: TimeDraw = field(default_factory=Uniform)
+    weight: Callable[[Tensor], Tensor] | None = None
+    coupling: Coupling = independent
+    drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.measure is None:
+            object.__setattr__(self, "measure", self.model.prediction)
+        check_defined(self.measure, self.model.path)
+        if not 0 <= self.drop <= 1:
+            raise InputError(f"drop is {self.drop}; it is a probability")
+        if self.coupling is not independent and self.model.path.gaussian_source:
+            raise InputError(
+                f"a coupling makes x0 depend on x1, and {self.model.path} says they are independent: "
+                f"build the model on a path with gaussian_source=False"
+            )
+
+    def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
+        """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
+        if isinstance(batch, Tensor):
+            batch = Batch(batch)
+        if len(noise) != len(batch):
+            raise InputError(f"{len(noise)} noise ids for a batch of {len(batch)}")
+        noise = noise.to(batch.x1.device)
+        x0, x1, cond = self._pairs(batch, noise)
+        t = self.times(noise)
+        if self.drop > 0 and cond:
+            cond = null_condition(cond, noise.uniform((), DROP) < self.drop)
+        path = self.model.path
+        assert self.measure is not None
+        predicted = self.model(path.sample(x0, x1, t), t, self.measure, **cond)
+        loss = mean_data((predicted - target(self.measure, x0, x1, t, path)) ** 2)
+        if self.weight is not None:
+            loss = self.weight(t).to(loss.dtype) * loss
+        return {"loss": loss}
+
+    def _pairs(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        x1 = batch.x1
+        if batch.x0 is None:
+            x0 = noise.normal(x1.shape[1:], SOURCE, x1.dtype)
+        elif self.model.path.gaussian_source:
+            raise InputError(
+                f"the batch brings its own source samples, and {self.model.path} says the source is Gaussian "
+                f"noise: build the model on a path with gaussian_source=False"
+            )
+        else:
+            x0 = batch.x0
+        if self.coupling is independent:
+            return x0, x1, batch.cond
+        i, j = self.coupling(x0, x1, noise)
+        return x0[i], x1[j], {name: value[j] for name, value in batch.cond.items()}
+
+
+@dataclass(frozen=True)
+class FlowMatching(Matching):
+    """`E | u_theta(x_t, t) - (alpha' x1 + sigma' x0) |^2` (Lipman et al. 2023; Liu et al. 2022)."""
+
+    measure: Prediction | None = "velocity"
+
+
+@dataclass(frozen=True)
+class DenoisingScoreMatching(Matching):
+    """`E | s_theta(x_t, t) + x0/sigma |^2`, which grows without bound as sigma -> 0 (Vincent 2011)."""
+
+    measure: Prediction | None = "score"
+
+
+@dataclass(frozen=True)
+class NoisePrediction(Matching):
+    """`E | eps_theta(x_t, t) - x0 |^2`: score matching weighted by sigma^2, DDPM's L_simple (Ho et al. 2020)."""
+
+    measure: Prediction | None = "noise"

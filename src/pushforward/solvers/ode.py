@@ -1,0 +1,91 @@
+"""Explicit Runge-Kutta methods for the flow dx/dt = u(x, t).
+
+    k_i = u(x + h sum_j a_ij k_j, t + c_i h),   x_{t+h} = x + h sum_i b_i k_i
+
+A new one is its tableau. Hairer, Norsett, Wanner 1993, "Solving ordinary differential equations I", ch. II.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from pushforward.core.fields import Field
+from pushforward.core.noise import Noise
+from pushforward.core.shapes import expand
+
+Row = tuple[float, ...]
+
+
+class RungeKutta:
+    """A method given by its tableau: a (lower triangle, row by row), b and c."""
+
+    order: ClassVar[float]
+    a: ClassVar[tuple[Row, ...]]
+    b: ClassVar[Row]
+    c: ClassVar[Row]
+
+    @property
+    def calls(self) -> int:
+        return len(self.b)
+
+    def init(self, x: Tensor) -> None:
+        return None
+
+    def step(
+        self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
+    ) -> tuple[Tensor, None]:
+        h = expand(s - t, x)
+        slopes: list[Tensor] = []
+        for row, c in zip(self.a, self.c, strict=True):
+            # The last stage is asked at s itself: t + (s - t) may round to the other side of the end of time.
+            at = s if c == 1 else t + c * (s - t)
+            slopes.append(field(_advance(x, h, row, slopes), at, **cond))
+        return _advance(x, h, self.b, slopes), None
+
+
+def _advance(x: Tensor, h: Tensor, weights: Row, slopes: list[Tensor]) -> Tensor:
+    terms = [weight * slope for weight, slope in zip(weights, slopes, strict=True) if weight]
+    return x + h * sum(terms[1:], terms[0]) if terms else x
+
+
+@dataclass(frozen=True)
+class Euler(RungeKutta):
+    """`x_{t+h} = x + h u(x, t)`. n steps of h = 1/n reach t = 1."""
+
+    order: ClassVar[float] = 1
+    a: ClassVar[tuple[Row, ...]] = ((),)
+    b: ClassVar[Row] = (1,)
+    c: ClassVar[Row] = (0,)
+
+
+@dataclass(frozen=True)
+class Midpoint(RungeKutta):
+    """`x_{t+h} = x + h u(x + h/2 u(x, t), t + h/2)`."""
+
+    order: ClassVar[float] = 2
+    a: ClassVar[tuple[Row, ...]] = ((), (1 / 2,))
+    b: ClassVar[Row] = (0, 1)
+    c: ClassVar[Row] = (0, 1 / 2)
+
+
+@dataclass(frozen=True)
+class Heun(RungeKutta):
+    """`x_{t+h} = x + h/2 (k1 + k2)`, k1 = u(x, t), k2 = u(x + h k1, t + h): the explicit trapezoidal rule."""
+
+    order: ClassVar[float] = 2
+    a: ClassVar[tuple[Row, ...]] = ((), (1,))
+    b: ClassVar[Row] = (1 / 2, 1 / 2)
+    c: ClassVar[Row] = (0, 1)
+
+
+@dataclass(frozen=True)
+class RK4(RungeKutta):
+    """The classical method of Kutta 1901: `x + h/6 (k1 + 2 k2 + 2 k3 + k4)`."""
+
+    order: ClassVar[float] = 4
+    a: ClassVar[tuple[Row, ...]] = ((), (1 / 2,), (0, 1 / 2), (0, 0, 1))
+    b: ClassVar[Row] = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+    c: ClassVar[Row] = (0, 1 / 2, 1 / 2, 1)
