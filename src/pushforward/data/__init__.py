@@ -1,1 +1,32 @@
 """Data: laws in the plane with known density, digits, arrays, folders of images."""
+
+from pushforward.data.arrays import Dataset, load_array
+from pushforward.data.batch import Batch
+from pushforward.data.digits import load_digits
+from pushforward.data.folder import load_folder
+from pushforward.data.toy import (
+    LAWS,
+    Checkerboard,
+    EightGaussians,
+    Moons,
+    Pinwheel,
+    PlaneLaw,
+    SCurve,
+    Spirals,
+)
+
+__all__ = [
+    "LAWS",
+    "Batch",
+    "Checkerboard",
+    "Dataset",
+    "EightGaussians",
+    "Moons",
+    "Pinwheel",
+    "PlaneLaw",
+    "SCurve",
+    "Spirals",
+    "load_array",
+    "load_digits",
+    "load_folder",
+]
