@@ -88,6 +88,14 @@ class EDMPreconditioning:
         )
 
 
+def _regular_times(prediction: Prediction, path: Path, margin: float) -> tuple[float, float]:
+    """The interval of times at which `prediction` gives a velocity: [0, 1], less `margin` at an end where it does not."""
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    a, b = conversion(prediction, "velocity", path.coefficients(ends))
+    first, last = (prediction == "velocity" or bool(ok) for ok in a.isfinite() & b.isfinite())
+    return (0.0 if first else margin), (1.0 if last else 1 - margin)
+
+
 class Model(nn.Module):
     """A network with what it takes to be a Field: its path, what it predicts, how it is wrapped.
 
@@ -134,14 +142,7 @@ class Model(nn.Module):
         self.shape = tuple(shape)
         self.classes = classes
         self.info = dict(info or {})
-        self._low, self._high = self._singular_ends()
-
-    def _singular_ends(self) -> tuple[float, float]:
-        """The interval of times at which the raw prediction gives a velocity."""
-        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-        a, b = conversion(self.prediction, "velocity", self.path.coefficients(ends))
-        finite = [self.prediction == "velocity" or bool(ok) for ok in a.isfinite() & b.isfinite()]
-        return (0.0 if finite[0] else self.margin), (1.0 if finite[1] else 1 - self.margin)
+        self._low, self._high = _regular_times(prediction, path, margin)
 
     def forward(
         self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
@@ -164,13 +165,15 @@ class ScheduleTransfer:
 
     States of equal log-SNR differ only by a scale. With r = hypot(alpha, sigma), x/r and v/r (v the prediction of
     that name) are then the same on both paths, and from them everything else follows without loss of digits.
-    Where the new path's log-SNR leaves the range of the old one, the nearest end is asked.
+    Where the new path's log-SNR leaves the range of the old one, the nearest end is asked; where v does not give the
+    velocity (a variance-preserving path at t = 1), the field is asked at distance `margin` from there.
 
     Karras et al. 2022 (arXiv 2206.00364), sec. 4; Pokle et al. 2023 (arXiv 2310.04432).
     """
 
     field: Field
     path: Path
+    margin: float = 1e-3
 
     def __post_init__(self) -> None:
         for path in (self.field.path, self.path):
@@ -179,7 +182,7 @@ class ScheduleTransfer:
     def __call__(
         self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
     ) -> Tensor:
-        t = as_time(t, x)
+        t = as_time(t, x).clamp(*_regular_times("v", self.path, self.margin))
         old_t = self.field.path.time_of_log_snr(self.path.log_snr(t))
         old = torch.hypot(self.field.path.alpha(old_t), self.field.path.sigma(old_t))
         ratio = expand(old / torch.hypot(self.path.alpha(t), self.path.sigma(t)), x)

@@ -21,10 +21,11 @@ MASK = 0xFFFFFFFF
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
-GOLDEN = (math.sqrt(5) - 1) / 2
+# (sqrt 5 - 1)/2 in units of 2^-64, as the int64 of the same bits.
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 
 # One stream per use, so that no two uses ever share a number. User code is free to take those from 1024 on.
-SOURCE, TIME, DROP, SOLVER, DATA, COMPONENT, ORDER, AUGMENT, COUPLING, PROBE = range(10)
+SOURCE, TIME, DROP, START, SOLVER, DATA, COMPONENT, ORDER, AUGMENT, COUPLING, PROBE = range(11)
 
 # Blocks of four numbers handled at a time: the ten rounds then stay in the processor's cache.
 CHUNK = 1 << 15
@@ -159,7 +160,9 @@ class Noise:
         which the usual `frac(u + i / B)` (Kingma et al. 2021, app. I.1) does not allow.
         """
         origin = replace(self, ids=torch.zeros(1, dtype=torch.int64, device=self.ids.device))
-        return (origin.uniform((), stream) + self.ids.double() * GOLDEN) % 1.0
+        # The product wraps modulo 2^64, that is, modulo 1, and so is exact for any id; its 53 high bits make a float64.
+        turn = (self.ids * GOLDEN >> 11) & (2**53 - 1)
+        return (origin.uniform((), stream) + turn.double() * 2.0**-53) % 1.0
 
     def permutation(self, size: int, stream: int = ORDER) -> Tensor:
         """A uniformly random permutation of `size` indices, keyed by (seed, stream, step); ids play no part."""

@@ -328,6 +328,11 @@ class ExactField:
     law: _Mixture
     path: Path
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.law.shape
+
     def __call__(
         self,
         x: Tensor,
@@ -337,8 +342,7 @@ class ExactField:
     ) -> Tensor:
         check_defined(want, self.path)
         t, m = self._moments(x, t, label, want)
-        c = self.path.coefficients(t)
-        alpha, sigma, d_alpha, d_sigma = (value[:, None] for value in c)
+        alpha, sigma = self.path.alpha(t)[:, None], self.path.sigma(t)[:, None]
         noise = -sigma * m.score
         match want:
             case "data":
@@ -350,10 +354,8 @@ class ExactField:
             case "v":
                 out = alpha * noise - sigma * m.data
             case "velocity":
-                # Where sigma' is infinite (variance-preserving paths at t = 1), f x + g^2/2 score is not.
-                f, g2 = (value[:, None] for value in self.path.forward_sde(t))
-                usual = d_alpha * m.data + d_sigma * noise
-                out = torch.where(d_sigma.isfinite(), usual, f * x.flatten(1) + g2 / 2 * m.score)
+                a, b, f, half = (value[:, None] for value in self._velocity_terms(t))
+                out = a * m.data - b * m.score + (f * x.flatten(1) + half * m.score)
         return out.reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, t: Tensor | float, label: Tensor | None = None) -> Tensor:
@@ -363,11 +365,27 @@ class ExactField:
     def divergence(self, x: Tensor, t: Tensor | float, label: Tensor | None = None) -> Tensor:
         """(B,) div u_t(x), the divergence of the velocity."""
         t, m = self._moments(x, t, label, "divergence")
+        a, b, f, half = self._velocity_terms(t)
+        out = a * m.divergence - b * m.laplacian + (f * x[0].numel() + half * m.laplacian)
+        return out.to(x.dtype)
+
+    def _velocity_terms(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(a, b, f, h), each (B,), with `velocity = a data - b score + f x + h score`, all finite.
+
+        a = alpha', b = sigma sigma' and the rest 0; where sigma' is infinite (variance-preserving paths at t = 1),
+        a = b = 0 and f, h = g^2/2 are those of `Path.forward_sde`. What is not used is 0 and not left out
+        afterwards, so that gradients are finite too.
+        """
         c = self.path.coefficients(t)
+        usual = c.d_sigma.isfinite()
         f, g2 = self.path.forward_sde(t)
-        usual = c.d_alpha * m.divergence - c.d_sigma * c.sigma * m.laplacian
-        limit = f * x[0].numel() + g2 / 2 * m.laplacian
-        return torch.where(c.d_sigma.isfinite(), usual, limit).to(x.dtype)
+        zero = torch.zeros_like(t)
+        return (
+            torch.where(usual, c.d_alpha, zero),
+            torch.where(usual, c.sigma * c.d_sigma, zero),
+            torch.where(usual, zero, f),
+            torch.where(usual, zero, g2 / 2),
+        )
 
     def _moments(
         self, x: Tensor, t: Tensor | float, label: Tensor | None, want: str

@@ -251,8 +251,8 @@ def _integrated_beta(beta_min: float, beta_max: float, s: Tensor) -> tuple[Tenso
 
 
 def _noise_time(beta_min: float, beta_max: float, integral: Tensor) -> Tensor:
-    """The s >= 0 with B(s) = integral, by the root that loses no digits."""
-    slope = beta_max - beta_min
+    """The s >= 0 with B(s) = integral, by the root that loses no digits; an infinite integral is far beyond s = 1."""
+    slope, integral = beta_max - beta_min, integral.clamp(max=1e30)
     return 2 * integral / (beta_min + (beta_min**2 + 2 * slope * integral).sqrt())
 
 

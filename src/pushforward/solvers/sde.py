@@ -12,7 +12,7 @@ from torch import Tensor
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
 from pushforward.core.noise import SOLVER, Noise
-from pushforward.core.predictions import convert
+from pushforward.core.predictions import check_defined, conversion
 from pushforward.core.shapes import as_time, expand
 
 NoiseLevel = float | Callable[[Tensor], Tensor]
@@ -52,10 +52,16 @@ class EulerMaruyama:
         return self.g(t) if callable(self.g) else torch.full_like(t, self.g)
 
     def correction(self, x: Tensor, t: Tensor, velocity: Tensor, field: Field) -> Tensor:
-        """`g^2/2 score` = -g^2/(2 sigma) noise, from the velocity already in hand; 0 where g is."""
-        g, sigma = self.noise_level(t), field.path.sigma(t)
-        rate = torch.where(g > 0, g**2 / (2 * sigma), 0.0)
-        return -expand(rate, x) * convert(velocity, x, t, field.path, "velocity", "noise")
+        """`g^2/2 score`, from the velocity already in hand; 0 where g is."""
+        check_defined("score", field.path)
+        g, c = self.noise_level(t), field.path.coefficients(t)
+        f, g2 = field.path.forward_sde(t)
+        a, b = conversion("velocity", "score", c)
+        # Where sigma' is infinite (variance-preserving paths at t = 1): velocity = f x + g2/2 score.
+        usual = c.d_sigma.isfinite()
+        a, b = torch.where(usual, a, -2 * f / g2), torch.where(usual, b, 2 / g2)
+        a, b = (torch.where(g > 0, g**2 / 2 * value, 0.0) for value in (a, b))
+        return expand(a, x) * x + expand(b, x) * velocity
 
     def drift(self, field: Field, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """`u + g^2/2 score`, the drift of the SDE that runs from noise to data."""
