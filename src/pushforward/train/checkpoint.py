@@ -1,0 +1,130 @@
+"""The state of a run on disk: complete, checked, and never half-written.
+
+    checkpoints/00000500/state.safetensors    weights, EMA, optimiser
+                         state.json           step, running sums, length of the log, identity of the run
+                         manifest.json        SHA-256 of both
+
+A checkpoint is written beside its place, brought to the disk and renamed, so that a folder with a number for a name is
+whole. Nothing in it is executed when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from pushforward.core.errors import CheckpointError
+from pushforward.train.files import sha256, write_folder
+
+FORMAT = 1
+TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds besides tensors. identity: what must be the same for a run to go on."""
+
+    step: int
+    loss_sum: float
+    loss_count: int
+    log_bytes: int
+    identity: dict[str, str]
+    format: int = FORMAT
+
+
+class Checkpoints:
+    """The checkpoints of one run, the newest `keep` of them."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def steps(self) -> list[int]:
+        """Steps at which there is a whole checkpoint, in order."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.folder.iterdir() if p.is_dir() and p.name.isdigit())
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"{step:08d}"
+
+    def write(self, state: State, tensors: Mapping[str, Tensor]) -> None:
+        path = self.path(state.step)
+        if path.exists():
+            return  # Steps are deterministic: it holds the same.
+        files = {
+            TENSORS: save_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}),
+            STATE: (json.dumps(asdict(state), indent=1) + "\n").encode(),
+        }
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        files[MANIFEST] = (json.dumps(digests, indent=1) + "\n").encode()
+        write_folder(path, files)
+        for step in self.steps()[: -self.keep]:
+            # Renamed first: a number always stands for a whole checkpoint.
+            dying = self.folder / f".{step:08d}.old"
+            self.path(step).rename(dying)
+            shutil.rmtree(dying)
+        for leftover in self.folder.glob(".*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def read(self, identity: Mapping[str, str]) -> tuple[State, dict[str, Tensor]]:
+        """The newest checkpoint, after its hashes and the run's identity have been compared."""
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(
+                f"there is no checkpoint in {self.folder}, so there is nothing to resume; "
+                f"to start anew, choose another --out or remove the run's folder"
+            )
+        path = self.path(steps[-1])
+        advice = (
+            f". The checkpoint of step {steps[-2]} is still there: remove {path} to go on from it"
+            if len(steps) > 1
+            else ". There is no earlier one"
+        )
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+            for name in (TENSORS, STATE):
+                if manifest.get(name) != sha256(path / name):
+                    raise CheckpointError(
+                        f"{path / name} is damaged: its SHA-256 is not that of the manifest{advice}"
+                    )
+            fields = json.loads((path / STATE).read_text())
+            if fields.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path} has format {fields.get('format')}; this version reads {FORMAT}"
+                )
+            state = State(**fields)
+            tensors = load_tensors((path / TENSORS).read_bytes())
+        except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"cannot read the checkpoint {path}: {error}{advice}") from error
+        differences = [
+            f"{key}: {state.identity.get(key)} there, {identity.get(key)} here"
+            for key in sorted({*state.identity, *identity})
+            if state.identity.get(key) != identity.get(key)
+        ]
+        if differences:
+            raise CheckpointError(f"{path} belongs to another run ({'; '.join(differences)})")
+        return state, tensors
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{prefix}."): value
+        for name, value in tensors.items()
+        if name.startswith(f"{prefix}.")
+    }

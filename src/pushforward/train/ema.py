@@ -1,0 +1,33 @@
+"""The exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from pushforward.core.errors import InputError
+
+
+class EMA:
+    """`average <- d average + (1 - d) weights` after every step, d = min(decay, (1 + step) / (10 + step)).
+
+    Kept in float32 whatever the weights are in: in bfloat16 a step of 1e-4 is lost to rounding. The warm-up of d lets
+    the first steps go. Buffers are copied. `model` is a copy of the model that holds the average, for sampling.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise InputError(f"the decay of the EMA is {decay}; it must lie in [0, 1)")
+        self.decay = decay
+        self.model = copy.deepcopy(model).float().requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after optimiser step number `step`, counted from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        average = list(self.model.parameters())
+        torch._foreach_lerp_(average, [p.detach().float() for p in model.parameters()], 1 - decay)
+        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)

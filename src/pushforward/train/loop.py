@@ -1,0 +1,229 @@
+"""The training loop.
+
+One step: batch at this step, losses (B,), mean, backward, check, clip, AdamW, EMA. All of it is a function of the
+seed and the step, so that a run that was killed and resumed ends in the same bits as one that was not (on one kind of
+processor, with the same number of threads).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from pushforward.core.errors import CheckpointError, InputError, NonFiniteError
+from pushforward.core.fields import Model
+from pushforward.core.noise import Noise
+from pushforward.data.batch import Batch
+from pushforward.objectives.matching import Objective
+from pushforward.train.checkpoint import Checkpoints, State, prefixed, under
+from pushforward.train.ema import EMA
+from pushforward.train.files import write_file
+from pushforward.train.log import JSONLines, Reporter
+from pushforward.train.schedules import Decay, learning_rate
+from pushforward.train.share import load_into, save
+from pushforward.train.stream import Stream
+
+Preview = Callable[[Model], bytes]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    lr, warmup, decay: see `learning_rate`. clip: largest norm of the gradient. ema: decay of the average.
+    *_every: steps between log lines, sample pictures (0 for none) and checkpoints. keep: checkpoints kept.
+    """
+
+    steps: int
+    lr: float = 1e-3
+    warmup: int = 100
+    decay: Decay = "constant"
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    log_every: int = 50
+    sample_every: int = 500
+    checkpoint_every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be positive")
+
+
+class Trainer:
+    """A run in a folder.
+
+    objective: losses from a batch; model: what it trains. stream: batches by step. folder: exists already.
+    identity:  what must be the same for the run to go on (its configuration, its data), by name.
+    preview:   a PNG of samples from the EMA model, drawn every `sample_every` steps into samples/.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        model: Model,
+        stream: Stream,
+        settings: Settings,
+        folder: Path,
+        identity: Mapping[str, str] | None = None,
+        preview: Preview | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.objective, self.model, self.stream, self.settings = objective, model, stream, settings
+        self.folder, self.identity, self.preview = folder, dict(identity or {}), preview
+        self.reporter = reporter or Reporter(settings.steps, quiet=True)
+        self.device = next(model.parameters()).device
+        self.ema = EMA(model, settings.ema)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+        )
+        self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
+        self.log, self.speed = JSONLines(folder / "log.jsonl"), JSONLines(folder / "speed.jsonl")
+        self.step = 0
+        self.loss_sum, self.loss_count = 0.0, 0
+        self._stop = False
+
+    def start(self) -> None:
+        """Write the checkpoint of step 0, so that there is one whenever the run is killed."""
+        if self.checkpoints.steps():
+            raise CheckpointError(
+                f"{self.folder} already holds a run; go on with --resume, or choose another --out"
+            )
+        self.save()
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint and drop from the log what came after it."""
+        state, tensors = self.checkpoints.read(self.identity)
+        load_into(self.model, under("model", tensors), "the checkpoint")
+        load_into(self.ema.model, under("ema", tensors), "the checkpoint's EMA")
+        moments = under("optimizer", tensors)
+        for name, parameter in self.model.named_parameters():
+            self.optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(self.device)
+                for key, value in under(name, moments).items()
+                if "." not in key
+            }
+        self.log.truncate(state.log_bytes)
+        self.step, self.loss_sum, self.loss_count = state.step, state.loss_sum, state.loss_count
+
+    def save(self) -> None:
+        """A checkpoint of the present step, and the EMA model to share."""
+        moments: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            moments |= prefixed(name, self.optimizer.state.get(parameter, {}))
+        state = State(self.step, self.loss_sum, self.loss_count, self.log.sync(), self.identity)
+        self.checkpoints.write(
+            state,
+            prefixed("model", self.model.state_dict())
+            | prefixed("ema", self.ema.model.state_dict())
+            | prefixed("optimizer", moments),
+        )
+        self.ema.model.info["step"] = self.step
+        save(self.ema.model, self.folder)
+
+    def run(self) -> bool:
+        """Train to the last step. False if a signal asked to stop before it; a checkpoint is then written first."""
+        settings = self.settings
+        began, since = time.perf_counter(), self.step
+        with self._signals(), self.reporter:
+            while self.step < settings.steps and not self._stop:
+                entry = self._one_step()
+                if self.step % settings.log_every == 0 or self.step == settings.steps:
+                    entry["loss"] = self.loss_sum / self.loss_count
+                    self.log.append(entry)
+                    self.loss_sum, self.loss_count = 0.0, 0
+                    now = time.perf_counter()
+                    speed = (self.step - since) * self.stream.batch_size / (now - began)
+                    self.speed.append({"step": self.step, "samples_per_second": round(speed, 1)})
+                    self.reporter.entry(entry, speed)
+                    began, since = now, self.step
+                self.reporter.advance(self.step)
+                if self._due(settings.sample_every) and self.preview is not None:
+                    self._picture(self.preview)
+                if self._due(settings.checkpoint_every):
+                    self.save()
+            if self._stop:
+                self.save()
+        return self.step == settings.steps
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and (self.step % every == 0 or self.step == self.settings.steps)
+
+    def _one_step(self) -> dict[str, Any]:
+        settings, step = self.settings, self.step
+        batch = self.stream.at(step).to(self.device)
+        noise = Noise.batch(len(batch), settings.seed, step, device=self.device)
+        rate = learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.decay)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        losses = self.objective(batch, noise)["loss"]
+        loss = losses.mean()
+        loss.backward()
+        norm = clip_grad_norm_(self.model.parameters(), settings.clip)
+        value, size = torch.stack((loss.detach().double(), norm.double())).tolist()  # one transfer
+        if not (abs(value) < float("inf") and size < float("inf")):
+            raise NonFiniteError(self._complaint(losses.detach(), batch))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.model, step)
+        self.step += 1
+        self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
+        return {"step": self.step, "loss": value, "lr": rate, "grad_norm": size}
+
+    def _complaint(self, losses: Tensor, batch: Batch) -> str:
+        ids = torch.arange(len(batch)) if batch.ids is None else batch.ids.cpu()
+        bad = ids[~losses.isfinite().cpu()].tolist()
+        which = (
+            f"the loss of {len(bad)} samples is not finite (data ids {_some(bad)})"
+            if bad
+            else f"the gradient is not finite (batch of data ids {_some(ids.tolist())})"
+        )
+        steps = self.checkpoints.steps()
+        kept = f"; the checkpoint of step {steps[-1]} is kept" if steps else ""
+        return (
+            f"step {self.step}: {which}. Stopped before the step{kept}. "
+            f"Look at these data, or lower --lr or --clip in a new run"
+        )
+
+    def _picture(self, preview: Preview) -> None:
+        path = self.folder / "samples" / f"step-{self.step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        write_file(path, preview(self.ema.model))
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C end the run after the step at hand, with a checkpoint; a second one at once."""
+
+        def ask(number: int, frame: object) -> None:
+            self._stop = True
+            signal.signal(number, signal.SIG_DFL)
+
+        try:
+            before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: signals are somebody else's
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _some(ids: list[int]) -> str:
+    return ", ".join(map(str, ids[:16])) + (", ..." if len(ids) > 16 else "")

@@ -1,0 +1,167 @@
+"""Models that can be shared: `model.safetensors` and `model.json`, which load without executing code.
+
+model.json names the network, path, prediction and preconditioning, each out of a closed table, with the arguments that
+build them, and the SHA-256 of the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from pushforward import __version__
+from pushforward.core import paths
+from pushforward.core.errors import CheckpointError, Error
+from pushforward.core.fields import EDMPreconditioning, Model
+from pushforward.nets import NETS
+from pushforward.train.files import sha256, write_file
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+PATHS: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        paths.CondOT, paths.Cosine, paths.VP, paths.SubVP, paths.VE, paths.EDM, paths.DiscretePath,
+    )
+}  # fmt: skip
+PRECONDITIONINGS: dict[str, type] = {"EDMPreconditioning": EDMPreconditioning}
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """All of a model but its weights, as JSON values."""
+    name = type(model.net).__name__
+    if NETS.get(name) is not type(model.net):
+        raise CheckpointError(
+            f"{name} is not one of the networks that a shared model may name ({', '.join(NETS)}): keep its state_dict, "
+            f"and rebuild it in code"
+        )
+    return {
+        "format": FORMAT,
+        "pushforward": __version__,
+        "net": _component(name, model.net.config),
+        "path": _component(type(model.path).__name__, dataclasses.asdict(model.path)),
+        "prediction": model.prediction,
+        "preconditioning": None
+        if model.preconditioning is None
+        else _component(
+            type(model.preconditioning).__name__,
+            dataclasses.asdict(model.preconditioning),  # type: ignore[call-overload]
+        ),
+        "margin": model.margin,
+        "shape": list(model.shape),
+        "classes": model.classes,
+        "info": model.info,
+    }
+
+
+def _component(name: str, arguments: Any) -> dict[str, Any]:
+    return {"name": name, "arguments": arguments}
+
+
+def build(description: Mapping[str, Any]) -> Model:
+    """The model that `describe` described, with fresh weights."""
+    try:
+        if description["format"] != FORMAT:
+            raise CheckpointError(
+                f"format {description['format']}; this version reads format {FORMAT}"
+            )
+        preconditioning = description["preconditioning"]
+        return Model(
+            _make("network", NETS, description["net"]),
+            _make("path", PATHS, description["path"]),
+            description["prediction"],
+            None
+            if preconditioning is None
+            else _make("preconditioning", PRECONDITIONINGS, preconditioning),
+            margin=description["margin"],
+            shape=tuple(description["shape"]),
+            classes=description["classes"],
+            info=description["info"],
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"not a model description: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _make(kind: str, table: Mapping[str, type], component: Mapping[str, Any]) -> Any:
+    name = component["name"]
+    if name not in table:
+        raise CheckpointError(f"unknown {kind} {name!r}; known are {', '.join(table)}")
+    return table[name](**component["arguments"])
+
+
+def save(model: Model, folder: str | FilePath) -> str:
+    """Write model.safetensors and model.json into `folder`; returns the SHA-256 of the weights."""
+    folder = FilePath(folder)
+    description = describe(model)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot create {folder}: {error.strerror or error}") from error
+    write_file(folder / WEIGHTS, save_tensors(_tensors(model)))
+    digest = sha256(folder / WEIGHTS)
+    description["sha256"] = digest
+    write_file(folder / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
+    return digest
+
+
+def load(folder: str | FilePath, device: torch.device | str = "cpu") -> Model:
+    """The model in a run folder, ready to sample. `model.info["sha256"]` is the hash of its weights.
+
+    Raises CheckpointError if it is missing, damaged or not of this library. Nothing in the files is executed.
+    """
+    folder = FilePath(folder)
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} holds no model: {name} is missing. A run writes it with its first checkpoint"
+            )
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        model = build(description)
+        digest = sha256(folder / WEIGHTS)
+        if digest != description.get("sha256"):
+            raise CheckpointError(
+                f"{WEIGHTS} is not the file that {DESCRIPTION} describes (its SHA-256 differs): "
+                f"it is damaged or from elsewhere"
+            )
+        load_into(model, load_tensors((folder / WEIGHTS).read_bytes()), WEIGHTS)
+    except (ValueError, OSError, SafetensorError, CheckpointError) as error:
+        if isinstance(error, Error):
+            raise CheckpointError(f"{folder}: {error}") from error
+        raise CheckpointError(f"cannot read the model in {folder}: {error}") from error
+    model.info["sha256"] = digest
+    return model.to(device).requires_grad_(False).eval()
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy tensors into a module, after listing every name, shape or type that does not fit."""
+    want = module.state_dict()
+    problems = [f"missing: {name}" for name in want if name not in tensors]
+    problems += [f"unexpected: {name}" for name in tensors if name not in want]
+    problems += [
+        f"{name}: {tensors[name].dtype} {tuple(tensors[name].shape)}, expected {value.dtype} {tuple(value.shape)}"
+        for name, value in want.items()
+        if name in tensors
+        and (tensors[name].shape != value.shape or tensors[name].dtype != value.dtype)
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + ("; ..." if len(problems) > 8 else "")
+        raise CheckpointError(
+            f"{where} does not fit the model ({len(problems)} differences): {shown}"
+        )
+    module.load_state_dict(dict(tensors))
