@@ -89,7 +89,7 @@ class EDMPreconditioning:
 
 
 def _regular_times(prediction: Prediction, path: Path, margin: float) -> tuple[float, float]:
-    """The interval of times at which `prediction` gives a velocity: [0, 1], less `margin` at an end where it does not."""
+    """The times at which `prediction` gives a velocity: [0, 1], less `margin` at an end where it does not."""
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     a, b = conversion(prediction, "velocity", path.coefficients(ends))
     first, last = (prediction == "velocity" or bool(ok) for ok in a.isfinite() & b.isfinite())

@@ -58,6 +58,7 @@ class Path(ABC):
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """alpha, sigma and d/dt of both at t, by forward-mode differentiation."""
+        t = t.contiguous()  # jvp refuses one number that was expanded to (B,)
         one = torch.ones_like(t)
         alpha, d_alpha = torch.func.jvp(self.alpha, (t,), (one,))
         sigma, d_sigma = torch.func.jvp(self.sigma, (t,), (one,))

@@ -1,0 +1,152 @@
+"""The members of each contract. A new class joins by adding one line to a list here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp, sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pushforward as pf
+from pushforward.nets import MLP, UNet
+from pushforward.objectives import DenoisingScoreMatching, FlowMatching, Matching, NoisePrediction
+from pushforward.solvers import RK4, Euler, EulerMaruyama, Heun, Midpoint
+
+
+@dataclass(frozen=True)
+class UserPath(pf.Path):
+    """What a user writes: alpha and sigma and nothing else."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return t * (1 + t) / 2
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return 1 - t**2
+
+
+ARBITRARY_BETAS = tuple(np.random.default_rng(0).uniform(1e-3, 0.3, 40).tolist())
+
+# name: (path, (alpha(0), sigma(0)), (alpha(1), sigma(1))), the end values being those of the docstring.
+_PATHS: dict[str, tuple[pf.Path, tuple[float, float], tuple[float, float]]] = {
+    "CondOT": (pf.CondOT(), (0, 1), (1, 0)),
+    "CondOT-blurred": (pf.CondOT(sigma_min=0.05), (0, 1), (1, 0.05)),
+    "Cosine": (pf.Cosine(), (0, 1), (1, 0)),
+    "VP": (pf.VP(), (0.006571586495, 0.999978406894), (1, 0)),
+    "VP-other": (pf.VP(0.5, 8.0), (exp(-2.125), sqrt(1 - exp(-4.25))), (1, 0)),
+    "SubVP": (pf.SubVP(), (0.006571586495, 0.999956814251), (1, 0)),
+    "VE": (pf.VE(), (1, 50), (1, 0.01)),
+    "VE-other": (pf.VE(0.1, 5.0), (1, 5), (1, 0.1)),
+    "EDM": (pf.EDM(), (1, 80), (1, 0.002)),
+    "EDM-other": (pf.EDM(0.05, 10.0, 3.0), (1, 10), (1, 0.05)),
+    "DDPM-linear": (pf.DiscretePath.linear(), (sqrt(4.035829765e-5), sqrt(1 - 4.035829765e-5)), (1, 0)),
+    "DDPM-cosine": (pf.DiscretePath.cosine(), (4.9282e-5, 0.9999999988), (1, 0)),
+    "DDPM-arbitrary": (
+        pf.DiscretePath(ARBITRARY_BETAS),
+        (
+            float(np.sqrt(np.prod(1 - np.array(ARBITRARY_BETAS)))),
+            float(np.sqrt(1 - np.prod(1 - np.array(ARBITRARY_BETAS)))),
+        ),
+        (1, 0),
+    ),
+    "user-made": (UserPath(), (0, 1), (1, 0)),
+}  # fmt: skip
+
+PATHS = [pytest.param(path, id=name) for name, (path, _, _) in _PATHS.items()]
+PATHS_WITH_ENDS = [pytest.param(*values, id=name) for name, values in _PATHS.items()]
+# Three that differ in everything: straight and exact, curved, and with a singular derivative at the data.
+THREE_PATHS = [
+    pytest.param(_PATHS[name][0], id=name) for name in ("CondOT", "Cosine", "VP")
+]
+
+# Deterministic solvers: (solver, order, calls of the field in one step).
+ODE_SOLVERS = [
+    pytest.param(Euler(), 1, 1, id="Euler"),
+    pytest.param(Midpoint(), 2, 2, id="Midpoint"),
+    pytest.param(Heun(), 2, 2, id="Heun"),
+    pytest.param(RK4(), 4, 4, id="RK4"),
+]
+SDE_SOLVERS = [pytest.param(EulerMaruyama(0.7), 1, 1, id="EulerMaruyama")]
+SOLVERS = ODE_SOLVERS + SDE_SOLVERS
+
+# Objectives: (class, the prediction in which errors are squared).
+OBJECTIVES = [
+    pytest.param(FlowMatching, "velocity", id="FlowMatching"),
+    pytest.param(DenoisingScoreMatching, "score", id="DenoisingScoreMatching"),
+    pytest.param(NoisePrediction, "noise", id="NoisePrediction"),
+    pytest.param(lambda m, **k: Matching(m, measure="data", **k), "data", id="Matching-data"),
+    pytest.param(lambda m, **k: Matching(m, measure="v", **k), "v", id="Matching-v"),
+]
+
+# Networks: (builder, shape of one sample, number of classes or None).
+NETS: list[Any] = [
+    pytest.param(lambda: MLP(2, 16, 2), (2,), None, id="MLP"),
+    pytest.param(lambda: MLP(4, 16, 1, classes=3, time="fourier"), (4,), 3, id="MLP-classes-fourier"),
+    pytest.param(lambda: UNet(1, 8), (1, 8, 8), None, id="UNet"),
+    pytest.param(lambda: UNet(3, 8, classes=3), (3, 9, 7), 3, id="UNet-odd-classes"),
+    pytest.param(
+        lambda: UNet(2, 8, (1, 2, 3), 2, (1,), 4, time="fourier"), (2, 12, 10), 4, id="UNet-attention"
+    ),
+]
+
+# Couplings: (coupling, whether it leaves x0 and x1 independent).
+COUPLINGS = [pytest.param(pf.couplings.independent, True, id="independent")]
+
+
+class Lookup(nn.Module):
+    """A network that answers with the exact field: for tests that need a Model with nothing to learn."""
+
+    def __init__(self, field: pf.ExactField, want: str) -> None:
+        super().__init__()
+        self.field, self.want = field, want
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        return self.field(x, t, self.want, **cond)
+
+
+class Counted:
+    """A field that counts its calls and remembers its times."""
+
+    def __init__(self, field: Any) -> None:
+        self.field, self.path, self.calls, self.times = field, field.path, 0, []
+
+    def __call__(self, x: Tensor, t: Any, want: str = "velocity", **cond: Tensor) -> Tensor:
+        self.calls += 1
+        self.times.append(torch.as_tensor(t).clone())
+        return self.field(x, t, want, **cond)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed), dtype=dtype)
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def mixture(dim: int = 2, count: int = 3, kind: str = "full", seed: int = 1, **extra: Any) -> pf.GaussianMixture:
+    """A mixture with nothing special about it: unequal weights, unequal means, unequal covariances."""
+    means = 1.5 * randn(count, dim, seed=seed)
+    root = 0.4 * randn(count, dim, dim, seed=seed + 1) + 0.5 * torch.eye(dim, dtype=torch.float64)
+    full = root @ root.mT + 0.05 * torch.eye(dim, dtype=torch.float64)
+    covariances = {"full": full, "diagonal": full.diagonal(dim1=1, dim2=2), "isotropic": full[:, 0, 0]}
+    weights = 0.3 + rand(count, seed=seed + 2)
+    return pf.GaussianMixture(means, covariances[kind], weights, **extra)
+
+
+Field = Callable[..., Tensor]
+
+
+def relative(got: Tensor, truth: Tensor) -> float:
+    """Largest error of a sample, relative to the largest norm of the truth."""
+    error = (got - truth).flatten(1).norm(dim=1).max() if got.ndim > 1 else (got - truth).abs().max()
+    scale = truth.flatten(1).norm(dim=1).max() if truth.ndim > 1 else truth.abs().max()
+    return float(error / scale.clamp(min=1e-30))
