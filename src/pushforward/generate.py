@@ -42,7 +42,7 @@ def generate(
 
     model:      a Field; with `shape`, or one of the library's models and exact laws, which know theirs.
     solver:     Heun if left out.
-    nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call counts as one.
+    nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call is one.
                 50 if left out, or what the model's info holds under "nfe".
     guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none.
     grid:       times (n + 1,) in place of nfe; uniform if left out.

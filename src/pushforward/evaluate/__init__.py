@@ -1,0 +1,1 @@
+"""How good samples are: distances between laws, agreement with a classifier."""

@@ -1,0 +1,14 @@
+"""Recipes: complete configurations of a training run, whose typed fields are the command line.
+
+This package imports without torch; what a recipe builds is imported when it builds it.
+"""
+
+from pushforward.recipes.digits import Digits
+from pushforward.recipes.images import Images
+from pushforward.recipes.options import Recipe
+from pushforward.recipes.toy2d import Toy2D
+
+# Every recipe by its name on the command line and in config.toml.
+RECIPES: dict[str, type[Recipe]] = {"toy2d": Toy2D, "digits": Digits, "images": Images}
+
+__all__ = ["RECIPES", "Digits", "Images", "Recipe", "Toy2D"]

@@ -1,0 +1,258 @@
+"""What a recipe builds, and how a run is started, taken up and opened again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from pushforward.core.errors import CheckpointError, InputError
+from pushforward.core.fields import EDMPreconditioning, Model
+from pushforward.core.oracle import Law
+from pushforward.data.arrays import Dataset
+from pushforward.evaluate import pictures
+from pushforward.evaluate.report import balanced_labels, judge_dataset, judge_law
+from pushforward.generate import generate
+from pushforward.objectives import Matching
+from pushforward.recipes.options import PLACE, Recipe
+from pushforward.recipes.tables import PATHS, training_times
+from pushforward.train.files import write_file
+from pushforward.train.log import Reporter
+from pushforward.train.loop import Settings, Trainer
+from pushforward.train.stream import Drawn, Shuffled, Stream
+
+CONFIG = "config.toml"
+# The seed of all sample pictures of a run, so that they show the same noise growing into better samples.
+PICTURE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts of a run.
+
+    held_out: data kept apart for evaluation; None where the data are a law. fingerprint: of the data.
+    """
+
+    model: Model
+    objective: Matching
+    stream: Stream
+    data: Dataset | Law
+    held_out: Dataset | None
+    fingerprint: str
+
+    def picture(self, samples: Tensor, label: Tensor | None, title: str) -> Any:
+        """Samples as a Pillow image: a grid, or where points of the plane fall."""
+        return draw(samples, self.model.info, label, title)
+
+    def judge(self, num: int, **sampling: Any) -> tuple[dict[str, float], Tensor, Tensor | None]:
+        """Figures, samples and labels; see evaluate.report."""
+        if isinstance(self.data, Dataset):
+            if self.held_out is None:
+                raise InputError(
+                    "this run kept no data apart, so there is nothing to evaluate against"
+                )
+            return judge_dataset(self.model, self.data, self.held_out, num, **sampling)
+        return judge_law(self.model, self.data, num, **sampling)
+
+
+def draw(samples: Tensor, info: Mapping[str, Any], label: Tensor | None, title: str) -> Any:
+    """A picture of samples by their shape: images as a grid, a class a row if they come in equal shares; points as a
+    density. Other shapes cannot be drawn: InputError."""
+    if samples.ndim == 2 and samples.shape[1] == 2:
+        return pictures.density(samples, float(info.get("extent", 5.0)), title)
+    if samples.ndim != 4 or samples.shape[1] not in (1, 3, 4):
+        raise InputError(
+            f"samples of shape {tuple(samples.shape[1:])} cannot be drawn as a picture"
+        )
+    value_range = tuple(info.get("value_range", (-1.0, 1.0)))
+    if label is not None and len(set(label.tolist())) > 1:
+        order = torch.argsort(label.cpu(), stable=True)
+        classes, counts = label.cpu().unique(return_counts=True)
+        if len(set(counts.tolist())) == 1:
+            names = info.get("class_names") or [str(c) for c in range(int(classes.max()) + 1)]
+            rows = ["none" if c < 0 else str(names[c]) for c in classes.tolist()]
+            return pictures.class_grid(samples[order], rows, int(counts[0]), value_range, title)
+    return pictures.grid(samples, pictures.square(len(samples)), value_range, title=title)
+
+
+def assemble(
+    recipe: Recipe,
+    net: Callable[[], nn.Module],
+    data: Dataset | Law,
+    held_out: Dataset | None,
+    shape: tuple[int, ...],
+    classes: int | None,
+    fingerprint: str,
+    info: dict[str, Any],
+    drop: float = 0.0,
+) -> Experiment:
+    """The parts of a run from a recipe's options, its network and its data."""
+    path = PATHS[recipe.path]()
+    device = find_device(recipe.device)
+    # Weights are a function of the seed, and the generator of the caller is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed % 2**63)
+        network = net()
+    model = Model(
+        network,
+        path,
+        "data" if recipe.edm else recipe.prediction,
+        EDMPreconditioning() if recipe.edm else None,
+        shape=shape,
+        classes=classes,
+        info=info,
+    ).to(device)
+    objective = Matching(
+        model,
+        recipe.measure,
+        training_times(recipe.times, path, recipe.low_discrepancy),
+        drop=drop if classes else 0.0,
+    )
+    stream: Stream
+    if isinstance(data, Dataset):
+        stream = Shuffled(data, recipe.batch_size, recipe.seed)
+    else:
+        stream = Drawn(data, recipe.batch_size, recipe.seed)
+    return Experiment(model, objective, stream, data, held_out, fingerprint)
+
+
+def find_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def preview(experiment: Experiment) -> Callable[[Model], bytes]:
+    """PNGs of the model in training: the same noise every time."""
+    classes = experiment.model.classes
+    plane = len(experiment.model.shape) == 1
+    num = 4000 if plane else 8 * classes if classes else 64
+
+    def png(model: Model) -> bytes:
+        label = None if classes is None else balanced_labels(num, classes)
+        samples = generate(model, num, nfe=20, seed=PICTURE_SEED, label=label, batch_size=1024)
+        settings = {
+            "seed": PICTURE_SEED,
+            "nfe": 20,
+            "solver": "heun",
+            "weights": "EMA, in training",
+        }
+        return pictures.png(experiment.picture(samples, label, ""), settings)
+
+    return png
+
+
+def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, bool]:
+    """Start or resume the run of a recipe. Returns its folder, and whether it came to its last step."""
+    folder = recipe.out or Path("runs") / name
+    if recipe.resume:
+        recipe = _resumed(name, recipe, folder)
+    elif folder.exists() and any(folder.iterdir()):
+        what = "a run" if (folder / CONFIG).is_file() else "files that are not a run"
+        raise InputError(
+            f"{folder} already holds {what}: "
+            + (
+                "go on with it by --resume, or choose another --out"
+                if what == "a run"
+                else "choose another --out"
+            )
+        )
+    experiment = recipe.build()
+    settings = Settings(**{key: getattr(recipe, key) for key in Settings.__dataclass_fields__})
+    recorded = recipe.recorded()
+    identity = {
+        "recipe": name,
+        "options": hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:16],
+        "data": experiment.fingerprint[:16],
+    }
+    drawable = len(experiment.model.shape) == 3 or experiment.model.shape == (2,)
+    reporter = Reporter(recipe.steps, quiet=quiet)
+    trainer = Trainer(
+        experiment.objective,
+        experiment.model,
+        experiment.stream,
+        settings,
+        folder,
+        identity,
+        preview(experiment) if drawable else None,
+        reporter,
+    )
+    if recipe.resume:
+        trainer.resume()
+        reporter.say(f"resuming {folder} at step {trainer.step} of {recipe.steps}")
+    else:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot create the run folder {folder}: {error.strerror or error}"
+            ) from error
+        write_file(folder / CONFIG, tomli_w.dumps({"recipe": name, **recorded}).encode())
+        trainer.start()
+        count = sum(p.numel() for p in experiment.model.parameters())
+        reporter.say(
+            f"training {name} in {folder}: {count / 1e6:.2f} M parameters, {recipe.steps} steps"
+        )
+    return folder, trainer.run()
+
+
+def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The recipe's name and its recorded options, from a run folder."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a run folder: it has no {CONFIG}")
+    try:
+        options = tomllib.loads(path.read_text())
+        return str(options.pop("recipe")), options
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, OSError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+
+
+def recipe_of(folder: Path, **place: Any) -> Recipe:
+    """The recipe of a run folder, as recorded; `place` gives out, resume and device."""
+    from pushforward.recipes import RECIPES
+
+    name, options = read_config(folder)
+    if name not in RECIPES:
+        raise CheckpointError(
+            f"{folder / CONFIG} names the recipe {name!r}; known are {', '.join(RECIPES)}"
+        )
+    try:
+        return RECIPES[name](**options, **place)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{folder / CONFIG}: option {where}: {first['msg']}") from error
+
+
+def _resumed(name: str, given: Recipe, folder: Path) -> Recipe:
+    """The recorded recipe, after a look for options on the command line that contradict it."""
+    recorded_name, recorded = read_config(folder)
+    if recorded_name != name:
+        raise InputError(f"{folder} holds a run of the recipe {recorded_name}, not {name}")
+    recipe = recipe_of(folder, out=folder, resume=True, device=given.device)
+    changed = [
+        f"--{key.replace('_', '-')} {getattr(given, key)} (the run has {recorded.get(key, 'none')})"
+        for key, field in type(given).model_fields.items()
+        if key not in PLACE and getattr(given, key) not in (field.default, getattr(recipe, key))
+    ]
+    if changed:
+        raise InputError(
+            f"--resume goes on with the options of {folder}; these differ: {', '.join(changed)}. "
+            f"Leave them out, or start a new run in another --out"
+        )
+    return recipe

@@ -1,0 +1,72 @@
+"""Options that all recipes share. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from pushforward.recipes.experiment import Experiment
+
+PathName = Literal["condot", "cosine", "vp", "subvp", "ve", "edm", "ddpm-linear", "ddpm-cosine"]
+TimesName = Literal["uniform", "logit-normal", "mode", "cosmap", "edm"]
+PredictionName = Literal["velocity", "data", "noise", "score", "v"]
+
+# Options that say where and how a run goes on the machine at hand, and not what it computes.
+PLACE = frozenset({"out", "resume", "device"})
+
+
+class Recipe(BaseModel, ABC):
+    """What every training run has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    out: Path | None = Field(None, description="Run folder. Left out: runs/ and the recipe's name.")
+    resume: bool = Field(
+        False, description="Go on with the run in the folder, with its own options."
+    )
+    device: str = Field(
+        "auto", description="cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."
+    )
+    seed: int = Field(0, ge=0, lt=2**64, description="Key of all randomness.")
+
+    path: PathName = Field("condot", description="Probability path.")
+    prediction: PredictionName = Field("velocity", description="What the network predicts.")
+    measure: PredictionName | None = Field(
+        None,
+        description="Prediction in which the loss is measured. Left out: what the network predicts.",
+    )
+    edm: bool = Field(
+        False, description="Wrap the network by EDM preconditioning; it then predicts data."
+    )
+    times: TimesName = Field("uniform", description="Law of training times.")
+    low_discrepancy: bool = Field(True, description="Spread the times of a batch evenly.")
+
+    steps: int = Field(2000, ge=1, description="Optimiser steps.")
+    batch_size: int = Field(128, ge=1, description="Samples in a step.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    warmup: int = Field(100, ge=0, description="Steps over which the rate rises to its peak.")
+    decay: Literal["constant", "cosine", "linear"] = Field(
+        "cosine", description="How the rate falls."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    ema: float = Field(
+        0.995, ge=0, lt=1, description="Decay of the average of weights that is sampled."
+    )
+
+    log_every: int = Field(50, ge=1, description="Steps between lines of the log.")
+    sample_every: int = Field(500, ge=0, description="Steps between sample pictures; 0 for none.")
+    checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
+    keep: int = Field(2, ge=1, description="Checkpoints kept.")
+
+    @abstractmethod
+    def build(self) -> Experiment:
+        """Everything that the run needs, made from these options alone."""
+
+    def recorded(self) -> dict[str, Any]:
+        """The options that say what the run computes, as TOML values; those that are None are left out."""
+        return self.model_dump(mode="json", exclude=set(PLACE), exclude_none=True)
