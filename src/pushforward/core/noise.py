@@ -132,7 +132,7 @@ class Noise:
     ) -> Tensor:
         """(B, *shape) uniform on the open interval: (word + 1/2) / 2^32, never 0 and, in float64, never 1."""
         words = self.words(math.prod(shape), stream)
-        return ((words + 0.5) * 2.0**-32).to(dtype).reshape(-1, *shape)
+        return ((words.double() + 0.5) * 2.0**-32).to(dtype).reshape(-1, *shape)
 
     def normal(
         self, shape: Sequence[int], stream: int = SOURCE, dtype: torch.dtype = torch.float32
@@ -146,7 +146,7 @@ class Noise:
         out = torch.empty(words.shape, dtype=dtype, device=words.device)
         rows = max(1, 4 * CHUNK // max(words.shape[1], 1))
         for row in range(0, len(words), rows):
-            u, v = ((words[row : row + rows] + 0.5) * 2.0**-32).unflatten(1, (-1, 2)).unbind(2)
+            u, v = ((words[row : row + rows].double() + 0.5) * 2.0**-32).unflatten(1, (-1, 2)).unbind(2)
             radius, angle = (-2 * u.log()).sqrt(), 2 * math.pi * v
             pair = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=2)
             out[row : row + rows] = pair.flatten(1).to(dtype)

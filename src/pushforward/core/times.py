@@ -141,17 +141,21 @@ def quadratic(n: int, start: float = 0.0, end: float = 1.0) -> Tensor:
 
     Song, Meng, Ermon 2021 (DDIM, arXiv 2010.02502), app. D.2.
     """
+    _check_grid(n, start, end)
     return start + (end - start) * (1 - (1 - uniform(n)) ** 2)
 
 
 def shifted(n: int, shift: float = 3.0, start: float = 0.0, end: float = 1.0) -> Tensor:
     """Noise time shifted towards the noise: `s -> shift s / (1 + (shift - 1) s)` of uniform s = 1 - t.
 
+    On CondOT sigma/alpha is multiplied by `shift`. Between other ends, s is uniform between those that go to them.
     SD3 (arXiv 2403.03206), eq. 23: shift = sqrt(m/n) for images of m pixels in place of n.
     """
     if shift <= 0:
         raise InputError(f"shift is {shift}; it must be positive")
-    s = 1 - uniform(n, start, end)
+    _check_grid(n, start, end)
+    first, last = (s / (shift - (shift - 1) * s) for s in (1 - start, 1 - end))
+    s = torch.linspace(first, last, n + 1, dtype=torch.float64)
     return _with_ends(1 - shift * s / (1 + (shift - 1) * s), start, end)
 
 
