@@ -10,7 +10,7 @@ import functools
 import operator
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,7 +29,7 @@ SolverName = Literal["euler", "midpoint", "heun", "rk4", "euler-maruyama"]
 RunFolder = Annotated[Path, tyro.conf.Positional]
 
 
-def subcommands(table: dict[str, type[BaseModel]]) -> Any:
+def subcommands(table: Mapping[str, type[BaseModel]]) -> Any:
     """The union of the classes in a table, each a subcommand under its name."""
     return functools.reduce(
         operator.or_,
@@ -56,10 +56,10 @@ class Train(Command):
         from pushforward.recipes.experiment import train
 
         name = next(name for name, recipe in RECIPES.items() if type(self.recipe) is recipe)
-        folder, done = train(name, self.recipe)
-        if not done:
+        folder, signal = train(name, self.recipe)
+        if signal:
             say(f"stopped; go on with: pushforward train {name} --out {folder} --resume")
-            return 143
+            return 128 + signal
         say(
             f"done: {folder}. Look at {folder / 'samples'}; draw more with: pushforward sample {folder}"
         )
@@ -185,10 +185,9 @@ class Info(Command):
     folder: RunFolder = Field(description="Run folder, or any folder with a model.")
 
     def run(self) -> int:
-        import json
-
         from pushforward.recipes.experiment import CONFIG, read_config
         from pushforward.train.checkpoint import Checkpoints
+        from pushforward.train.log import JSONLines
         from pushforward.train.share import load
 
         model = load(self.folder)
@@ -207,10 +206,9 @@ class Info(Command):
             steps = Checkpoints(self.folder / "checkpoints").steps()
             facts["recipe"] = name
             facts["trained"] = f"{steps[-1] if steps else 0} of {options.get('steps', '?')} steps"
-            log = self.folder / "log.jsonl"
-            lines = log.read_text().splitlines() if log.is_file() else []
-            if lines:
-                facts["last loss"] = f"{json.loads(lines[-1])['loss']:.5f}"
+            entries = JSONLines(self.folder / "log.jsonl").read()
+            if entries:
+                facts["last loss"] = f"{entries[-1]['loss']:.5f}"
         show(facts, str(self.folder))
         return 0
 
@@ -252,7 +250,12 @@ def say(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    commands = {"train": Train, "sample": Sample, "evaluate": Evaluate, "info": Info}
+    commands: dict[str, type[Command]] = {
+        "train": Train,
+        "sample": Sample,
+        "evaluate": Evaluate,
+        "info": Info,
+    }
     command: Command = tyro.cli(
         subcommands(commands),
         prog="pushforward",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from pushforward.generate import generate
 from pushforward.objectives import Matching
 from pushforward.recipes.options import PLACE, Recipe
 from pushforward.recipes.tables import PATHS, training_times
-from pushforward.train.files import write_file
+from pushforward.train.files import locked, write_file
 from pushforward.train.log import Reporter
 from pushforward.train.loop import Settings, Trainer
 from pushforward.train.stream import Drawn, Shuffled, Stream
@@ -156,28 +155,20 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
     return png
 
 
-def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, bool]:
-    """Start or resume the run of a recipe. Returns its folder, and whether it came to its last step."""
+def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
+    """Start or resume the run of a recipe. Returns its folder, and 0 or the number of the signal that stopped it."""
     folder = recipe.out or Path("runs") / name
     if recipe.resume:
         recipe = _resumed(name, recipe, folder)
-    elif folder.exists() and any(folder.iterdir()):
-        what = "a run" if (folder / CONFIG).is_file() else "files that are not a run"
-        raise InputError(
-            f"{folder} already holds {what}: "
-            + (
-                "go on with it by --resume, or choose another --out"
-                if what == "a run"
-                else "choose another --out"
-            )
-        )
+    else:
+        _require_new(folder)
     experiment = recipe.build()
     settings = Settings(**{key: getattr(recipe, key) for key in Settings.__dataclass_fields__})
     recorded = recipe.recorded()
     identity = {
         "recipe": name,
-        "options": hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:16],
-        "data": experiment.fingerprint[:16],
+        "SHA-256 of the data": experiment.fingerprint[:16],
+        **{key: json.dumps(value) for key, value in recorded.items()},
     }
     drawable = len(experiment.model.shape) == 3 or experiment.model.shape == (2,)
     reporter = Reporter(recipe.steps, quiet=quiet)
@@ -191,23 +182,41 @@ def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, bool]:
         preview(experiment) if drawable else None,
         reporter,
     )
-    if recipe.resume:
-        trainer.resume()
-        reporter.say(f"resuming {folder} at step {trainer.step} of {recipe.steps}")
-    else:
+    if not recipe.resume:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
                 f"cannot create the run folder {folder}: {error.strerror or error}"
             ) from error
-        write_file(folder / CONFIG, tomli_w.dumps({"recipe": name, **recorded}).encode())
-        trainer.start()
-        count = sum(p.numel() for p in experiment.model.parameters())
-        reporter.say(
-            f"training {name} in {folder}: {count / 1e6:.2f} M parameters, {recipe.steps} steps"
+    with locked(folder):
+        if recipe.resume:
+            trainer.resume()
+            reporter.say(f"resuming {folder} at step {trainer.step} of {recipe.steps}")
+        else:
+            write_file(folder / CONFIG, tomli_w.dumps({"recipe": name, **recorded}).encode())
+            trainer.start()
+            count = sum(p.numel() for p in experiment.model.parameters())
+            reporter.say(
+                f"training {name} in {folder}: {count / 1e6:.2f} M parameters, {recipe.steps} steps"
+            )
+        return folder, 0 if trainer.run() else trainer.signal
+
+
+def _require_new(folder: Path) -> None:
+    """A new run takes a folder that is empty or not there yet."""
+    try:
+        taken = folder.exists() and any(folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be a run folder: {error.strerror or error}; choose another --out"
+        ) from error
+    if taken and (folder / CONFIG).is_file():
+        raise InputError(
+            f"{folder} already holds a run: go on with it by --resume, or choose another --out"
         )
-    return folder, trainer.run()
+    if taken:
+        raise InputError(f"{folder} already holds files that are not a run: choose another --out")
 
 
 def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -230,6 +239,11 @@ def recipe_of(folder: Path, **place: Any) -> Recipe:
     if name not in RECIPES:
         raise CheckpointError(
             f"{folder / CONFIG} names the recipe {name!r}; known are {', '.join(RECIPES)}"
+        )
+    misplaced = sorted(PLACE & options.keys())
+    if misplaced:
+        raise CheckpointError(
+            f"{folder / CONFIG}: option {misplaced[0]} is for the command line, take it out"
         )
     try:
         return RECIPES[name](**options, **place)

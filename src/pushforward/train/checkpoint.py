@@ -24,7 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pushforward.core.errors import CheckpointError
-from pushforward.train.files import sha256, write_folder
+from pushforward.train.files import explain, sha256, write_folder
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -68,11 +68,12 @@ class Checkpoints:
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         files[MANIFEST] = (json.dumps(digests, indent=1) + "\n").encode()
         write_folder(path, files)
-        for step in self.steps()[: -self.keep]:
-            # Renamed first: a number always stands for a whole checkpoint.
-            dying = self.folder / f".{step:08d}.old"
-            self.path(step).rename(dying)
-            shutil.rmtree(dying)
+        try:
+            for step in self.steps()[: -self.keep]:
+                # Renamed first: a number always stands for a whole checkpoint.
+                self.path(step).rename(self.folder / f".{step:08d}.old")
+        except OSError as error:
+            raise explain(self.folder, error) from error
         for leftover in self.folder.glob(".*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -104,7 +105,9 @@ class Checkpoints:
                 )
             state = State(**fields)
             tensors = load_tensors((path / TENSORS).read_bytes())
-        except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        except (
+            OSError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError,
+        ) as error:  # fmt: skip
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"cannot read the checkpoint {path}: {error}{advice}") from error

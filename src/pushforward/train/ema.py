@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from pushforward.core.errors import InputError
+from pushforward.core.fields import Model
 
 
 class EMA:
@@ -17,17 +18,17 @@ class EMA:
     the first steps go. Buffers are copied. `model` is a copy of the model that holds the average, for sampling.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+    def __init__(self, model: Model, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise InputError(f"the decay of the EMA is {decay}; it must lie in [0, 1)")
         self.decay = decay
         self.model = copy.deepcopy(model).float().requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: Model, step: int) -> None:
         """Take in the weights after optimiser step number `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        average = list(self.model.parameters())
+        average: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(average, [p.detach().float() for p in model.parameters()], 1 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pushforward.core.errors import CheckpointError
@@ -26,7 +28,30 @@ def write_file(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _explain(path, error) from error
+        raise explain(path, error) from error
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a writer that was killed has left behind in a folder."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process alone; the lock goes with the process, however that ends."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise CheckpointError(f"cannot open {folder}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CheckpointError(f"another process is training in {folder}") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
@@ -42,7 +67,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _explain(path, error) from error
+        raise explain(path, error) from error
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -60,10 +85,10 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _explain(path: Path, error: OSError) -> CheckpointError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def explain(path: Path, error: OSError) -> CheckpointError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return CheckpointError(
-            f"no space left to write {path}; what was there before is untouched. "
-            f"Free some space, then go on with --resume"
+            f"no space left to write {path} ({error.strerror}); what was there before is untouched. "
+            f"Free some space; a training run then goes on with --resume"
         )
     return CheckpointError(f"cannot write {path}: {error.strerror or error}")

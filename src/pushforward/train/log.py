@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pushforward.core.errors import CheckpointError
+from pushforward.train.files import explain
 
 
 class JSONLines:
@@ -25,13 +26,24 @@ class JSONLines:
             with self.path.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise CheckpointError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise explain(self.path, error) from error
+
+    def read(self) -> list[dict[str, Any]]:
+        """Its entries, without the last if it was cut off; none if there is no file."""
+        try:
+            lines = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read {self.path}: {error}") from error
 
     def sync(self) -> int:
         """Bring it to the disk; returns its length in bytes."""
-        with self.path.open("ab") as file:
-            os.fsync(file.fileno())
-            return file.tell()
+        try:
+            with self.path.open("ab") as file:
+                os.fsync(file.fileno())
+                return file.tell()
+        except OSError as error:
+            raise explain(self.path, error) from error
 
     def truncate(self, size: int) -> None:
         """Drop what came after a checkpoint."""
@@ -40,7 +52,10 @@ class JSONLines:
             raise CheckpointError(
                 f"{self.path} has {have} bytes, and had {size} when the checkpoint was written: it was cut or replaced"
             )
-        os.truncate(self.path, size)
+        try:
+            os.truncate(self.path, size)
+        except OSError as error:
+            raise explain(self.path, error) from error
 
 
 class Reporter:

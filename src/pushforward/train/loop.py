@@ -7,6 +7,7 @@ processor, with the same number of threads).
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from pushforward.data.batch import Batch
 from pushforward.objectives.matching import Objective
 from pushforward.train.checkpoint import Checkpoints, State, prefixed, under
 from pushforward.train.ema import EMA
-from pushforward.train.files import write_file
+from pushforward.train.files import clear_leftovers, explain, write_file
 from pushforward.train.log import JSONLines, Reporter
 from pushforward.train.schedules import Decay, learning_rate
 from pushforward.train.share import load_into, save
@@ -60,9 +61,12 @@ class Settings:
         for name in ("steps", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("warmup", "weight_decay", "sample_every"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
         for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be positive")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is {getattr(self, name)}; it must be positive and finite")
 
 
 class Trainer:
@@ -96,7 +100,7 @@ class Trainer:
         self.log, self.speed = JSONLines(folder / "log.jsonl"), JSONLines(folder / "speed.jsonl")
         self.step = 0
         self.loss_sum, self.loss_count = 0.0, 0
-        self._stop = False
+        self.signal = 0  # the number of the signal that asked to stop, if one did
 
     def start(self) -> None:
         """Write the checkpoint of step 0, so that there is one whenever the run is killed."""
@@ -120,9 +124,17 @@ class Trainer:
             }
         self.log.truncate(state.log_bytes)
         self.step, self.loss_sum, self.loss_count = state.step, state.loss_sum, state.loss_count
+        for folder in (self.folder, self.folder / "samples"):
+            clear_leftovers(folder)
+        # The run may have been killed after the checkpoint and before the model to share was written.
+        self._share()
 
     def save(self) -> None:
-        """A checkpoint of the present step, and the EMA model to share."""
+        """A checkpoint of the present step, and the EMA model to share. Weights that are not finite are not kept."""
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise NonFiniteError(
+                f"the weights are not finite after step {self.step}{self._kept()}. Lower --lr in a new run"
+            )
         moments: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
             moments |= prefixed(name, self.optimizer.state.get(parameter, {}))
@@ -133,6 +145,9 @@ class Trainer:
             | prefixed("ema", self.ema.model.state_dict())
             | prefixed("optimizer", moments),
         )
+        self._share()
+
+    def _share(self) -> None:
         self.ema.model.info["step"] = self.step
         save(self.ema.model, self.folder)
 
@@ -141,7 +156,7 @@ class Trainer:
         settings = self.settings
         began, since = time.perf_counter(), self.step
         with self._signals(), self.reporter:
-            while self.step < settings.steps and not self._stop:
+            while self.step < settings.steps and not self.signal:
                 entry = self._one_step()
                 if self.step % settings.log_every == 0 or self.step == settings.steps:
                     entry["loss"] = self.loss_sum / self.loss_count
@@ -157,7 +172,7 @@ class Trainer:
                     self._picture(self.preview)
                 if self._due(settings.checkpoint_every):
                     self.save()
-            if self._stop:
+            if self.signal:
                 self.save()
         return self.step == settings.steps
 
@@ -172,7 +187,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        losses = self.objective(batch, noise)["loss"]
+        with _keyed(settings.seed, step, self.device):
+            losses = self.objective(batch, noise)["loss"]
         loss = losses.mean()
         loss.backward()
         norm = clip_grad_norm_(self.model.parameters(), settings.clip)
@@ -194,16 +210,21 @@ class Trainer:
             if bad
             else f"the gradient is not finite (batch of data ids {_some(ids.tolist())})"
         )
-        steps = self.checkpoints.steps()
-        kept = f"; the checkpoint of step {steps[-1]} is kept" if steps else ""
         return (
-            f"step {self.step}: {which}. Stopped before the step{kept}. "
+            f"step {self.step}: {which}. Stopped before the step{self._kept()}. "
             f"Look at these data, or lower --lr or --clip in a new run"
         )
 
+    def _kept(self) -> str:
+        steps = self.checkpoints.steps()
+        return f"; the checkpoint of step {steps[-1]} is kept" if steps else ""
+
     def _picture(self, preview: Preview) -> None:
         path = self.folder / "samples" / f"step-{self.step:08d}.png"
-        path.parent.mkdir(exist_ok=True)
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise explain(path.parent, error) from error
         write_file(path, preview(self.ema.model))
 
     @contextmanager
@@ -211,7 +232,7 @@ class Trainer:
         """SIGTERM and Ctrl-C end the run after the step at hand, with a checkpoint; a second one at once."""
 
         def ask(number: int, frame: object) -> None:
-            self._stop = True
+            self.signal = number
             signal.signal(number, signal.SIG_DFL)
 
         try:
@@ -223,6 +244,15 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def _keyed(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """What a network draws by itself, as for dropout, becomes a function of the seed and the step too."""
+    key = hashlib.blake2b(f"{seed} {step}".encode(), digest_size=7).digest()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int.from_bytes(key))
+        yield
 
 
 def _some(ids: list[int]) -> str:

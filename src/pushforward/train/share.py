@@ -1,12 +1,13 @@
 """Models that can be shared: `model.safetensors` and `model.json`, which load without executing code.
 
 model.json names the network, path, prediction and preconditioning, each out of a closed table, with the arguments that
-build them, and the SHA-256 of the weights.
+build them, the SHA-256 of the weights, and that of itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path as FilePath
@@ -67,27 +68,31 @@ def _component(name: str, arguments: Any) -> dict[str, Any]:
     return {"name": name, "arguments": arguments}
 
 
-def build(description: Mapping[str, Any]) -> Model:
-    """The model that `describe` described, with fresh weights."""
+def build(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Model:
+    """The model that `describe` described, with fresh weights of the shapes of `weights`. Nothing in it is trusted."""
     try:
-        if description["format"] != FORMAT:
+        preconditioning, shape = description["preconditioning"], description["shape"]
+        classes = description["classes"]
+        if not all(type(n) is int and n > 0 for n in [*shape, 1 if classes is None else classes]):
             raise CheckpointError(
-                f"format {description['format']}; this version reads format {FORMAT}"
+                f"shape {shape!r} and classes {classes!r} must be positive whole numbers"
             )
-        preconditioning = description["preconditioning"]
+        _check_size(description, weights)
         return Model(
-            _make("network", NETS, description["net"]),
+            _network(description, weights),
             _make("path", PATHS, description["path"]),
             description["prediction"],
             None
             if preconditioning is None
             else _make("preconditioning", PRECONDITIONINGS, preconditioning),
             margin=description["margin"],
-            shape=tuple(description["shape"]),
-            classes=description["classes"],
+            shape=tuple(shape),
+            classes=classes,
             info=description["info"],
         )
-    except (KeyError, TypeError) as error:
+    except Error:
+        raise
+    except Exception as error:  # whatever arguments of the wrong type or size lead to
         raise CheckpointError(
             f"not a model description: {type(error).__name__}: {error}"
         ) from error
@@ -100,6 +105,29 @@ def _make(kind: str, table: Mapping[str, type], component: Mapping[str, Any]) ->
     return table[name](**component["arguments"])
 
 
+def _check_size(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """That the network's tensors are those of the file, before memory is taken for them."""
+    held = sum(w.numel() for w in weights.values())
+    if any(type(n) is int and n > held for n in description["net"]["arguments"].values()):
+        raise CheckpointError(f"{DESCRIPTION} describes a network larger than {WEIGHTS}")
+    with torch.device("meta"):
+        net = _network(description, weights)
+    check_fit({f"net.{name}": value for name, value in net.state_dict().items()}, weights, WEIGHTS)
+
+
+def _network(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network, in the precision of its weights."""
+    net: nn.Module = _make("network", NETS, description["net"])
+    kinds = {w.dtype for w in weights.values() if w.is_floating_point()}
+    return net.to(kinds.pop()) if len(kinds) == 1 else net
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    """SHA-256 of all of a description but this."""
+    rest = {key: value for key, value in description.items() if key != "check"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def save(model: Model, folder: str | FilePath) -> str:
     """Write model.safetensors and model.json into `folder`; returns the SHA-256 of the weights."""
     folder = FilePath(folder)
@@ -110,7 +138,8 @@ def save(model: Model, folder: str | FilePath) -> str:
         raise CheckpointError(f"cannot create {folder}: {error.strerror or error}") from error
     write_file(folder / WEIGHTS, save_tensors(_tensors(model)))
     digest = sha256(folder / WEIGHTS)
-    description["sha256"] = digest
+    description = json.loads(json.dumps(description | {"sha256": digest}))
+    description["check"] = _digest(description)
     write_file(folder / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
     return digest
 
@@ -128,15 +157,23 @@ def load(folder: str | FilePath, device: torch.device | str = "cpu") -> Model:
             )
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
-        model = build(description)
-        digest = sha256(folder / WEIGHTS)
+        if not isinstance(description, dict) or description.get("format") != FORMAT:
+            raise CheckpointError(f"{DESCRIPTION} is not a model description of format {FORMAT}")
+        if description.get("check") != _digest(description):
+            raise CheckpointError(f"{DESCRIPTION} is damaged or was edited: its SHA-256 differs")
+        content = (folder / WEIGHTS).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
         if digest != description.get("sha256"):
             raise CheckpointError(
                 f"{WEIGHTS} is not the file that {DESCRIPTION} describes (its SHA-256 differs): "
                 f"it is damaged or from elsewhere"
             )
-        load_into(model, load_tensors((folder / WEIGHTS).read_bytes()), WEIGHTS)
-    except (ValueError, OSError, SafetensorError, CheckpointError) as error:
+        weights = load_tensors(content)
+        # The generator of the caller is left as it was.
+        with torch.random.fork_rng(devices=[]):
+            model = build(description, weights)
+        load_into(model, weights, WEIGHTS)
+    except (ValueError, OSError, RecursionError, SafetensorError, CheckpointError) as error:
         if isinstance(error, Error):
             raise CheckpointError(f"{folder}: {error}") from error
         raise CheckpointError(f"cannot read the model in {folder}: {error}") from error
@@ -150,7 +187,11 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy tensors into a module, after listing every name, shape or type that does not fit."""
-    want = module.state_dict()
+    check_fit(module.state_dict(), tensors, where)
+    module.load_state_dict(dict(tensors))
+
+
+def check_fit(want: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
     problems = [f"missing: {name}" for name in want if name not in tensors]
     problems += [f"unexpected: {name}" for name in tensors if name not in want]
     problems += [
@@ -164,4 +205,3 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> N
         raise CheckpointError(
             f"{where} does not fit the model ({len(problems)} differences): {shown}"
         )
-    module.load_state_dict(dict(tensors))
