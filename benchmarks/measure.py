@@ -1,0 +1,142 @@
+"""How times are taken, and what is written down beside them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pushforward as pf
+
+Row = dict[str, str | int | float | None]
+
+
+def medians(
+    calls: Mapping[str, Callable[[], object]], repeats: int = 7, least: float = 0.02
+) -> dict[str, float]:
+    """Seconds per call, the median over rounds in which all calls take turns.
+
+    Whatever else the machine does then falls on all of them alike, so that ratios within one table hold better than the
+    times themselves. Each turn repeats its call for at least `least` seconds.
+    """
+    counts = {}
+    for name, call in calls.items():
+        call()  # what is set up at the first call
+        counts[name] = max(1, round(least / _seconds(call, 1)))
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            rounds[name].append(_seconds(call, counts[name]))
+    return {name: statistics.median(values) for name, values in rounds.items()}
+
+
+def _seconds(call: Callable[[], object], count: int) -> float:
+    began = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - began) / count
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The most memory that tensors allocated during the call took at one time, in bytes, on the CPU."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        call()
+    assert profile.profiler is not None
+    results = profile.profiler.kineto_results
+    assert results is not None
+    changes = [
+        (event.start_ns(), event.nbytes())
+        for event in results.events()
+        if event.name() == "[memory]"
+    ]
+    held = most = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        held += change
+        most = max(most, held)
+    return most
+
+
+def matmul_flops(size: int = 1024) -> Callable[[], object]:
+    """A float32 matrix product of 2 size^3 operations, to measure the peak with."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    out = torch.empty(size, size)
+    return lambda: torch.mm(a, b, out=out)
+
+
+def circumstances(command: str, note: str) -> dict[str, Any]:
+    """What a reader needs to judge figures: command, versions, machine, date."""
+    facts: dict[str, Any] = {
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "pushforward": f"{pf.__version__}, commit {_commit()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": f"{os.getloadavg()[0]:.1f} processes wanted to run, mean of the minute before",
+    }
+    return facts | ({"note": note} if note else {})
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).resolve().parent
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", ":/src")
+        return git("rev-parse", "--short", "HEAD") + (" with changes in src" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def write(
+    folder: Path, name: str, text: str, rows: list[Row], facts: Mapping[str, Any], seconds: float
+) -> None:
+    """results/<name>.md to read and results/<name>.json to compare. text: what was measured, and how."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {"benchmark": name, **facts, "seconds": round(seconds, 1), "rows": rows}
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    lines = [f"# {name}", "", text, "", *table(rows), ""]
+    lines += [f"- {key}: {value}" for key, value in facts.items()]
+    lines.append(f"- took: {seconds:.0f} s")
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Rows as a Markdown table; columns in the order in which they first come up."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "-|" * len(columns)]
+    lines += ["| " + " | ".join(_cell(row.get(c)) for c in columns) + " |" for row in rows]
+    return lines
+
+
+def _cell(value: str | int | float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

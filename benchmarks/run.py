@@ -1,0 +1,55 @@
+"""Run benchmarks and keep their results: python -m benchmarks.run [NAME ...] [--threads N]"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Row, circumstances, table, write
+from benchmarks.normals import normals
+from benchmarks.overhead import overhead
+from benchmarks.solver_error import solver_error
+from benchmarks.training import training
+
+# A benchmark is a function that returns rows; its docstring says what was measured, and how.
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
+    function.__name__: function for function in (normals, overhead, solver_error, training)
+}
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; all of them if left out"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--note", default="", help="a remark to keep with the results")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of torch; its own choice if left out"
+    )
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    threads = f" --threads {options.threads}" if options.threads else ""
+    unknown = [name for name in options.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    for name in options.names or BENCHMARKS:
+        facts = circumstances(f"python -m benchmarks.run {name}{threads}", options.note)
+        began = time.perf_counter()
+        rows = BENCHMARKS[name]()
+        seconds = time.perf_counter() - began
+        write(options.out, name, inspect.getdoc(BENCHMARKS[name]) or "", rows, facts, seconds)
+        sys.stdout.write("\n".join((f"{name}, {seconds:.0f} s", *table(rows), "", "")))
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
