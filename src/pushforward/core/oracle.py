@@ -177,7 +177,7 @@ class _Mixture:
 
     def _setup(self, shape: tuple[int, ...], weights: Any, labels: Any) -> None:
         count = len(self.components.means)
-        w = torch.ones(count) if weights is None else torch.as_tensor(weights)
+        w = torch.ones(count) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
         w = w.detach().to(self.components.means.device, torch.float64)
         if w.shape != (count,) or not bool((w > 0).all()) or not bool(w.isfinite().all()):
             raise InputError(f"weights must be {count} positive numbers, got {w.tolist()[:8]}")
@@ -266,7 +266,7 @@ class GaussianMixture(_Mixture):
     def __init__(
         self, means: Any, covariances: Any = 1.0, weights: Any = None, labels: Any = None
     ) -> None:
-        centres = torch.as_tensor(means).detach().double()
+        centres = torch.as_tensor(means, dtype=torch.float64).detach()
         if centres.ndim < 2 or 0 in centres.shape:
             raise InputError(
                 f"means must have shape (K, D) or (K, *shape), got {tuple(centres.shape)}"
@@ -275,7 +275,7 @@ class GaussianMixture(_Mixture):
             raise InputError("means must be finite")
         flat = centres.flatten(1)
         count, dim = flat.shape
-        cov = torch.as_tensor(covariances).detach().to(flat.device, torch.float64)
+        cov = torch.as_tensor(covariances, dtype=torch.float64).detach().to(flat.device)
         if cov.ndim == 0:
             cov = cov.expand(count)
         if cov.shape not in ((count,), (count, dim), (count, dim, dim)):
@@ -307,7 +307,7 @@ class Empirical(_Mixture):
     """
 
     def __init__(self, data: Any, labels: Any = None, weights: Any = None) -> None:
-        points = torch.as_tensor(data).detach().double()
+        points = torch.as_tensor(data, dtype=torch.float64).detach()
         if points.ndim < 2 or 0 in points.shape:
             raise InputError(f"data must have shape (N, *shape), got {tuple(points.shape)}")
         if not bool(points.isfinite().all()):

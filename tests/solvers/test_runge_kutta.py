@@ -1,0 +1,83 @@
+"""Runge-Kutta methods against another library, and against the conditions that define their order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchdiffeq
+from contracts.members import ODE_SOLVERS, mixture, randn
+
+import pushforward as pf
+from pushforward.solvers import RK4, Euler, Heun, Midpoint
+
+
+@pytest.mark.parametrize(("solver", "method"), [(Euler(), "euler"), (Midpoint(), "midpoint"), (Heun(), "heun2")])
+def test_fixed_steps_are_those_of_torchdiffeq(solver, method):
+    field, x = mixture(2).field(pf.CondOT()), randn(4, 2, seed=1)
+    times = pf.times.quadratic(9, 0, 0.95)
+    reference = torchdiffeq.odeint(lambda t, y: field(y, t), x, times, method=method)
+    states = []
+    pf.integrate(solver, field, x, times, callback=lambda i, t, x: states.append(x))
+    assert torch.allclose(torch.stack(states), reference, rtol=1e-12, atol=1e-12)
+
+
+def test_the_classical_method_approaches_an_adaptive_solution():
+    field, x = mixture(2).field(pf.CondOT()), randn(4, 2, seed=1)
+    ends = torch.tensor([0.0, 0.95], dtype=torch.float64)
+    reference = torchdiffeq.odeint(lambda t, y: field(y, t), x, ends, method="dopri8", rtol=1e-11, atol=1e-12)[-1]
+    got = pf.integrate(RK4(), field, x, pf.times.uniform(400, 0, 0.95))
+    assert float((got - reference).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize(("solver", "order", "calls"), ODE_SOLVERS)
+def test_the_tableau_meets_the_order_conditions(solver, order, calls):
+    # Hairer, Norsett, Wanner, "Solving ODEs I", table II.2.1.
+    s = len(solver.b)
+    a = np.array([list(row) + [0] * (s - len(row)) for row in solver.a], dtype=float)
+    b, c = np.array(solver.b, dtype=float), np.array(solver.c, dtype=float)
+    assert np.allclose(a.sum(1), c)
+    conditions = {
+        1: [(b.sum(), 1)],
+        2: [(b @ c, 1 / 2)],
+        3: [(b @ c**2, 1 / 3), (b @ a @ c, 1 / 6)],
+        4: [(b @ c**3, 1 / 4), (b @ (c * (a @ c)), 1 / 8), (b @ a @ c**2, 1 / 12), (b @ a @ a @ c, 1 / 24)],
+    }
+    for p in range(1, order + 1):
+        for got, want in conditions[p]:
+            assert got == pytest.approx(want)
+
+
+def test_the_last_stage_is_asked_at_the_end_of_the_step_and_never_beyond():
+    asked = []
+
+    class Field:
+        path = pf.CondOT()
+
+        def __call__(self, x, t, want="velocity", **cond):
+            asked.append(t)
+            return x
+
+    for n in range(1, 60):
+        pf.integrate(RK4(), Field(), torch.ones(1, 1, dtype=torch.float64), torch.linspace(1, 0, n + 1).double())
+        pf.integrate(Heun(), Field(), torch.ones(1, 1), pf.times.uniform(n))
+    times = torch.cat(asked)
+    assert times.min() == 0
+    assert times.max() == 1
+
+
+def test_n_steps_of_euler_reach_the_data_in_n_calls():
+    # The slide's loop runs from 1 to n - 1 and stops at t = 1 - h.
+    point = torch.tensor([[2.0, -3.0]], dtype=torch.float64)
+    n, calls = 10, []
+
+    class Straight:
+        path = pf.CondOT()
+
+        def __call__(self, x, t, want="velocity", **cond):
+            calls.append(t)
+            return (point - x) / (1 - t)[:, None]
+
+    out = pf.integrate(Euler(), Straight(), randn(3, 2, seed=1), pf.times.uniform(n))
+    assert len(calls) == n
+    assert torch.allclose(out, point.expand(3, 2), atol=1e-12)
