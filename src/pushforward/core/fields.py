@@ -49,7 +49,8 @@ class Scales(NamedTuple):
 class Preconditioning(Protocol):
     """How a network is wrapped: `prediction = c_skip x + c_out net(c_in x, c_noise)`."""
 
-    prediction: Prediction
+    @property
+    def prediction(self) -> Prediction: ...
 
     def __call__(self, path: Path, t: Tensor) -> Scales: ...
 

@@ -146,7 +146,11 @@ class Noise:
         out = torch.empty(words.shape, dtype=dtype, device=words.device)
         rows = max(1, 4 * CHUNK // max(words.shape[1], 1))
         for row in range(0, len(words), rows):
-            u, v = ((words[row : row + rows].double() + 0.5) * 2.0**-32).unflatten(1, (-1, 2)).unbind(2)
+            u, v = (
+                ((words[row : row + rows].double() + 0.5) * 2.0**-32)
+                .unflatten(1, (-1, 2))
+                .unbind(2)
+            )
             radius, angle = (-2 * u.log()).sqrt(), 2 * math.pi * v
             pair = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=2)
             out[row : row + rows] = pair.flatten(1).to(dtype)

@@ -60,8 +60,8 @@ class Path(ABC):
         """alpha, sigma and d/dt of both at t, by forward-mode differentiation."""
         t = t.contiguous()  # jvp refuses one number that was expanded to (B,)
         one = torch.ones_like(t)
-        alpha, d_alpha = torch.func.jvp(self.alpha, (t,), (one,))
-        sigma, d_sigma = torch.func.jvp(self.sigma, (t,), (one,))
+        alpha, d_alpha = torch.func.jvp(self.alpha, (t,), (one,))[:2]
+        sigma, d_sigma = torch.func.jvp(self.sigma, (t,), (one,))[:2]
         return Coefficients(alpha, sigma, d_alpha, d_sigma)
 
     def forward_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:

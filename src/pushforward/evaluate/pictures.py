@@ -57,9 +57,10 @@ def grid(
     factor = max(1, round(cell / max(x.shape[2:])))
     height, width = x.shape[2] * factor, x.shape[3] * factor
     rows = -(-len(x) // columns)
-    font = ImageFont.load_default(max(11, min(16, height // 3)))
+    points = max(11, min(16, height // 3))
+    font = ImageFont.load_default(points)
     left = 2 * GAP + max((int(font.getlength(label)) for label in row_labels), default=-GAP) + GAP
-    line = int(font.size * 1.4)
+    line = int(points * 1.4)
     top = GAP + (line if title else 0) + (line if column_labels else 0) + GAP
     page = Image.new(
         "RGB",

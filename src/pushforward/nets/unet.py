@@ -55,6 +55,18 @@ class SelfAttention(nn.Module):
         return x + self.out(h.mT.flatten(1, 2).unflatten(2, x.shape[2:]))
 
 
+class Layer(nn.Module):
+    """A residual block, and attention over the pixels if it is wanted there."""
+
+    def __init__(self, block: ResidualBlock, attention: SelfAttention | None) -> None:
+        super().__init__()
+        self.block, self.attention = block, attention
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        h = self.block(x, condition)
+        return h if self.attention is None else self.attention(h)
+
+
 class UNet(nn.Module):
     """Convolutions down to a coarse grid and up again, with skip connections; conditioned on time and label.
 
@@ -90,11 +102,9 @@ class UNet(nn.Module):
         self.conditioning = Conditioning(condition, classes, time)
         self.enter = nn.Conv2d(channels, width, 3, padding=1)
 
-        def block(inner: int, outer: int) -> ResidualBlock:
-            return ResidualBlock(inner, outer, condition, dropout)
-
-        def attend(level: int, size: int) -> nn.Module:
-            return SelfAttention(size) if level in attention else nn.Identity()
+        def layer(inner: int, outer: int, attend: bool) -> Layer:
+            block = ResidualBlock(inner, outer, condition, dropout)
+            return Layer(block, SelfAttention(outer) if attend else None)
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         sizes, now = [width], width
@@ -103,19 +113,14 @@ class UNet(nn.Module):
                 self.down.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
                 sizes.append(now)
             for _ in range(blocks):
-                self.down.append(
-                    nn.ModuleList(
-                        (block(now, width * multiplier), attend(level, width * multiplier))
-                    )
-                )
+                self.down.append(layer(now, width * multiplier, level in attention))
                 now = width * multiplier
                 sizes.append(now)
-        self.middle = nn.ModuleList((block(now, now), SelfAttention(now), block(now, now)))
+        self.middle = nn.ModuleList((layer(now, now, True), layer(now, now, False)))
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
-                size = width * multiplier
-                self.up.append(nn.ModuleList((block(now + sizes.pop(), size), attend(level, size))))
-                now = size
+                self.up.append(layer(now + sizes.pop(), width * multiplier, level in attention))
+                now = width * multiplier
             if level:
                 self.up.append(nn.Conv2d(now, now, 3, padding=1))
         self.leave_norm, self.leave = _norm(now), zero(nn.Conv2d(now, channels, 3, padding=1))
@@ -131,14 +136,14 @@ class UNet(nn.Module):
         h = self.enter(x)
         skips = [h]
         for layer in self.down:
-            h = layer(h) if isinstance(layer, nn.Conv2d) else layer[1](layer[0](h, condition))
+            h = layer(h) if isinstance(layer, nn.Conv2d) else layer(h, condition)
             skips.append(h)
-        first, attention, second = self.middle
-        h = second(attention(first(h, condition)), condition)
+        for layer in self.middle:
+            h = layer(h, condition)
         for layer in self.up:
             if isinstance(layer, nn.Conv2d):
                 # To the size of the skip that comes next, which an odd size leaves one short of twice.
                 h = layer(interpolate(h, size=skips[-1].shape[2:], mode="nearest"))
             else:
-                h = layer[1](layer[0](torch.cat((h, skips.pop()), dim=1), condition))
+                h = layer(torch.cat((h, skips.pop()), dim=1), condition)
         return self.leave(silu(self.leave_norm(h)))

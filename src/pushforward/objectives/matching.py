@@ -54,9 +54,7 @@ class Matching:
     drop: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.measure is None:
-            object.__setattr__(self, "measure", self.model.prediction)
-        check_defined(self.measure, self.model.path)
+        check_defined(self.measured, self.model.path)
         if not 0 <= self.drop <= 1:
             raise InputError(f"drop is {self.drop}; it is a probability")
         if self.coupling is not independent and self.model.path.gaussian_source:
@@ -64,6 +62,10 @@ class Matching:
                 f"a coupling makes x0 depend on x1, and {self.model.path} says they are independent: "
                 f"build the model on a path with gaussian_source=False"
             )
+
+    @property
+    def measured(self) -> Prediction:
+        return self.model.prediction if self.measure is None else self.measure
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
@@ -76,10 +78,9 @@ class Matching:
         t = self.times(noise)
         if self.drop > 0 and cond:
             cond = null_condition(cond, noise.uniform((), DROP) < self.drop)
-        path = self.model.path
-        assert self.measure is not None
-        predicted = self.model(path.sample(x0, x1, t), t, self.measure, **cond)
-        loss = mean_data((predicted - target(self.measure, x0, x1, t, path)) ** 2)
+        path, measured = self.model.path, self.measured
+        predicted = self.model(path.sample(x0, x1, t), t, measured, **cond)
+        loss = mean_data((predicted - target(measured, x0, x1, t, path)) ** 2)
         if self.weight is not None:
             loss = self.weight(t).to(loss.dtype) * loss
         return {"loss": loss}
