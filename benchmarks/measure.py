@@ -21,12 +21,13 @@ Row = dict[str, str | int | float | None]
 
 
 def medians(
-    calls: Mapping[str, Callable[[], object]], repeats: int = 7, least: float = 0.02
+    calls: Mapping[str, Callable[[], object]], repeats: int = 15, least: float = 0.02
 ) -> dict[str, float]:
     """Seconds per call, the median over rounds in which all calls take turns.
 
     Whatever else the machine does then falls on all of them alike, so that ratios within one table hold better than the
-    times themselves. Each turn repeats its call for at least `least` seconds.
+    times themselves. Each turn repeats its call for at least `least` seconds. With one thread it is processor time that
+    counts, which leaves out the waiting while other processes run.
     """
     counts = {}
     for name, call in calls.items():
@@ -39,11 +40,16 @@ def medians(
     return {name: statistics.median(values) for name, values in rounds.items()}
 
 
+def _clock() -> Callable[[], float]:
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
 def _seconds(call: Callable[[], object], count: int) -> float:
-    began = time.perf_counter()
+    clock = _clock()
+    began = clock()
     for _ in range(count):
         call()
-    return (time.perf_counter() - began) / count
+    return (clock() - began) / count
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
@@ -85,6 +91,7 @@ def circumstances(command: str, note: str) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "clock": "processor time" if _clock() is time.process_time else "wall clock",
         "load": f"{os.getloadavg()[0]:.1f} processes wanted to run, mean of the minute before",
     }
     return facts | ({"note": note} if note else {})

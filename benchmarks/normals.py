@@ -11,7 +11,7 @@ SHAPES = [(512, 2), (128, 1, 8, 8), (64, 3, 32, 32), (16, 3, 128, 128)]
 def normals() -> list[Row]:
     """Standard normals keyed by sample id, `pf.Noise.normal`, against the stateful generator of `torch.randn`.
 
-    Both give float32. Nanoseconds for each number, median of 7 rounds in which the two take turns.
+    Both give float32. Nanoseconds for each number, median of 15 rounds in which the two take turns.
     """
     rows: list[Row] = []
     for shape in SHAPES:

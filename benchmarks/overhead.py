@@ -48,7 +48,7 @@ def overhead() -> list[Row]:
         for name, solver in solvers.items()
     }
     with torch.no_grad():
-        seconds = medians(calls, repeats=5)
+        seconds = medians(calls)
         peaks = {name: peak_bytes(call) / x.nbytes for name, call in calls.items()}
     numbers = {"by hand": STEPS} | {name: STEPS * solver.calls for name, solver in solvers.items()}
     micro = {name: seconds[name] / numbers[name] * 1e6 for name in calls}
