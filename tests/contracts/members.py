@@ -59,9 +59,7 @@ _PATHS: dict[str, tuple[pf.Path, tuple[float, float], tuple[float, float]]] = {
 PATHS = [pytest.param(path, id=name) for name, (path, _, _) in _PATHS.items()]
 PATHS_WITH_ENDS = [pytest.param(*values, id=name) for name, values in _PATHS.items()]
 # Three that differ in everything: straight and exact, curved, and with a singular derivative at the data.
-THREE_PATHS = [
-    pytest.param(_PATHS[name][0], id=name) for name in ("CondOT", "Cosine", "VP")
-]
+THREE_PATHS = [pytest.param(_PATHS[name][0], id=name) for name in ("CondOT", "Cosine", "VP")]
 
 # Deterministic solvers: (solver, order, calls of the field in one step).
 ODE_SOLVERS = [
@@ -85,11 +83,16 @@ OBJECTIVES = [
 # Networks: (builder, shape of one sample, number of classes or None).
 NETS: list[Any] = [
     pytest.param(lambda: MLP(2, 16, 2), (2,), None, id="MLP"),
-    pytest.param(lambda: MLP(4, 16, 1, classes=3, time="fourier"), (4,), 3, id="MLP-classes-fourier"),
+    pytest.param(
+        lambda: MLP(4, 16, 1, classes=3, time="fourier"), (4,), 3, id="MLP-classes-fourier"
+    ),
     pytest.param(lambda: UNet(1, 8), (1, 8, 8), None, id="UNet"),
     pytest.param(lambda: UNet(3, 8, classes=3), (3, 9, 7), 3, id="UNet-odd-classes"),
     pytest.param(
-        lambda: UNet(2, 8, (1, 2, 3), 2, (1,), 4, time="fourier"), (2, 12, 10), 4, id="UNet-attention"
+        lambda: UNet(2, 8, (1, 2, 3), 2, (1,), 4, time="fourier"),
+        (2, 12, 10),
+        4,
+        id="UNet-attention",
     ),
 ]
 
@@ -132,12 +135,18 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=generator(seed), dtype=torch.float64)
 
 
-def mixture(dim: int = 2, count: int = 3, kind: str = "full", seed: int = 1, **extra: Any) -> pf.GaussianMixture:
+def mixture(
+    dim: int = 2, count: int = 3, kind: str = "full", seed: int = 1, **extra: Any
+) -> pf.GaussianMixture:
     """A mixture with nothing special about it: unequal weights, unequal means, unequal covariances."""
     means = 1.5 * randn(count, dim, seed=seed)
     root = 0.4 * randn(count, dim, dim, seed=seed + 1) + 0.5 * torch.eye(dim, dtype=torch.float64)
     full = root @ root.mT + 0.05 * torch.eye(dim, dtype=torch.float64)
-    covariances = {"full": full, "diagonal": full.diagonal(dim1=1, dim2=2), "isotropic": full[:, 0, 0]}
+    covariances = {
+        "full": full,
+        "diagonal": full.diagonal(dim1=1, dim2=2),
+        "isotropic": full[:, 0, 0],
+    }
     weights = 0.3 + rand(count, seed=seed + 2)
     return pf.GaussianMixture(means, covariances[kind], weights, **extra)
 
@@ -147,6 +156,8 @@ Field = Callable[..., Tensor]
 
 def relative(got: Tensor, truth: Tensor) -> float:
     """Largest error of a sample, relative to the largest norm of the truth."""
-    error = (got - truth).flatten(1).norm(dim=1).max() if got.ndim > 1 else (got - truth).abs().max()
+    error = (
+        (got - truth).flatten(1).norm(dim=1).max() if got.ndim > 1 else (got - truth).abs().max()
+    )
     scale = truth.flatten(1).norm(dim=1).max() if truth.ndim > 1 else truth.abs().max()
     return float(error / scale.clamp(min=1e-30))

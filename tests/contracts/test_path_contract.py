@@ -8,12 +8,12 @@ import math
 
 import pytest
 import torch
-from contracts.members import PATHS, PATHS_WITH_ENDS, mixture, rand, randn, relative
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import pushforward as pf
+from contracts.members import PATHS, PATHS_WITH_ENDS, mixture, rand, randn, relative
 from pushforward.core.predictions import target
 
 INSIDE = torch.linspace(0.03, 0.97, 48, dtype=torch.float64)
@@ -89,7 +89,8 @@ def test_one_time_for_all_is_the_same_as_one_time_for_each(path):
         assert torch.equal(path.velocity(x0, x1, time), path.velocity(x0, x1, each))
         for have, want in PAIRS:
             assert torch.equal(
-                pf.convert(x0, x1, time, path, have, want), pf.convert(x0, x1, each, path, have, want)
+                pf.convert(x0, x1, time, path, have, want),
+                pf.convert(x0, x1, each, path, have, want),
             )
 
 
@@ -170,7 +171,9 @@ def test_the_log_snr_is_strictly_increasing_and_inverted(path):
     t = torch.linspace(1e-4, 1 - 1e-4, 4001, dtype=torch.float64)
     level = path.log_snr(t)
     assert (level.diff() > 0).all()
-    assert torch.allclose(level, (path.alpha(t) ** 2 / path.sigma(t) ** 2).log(), rtol=1e-9, atol=1e-9)
+    assert torch.allclose(
+        level, (path.alpha(t) ** 2 / path.sigma(t) ** 2).log(), rtol=1e-9, atol=1e-9
+    )
     assert float((path.time_of_log_snr(level) - t).abs().max()) < 1e-9
     assert float((pf.Path._time_of_log_snr(path, level[::40]) - t[::40]).abs().max()) < 1e-9
 
@@ -197,7 +200,9 @@ def test_the_noise_level_of_edm_is_sigma_over_alpha_and_is_inverted(path):
 def test_diffusion_time_runs_from_the_data_and_is_its_own_inverse(path):
     assert path.diffusion_time(torch.tensor(1.0)) == 0
     assert path.diffusion_time(torch.tensor(0.25)) == 0.75
-    assert torch.equal(path.diffusion_time(path.diffusion_time(torch.tensor(0.25))), torch.tensor(0.25))
+    assert torch.equal(
+        path.diffusion_time(path.diffusion_time(torch.tensor(0.25))), torch.tensor(0.25)
+    )
 
 
 @pytest.mark.parametrize("path", PATHS)

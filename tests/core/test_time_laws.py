@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from contracts.members import PATHS
 from scipy import integrate, optimize, stats
 
 import pushforward as pf
+from contracts.members import PATHS
 from pushforward.core.times import CosMap, EDMLogNormal, LogitNormal, Mode, TimeDraw, Uniform
 
 
@@ -26,7 +26,9 @@ def logit_normal_cdf(mean: float, std: float):
 
 def cosmap_cdf(t):
     # SD3, eq. 21: density 2 / (pi - 2 pi t + 2 pi t^2).
-    return np.vectorize(lambda t: integrate.quad(lambda s: 2 / (np.pi - 2 * np.pi * s + 2 * np.pi * s**2), 0, t)[0])(t)
+    return np.vectorize(
+        lambda t: integrate.quad(lambda s: 2 / (np.pi - 2 * np.pi * s + 2 * np.pi * s**2), 0, t)[0]
+    )(t)
 
 
 def mode_cdf(scale: float):
@@ -39,7 +41,9 @@ def mode_cdf(scale: float):
 
 def edm_cdf(path, mean, std):
     # Karras et al., table 1: ln sigma ~ N(mean, std^2); sigma falls in t.
-    return lambda t: 1 - stats.norm(mean, std).cdf(np.log(path.edm_sigma(torch.as_tensor(t)).numpy()))
+    return lambda t: (
+        1 - stats.norm(mean, std).cdf(np.log(path.edm_sigma(torch.as_tensor(t)).numpy()))
+    )
 
 
 DRAWS = [
@@ -51,7 +55,9 @@ DRAWS = [
     pytest.param(Mode(-0.8), mode_cdf(-0.8), id="Mode-ends"),
     pytest.param(CosMap(), cosmap_cdf, id="CosMap"),
     pytest.param(EDMLogNormal(pf.EDM()), edm_cdf(pf.EDM(), -1.2, 1.2), id="EDM"),
-    pytest.param(EDMLogNormal(pf.CondOT(), -0.4, 1.0), edm_cdf(pf.CondOT(), -0.4, 1.0), id="EDM-on-CondOT"),
+    pytest.param(
+        EDMLogNormal(pf.CondOT(), -0.4, 1.0), edm_cdf(pf.CondOT(), -0.4, 1.0), id="EDM-on-CondOT"
+    ),
 ]
 
 
@@ -74,7 +80,9 @@ def test_the_quantile_function_inverts_the_published_law(draw, cdf):
 
 @pytest.mark.parametrize(("draw", "cdf"), DRAWS)
 def test_low_discrepancy_times_keep_their_law_and_cover_it_evenly(draw, cdf):
-    even = type(draw)(**{**{f: getattr(draw, f) for f in draw.__dataclass_fields__}, "low_discrepancy": True})
+    even = type(draw)(
+        **{**{f: getattr(draw, f) for f in draw.__dataclass_fields__}, "low_discrepancy": True}
+    )
     n = 500
     t = even(pf.Noise.batch(n, seed=3))
     assert stats.kstest(t.numpy(), cdf).statistic < 3 / n * math.log(n)
@@ -111,14 +119,18 @@ def test_a_low_discrepancy_draw_never_hits_the_ends_of_the_open_interval(monkeyp
             seen.append(u)
             return u
 
-    monkeypatch.setattr(pf.Noise, "low_discrepancy", lambda self, stream: torch.tensor([0.0, 1.0]).double())
+    monkeypatch.setattr(
+        pf.Noise, "low_discrepancy", lambda self, stream: torch.tensor([0.0, 1.0]).double()
+    )
     Spy(low_discrepancy=True)(pf.Noise.batch(2))
     assert seen[0].tolist() == [2.0**-33, 1 - 2.0**-33]
 
 
 def test_times_of_cosmap_on_condot_have_the_log_snr_of_uniform_times_on_cosine():
     u = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
-    assert torch.allclose(pf.CondOT().log_snr(CosMap().quantile(u)), pf.Cosine().log_snr(u), rtol=1e-9, atol=1e-9)
+    assert torch.allclose(
+        pf.CondOT().log_snr(CosMap().quantile(u)), pf.Cosine().log_snr(u), rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,13 +195,17 @@ def test_uniform_and_quadratic_and_shifted_grids_are_their_formulas():
     assert np.allclose(np.diff(part / (2.5 - 1.5 * part), 2), 0, atol=1e-12)
     # The purpose of the shift: sigma/alpha is multiplied by it on CondOT.
     t = pf.times.shifted(10, 2.5)[1:-1]
-    assert torch.allclose(pf.CondOT().edm_sigma(t), 2.5 * pf.CondOT().edm_sigma(pf.times.uniform(10)[1:-1]))
+    assert torch.allclose(
+        pf.CondOT().edm_sigma(t), 2.5 * pf.CondOT().edm_sigma(pf.times.uniform(10)[1:-1])
+    )
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_the_log_snr_grid_is_equally_spaced_in_log_snr(path):
     level = path.log_snr(pf.times.log_snr(12, path, 0.05, 0.9))
-    assert torch.allclose(level, torch.linspace(level[0], level[-1], 13, dtype=torch.float64), rtol=1e-8, atol=1e-8)
+    assert torch.allclose(
+        level, torch.linspace(level[0], level[-1], 13, dtype=torch.float64), rtol=1e-8, atol=1e-8
+    )
     inner = path.log_snr(pf.times.log_snr(12, path, margin=0.01))[1:-1].diff()
     assert torch.allclose(inner, inner[:1].expand(10), rtol=1e-7)
 
@@ -214,7 +230,9 @@ def test_the_margin_sets_the_outermost_noise_levels_where_they_are_infinite(marg
     path = pf.CondOT()
     ends = path.log_snr(torch.tensor([margin, 1 - margin], dtype=torch.float64))
     t = pf.times.log_snr(4, path, margin=margin)
-    assert torch.allclose(path.log_snr(t[1:4]), torch.linspace(*ends.tolist(), 5, dtype=torch.float64)[1:4], atol=1e-9)
+    assert torch.allclose(
+        path.log_snr(t[1:4]), torch.linspace(*ends.tolist(), 5, dtype=torch.float64)[1:4], atol=1e-9
+    )
     sigma = (ends / -14).exp()
     t = pf.times.karras(4, path, margin=margin)
     roots = torch.linspace(*sigma.tolist(), 5, dtype=torch.float64)[1:4]

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from contracts.members import PATHS, mixture, randn
 from scipy import stats
 
 import pushforward as pf
+from contracts.members import PATHS, mixture, randn
 from pushforward.core.shapes import expand
 from pushforward.solvers import Euler, EulerMaruyama
 
@@ -22,9 +22,7 @@ def same_law(a: torch.Tensor, b: torch.Tensor) -> float:
     """p-value of the least likely of 12 projections (Kolmogorov and Smirnov, corrected by Bonferroni)."""
     angles = torch.arange(12, dtype=torch.float64) * math.pi / 12
     axes = torch.stack((angles.cos(), angles.sin()))
-    pvalues = [
-        stats.ks_2samp((a @ axis).numpy(), (b @ axis).numpy()).pvalue for axis in axes.T
-    ]
+    pvalues = [stats.ks_2samp((a @ axis).numpy(), (b @ axis).numpy()).pvalue for axis in axes.T]
     return min(1.0, 12 * min(pvalues))
 
 
@@ -32,7 +30,9 @@ class WrongDrift(EulerMaruyama):
     """The slide's: u + g/2 score."""
 
     def correction(self, x, t, velocity, field):
-        return super().correction(x, t, velocity, field) / expand(self.noise_level(t).clamp(min=1e-9), x)
+        return super().correction(x, t, velocity, field) / expand(
+            self.noise_level(t).clamp(min=1e-9), x
+        )
 
 
 LEVELS = {
@@ -42,11 +42,13 @@ LEVELS = {
 }
 CASES = [
     ("constant", pf.CondOT()), ("sigma", pf.CondOT()), ("constant", pf.VP()), ("sigma", pf.VP()), ("reverse", pf.VP()),
-    ("sigma", pf.Cosine()), ("reverse", pf.SubVP()), ("reverse", pf.VE(0.05, 20.0)), ("constant", pf.EDM()),
+    ("sigma", pf.Cosine()), ("reverse", pf.SubVP()), ("reverse", pf.VE(0.05, 20.0)), ("reverse", pf.EDM()),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("level", "path"), CASES, ids=lambda v: v if isinstance(v, str) else type(v).__name__)
+@pytest.mark.parametrize(
+    ("level", "path"), CASES, ids=lambda v: v if isinstance(v, str) else type(v).__name__
+)
 def test_any_noise_level_ends_in_the_law_of_the_data(level, path):
     start, end = 0.0, 0.999
     field = LAW.field(path)
@@ -57,7 +59,7 @@ def test_any_noise_level_ends_in_the_law_of_the_data(level, path):
     assert same_law(x1, truth) > 1e-3
 
 
-@pytest.mark.parametrize("g", [2.0, lambda t: 3 * (1 - t)], ids=["constant", "sigma"])
+@pytest.mark.parametrize("g", [2.0, lambda t: 4 * (1 - t)], ids=["constant", "sigma"])
 def test_the_drift_of_the_slide_ends_in_another_law(g):
     path, field = pf.CondOT(), LAW.field(pf.CondOT())
     x0 = randn(N, 2, seed=1)
@@ -105,7 +107,11 @@ def test_without_noise_it_is_eulers_method_bit_for_bit(path):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_one_step_is_its_formula(path):
-    x, t, s = randn(3, 2, seed=1), torch.tensor([0.2, 0.5, 0.8]).double(), torch.tensor([0.3, 0.55, 0.9]).double()
+    x, t, s = (
+        randn(3, 2, seed=1),
+        torch.tensor([0.2, 0.5, 0.8]).double(),
+        torch.tensor([0.3, 0.55, 0.9]).double(),
+    )
     noise, field = pf.Noise.batch(3, 7), LAW.field(path)
     for g in (0.6, lambda t: 0.5 + t):
         level = torch.full_like(t, 0.6) if isinstance(g, float) else g(t)
@@ -134,7 +140,11 @@ def test_every_step_draws_noise_of_its_own():
     pf.integrate(EulerMaruyama(1.0), Still(), torch.zeros(4000, 1).double(), pf.times.uniform(6, 0.3, 0.9),
                  callback=lambda i, t, x: states.append((t, x)))  # fmt: skip
     z = torch.cat(
-        [b - (b_t / a_t)[:, None] * a for (a_t, a), (b_t, b) in zip(states[:-1], states[1:], strict=True)], dim=1
+        [
+            b - (b_t / a_t)[:, None] * a
+            for (a_t, a), (b_t, b) in zip(states[:-1], states[1:], strict=True)
+        ],
+        dim=1,
     ) / math.sqrt(0.1)
     off = np.corrcoef(z.T.numpy()) - np.eye(6)
     assert abs(off).max() < 4.5 / math.sqrt(4000)
@@ -156,12 +166,14 @@ class Fixed:
 def test_the_error_in_law_is_of_first_order_on_a_gaussian(level, path):
     # The steps are affine, x -> A x + b + c z, so mean and variance after n of them follow without sampling.
     mean, variance, start, end = 0.8, 0.6, 0.1, 0.9
-    field = pf.GaussianMixture(torch.tensor([[mean]]), variance).field(path)
+    field = pf.GaussianMixture([[mean]], variance).field(path)
     g = LEVELS[level](path)
 
     def marginal(t):
         t = torch.tensor(t, dtype=torch.float64)
-        return float(path.alpha(t) * mean), float(path.alpha(t) ** 2 * variance + path.sigma(t) ** 2)
+        return float(path.alpha(t) * mean), float(
+            path.alpha(t) ** 2 * variance + path.sigma(t) ** 2
+        )
 
     def after(n):
         solver, (m, v) = EulerMaruyama(g), marginal(start)
@@ -171,7 +183,11 @@ def test_the_error_in_law_is_of_first_order_on_a_gaussian(level, path):
             ends = [torch.full((2,), value, dtype=torch.float64) for value in (t, s)]
             still = solver.step(field, probe, *ends, None, Fixed(0.0))[0]
             moved = solver.step(field, probe, *ends, None, Fixed(1.0))[0]
-            slope, offset, spread = float(still[1] - still[0]), float(still[0]), float(moved[0] - still[0])
+            slope, offset, spread = (
+                float(still[1] - still[0]),
+                float(still[0]),
+                float(moved[0] - still[0]),
+            )
             m, v = slope * m + offset, slope**2 * v + spread**2
         return m, v
 
@@ -193,7 +209,9 @@ def test_the_same_seed_gives_the_same_paths_and_another_seed_others():
     assert not torch.equal(run(seed=1), run(seed=2))
     assert not torch.equal(run(seed=1), run(seed=1, ids=torch.arange(6) + 6))
     # Two samples that start in one place part: each has noise of its own.
-    same = pf.integrate(EulerMaruyama(0.5), LAW.field(pf.CondOT()), torch.zeros(2, 2).double(), times)
+    same = pf.integrate(
+        EulerMaruyama(0.5), LAW.field(pf.CondOT()), torch.zeros(2, 2).double(), times
+    )
     assert not torch.allclose(same[0], same[1])
 
 
@@ -202,4 +220,9 @@ def test_noise_levels_that_are_none_are_errors():
         with pytest.raises(pf.InputError, match="noise level"):
             EulerMaruyama(g)
     with pytest.raises(pf.UndefinedError, match="Gaussian"):
-        pf.integrate(EulerMaruyama(1.0), LAW.field(pf.CondOT(gaussian_source=False)), randn(2, 2), pf.times.uniform(2))
+        pf.integrate(
+            EulerMaruyama(1.0),
+            LAW.field(pf.CondOT(gaussian_source=False)),
+            randn(2, 2),
+            pf.times.uniform(2),
+        )

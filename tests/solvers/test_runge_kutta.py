@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torchdiffeq
-from contracts.members import ODE_SOLVERS, mixture, randn
 
 import pushforward as pf
+from contracts.members import ODE_SOLVERS, mixture, randn
 from pushforward.solvers import RK4, Euler, Heun, Midpoint
 
 
-@pytest.mark.parametrize(("solver", "method"), [(Euler(), "euler"), (Midpoint(), "midpoint"), (Heun(), "heun2")])
+@pytest.mark.parametrize(
+    ("solver", "method"), [(Euler(), "euler"), (Midpoint(), "midpoint"), (Heun(), "heun2")]
+)
 def test_fixed_steps_are_those_of_torchdiffeq(solver, method):
     field, x = mixture(2).field(pf.CondOT()), randn(4, 2, seed=1)
     times = pf.times.quadratic(9, 0, 0.95)
@@ -25,7 +27,9 @@ def test_fixed_steps_are_those_of_torchdiffeq(solver, method):
 def test_the_classical_method_approaches_an_adaptive_solution():
     field, x = mixture(2).field(pf.CondOT()), randn(4, 2, seed=1)
     ends = torch.tensor([0.0, 0.95], dtype=torch.float64)
-    reference = torchdiffeq.odeint(lambda t, y: field(y, t), x, ends, method="dopri8", rtol=1e-11, atol=1e-12)[-1]
+    reference = torchdiffeq.odeint(
+        lambda t, y: field(y, t), x, ends, method="dopri8", rtol=1e-11, atol=1e-12
+    )[-1]
     got = pf.integrate(RK4(), field, x, pf.times.uniform(400, 0, 0.95))
     assert float((got - reference).abs().max()) < 1e-6
 
@@ -41,7 +45,12 @@ def test_the_tableau_meets_the_order_conditions(solver, order, calls):
         1: [(b.sum(), 1)],
         2: [(b @ c, 1 / 2)],
         3: [(b @ c**2, 1 / 3), (b @ a @ c, 1 / 6)],
-        4: [(b @ c**3, 1 / 4), (b @ (c * (a @ c)), 1 / 8), (b @ a @ c**2, 1 / 12), (b @ a @ a @ c, 1 / 24)],
+        4: [
+            (b @ c**3, 1 / 4),
+            (b @ (c * (a @ c)), 1 / 8),
+            (b @ a @ c**2, 1 / 12),
+            (b @ a @ a @ c, 1 / 24),
+        ],
     }
     for p in range(1, order + 1):
         for got, want in conditions[p]:
@@ -59,7 +68,12 @@ def test_the_last_stage_is_asked_at_the_end_of_the_step_and_never_beyond():
             return x
 
     for n in range(1, 60):
-        pf.integrate(RK4(), Field(), torch.ones(1, 1, dtype=torch.float64), torch.linspace(1, 0, n + 1).double())
+        pf.integrate(
+            RK4(),
+            Field(),
+            torch.ones(1, 1, dtype=torch.float64),
+            torch.linspace(1, 0, n + 1).double(),
+        )
         pf.integrate(Heun(), Field(), torch.ones(1, 1), pf.times.uniform(n))
     times = torch.cat(asked)
     assert times.min() == 0
