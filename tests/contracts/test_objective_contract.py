@@ -127,15 +127,15 @@ def test_losses_do_not_depend_on_the_batch_and_weights_multiply_them(make, measu
     assert torch.allclose(weighted, (1 + t**2) * whole, rtol=1e-12)
 
 
-def test_noise_prediction_is_score_matching_weighted_by_the_variance_of_the_noise():
-    for path in (pf.CondOT(), pf.VP(), pf.EDM()):
-        model = pf.Model(Affine(), path, "data")
-        x1, noise = randn(50, 2, seed=1), pf.Noise.batch(50, seed=2)
-        eps = NoisePrediction(model, times=MIDDLE)(x1, noise)["loss"]
-        score = DenoisingScoreMatching(model, times=MIDDLE, weight=lambda t: path.sigma(t) ** 2)(
-            x1, noise
-        )["loss"]  # noqa: B023
-        assert torch.allclose(eps, score, rtol=1e-8)
+@pytest.mark.parametrize("path", [pf.CondOT(), pf.VP(), pf.EDM()], ids=repr)
+def test_noise_prediction_is_score_matching_weighted_by_the_variance_of_the_noise(path):
+    model = pf.Model(Affine(), path, "data")
+    x1, noise = randn(50, 2, seed=1), pf.Noise.batch(50, seed=2)
+    eps = NoisePrediction(model, times=MIDDLE)(x1, noise)["loss"]
+    score = DenoisingScoreMatching(model, times=MIDDLE, weight=lambda t: path.sigma(t) ** 2)(
+        x1, noise
+    )["loss"]
+    assert torch.allclose(eps, score, rtol=1e-8)
 
 
 @pytest.mark.parametrize("prediction", pf.PREDICTIONS)

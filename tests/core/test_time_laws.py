@@ -237,3 +237,17 @@ def test_the_margin_sets_the_outermost_noise_levels_where_they_are_infinite(marg
     t = pf.times.karras(4, path, margin=margin)
     roots = torch.linspace(*sigma.tolist(), 5, dtype=torch.float64)[1:4]
     assert torch.allclose(path.edm_sigma(t[1:4]) ** (1 / 7), roots, rtol=1e-9)
+
+
+def test_the_margin_shrinks_with_the_interval():
+    path, margin = pf.CondOT(), 1e-2
+    ends = path.log_snr(torch.tensor([0.5 * margin, 0.5], dtype=torch.float64)).tolist()
+    inner = torch.linspace(*ends, 5, dtype=torch.float64)[1:4]
+    assert torch.allclose(
+        path.log_snr(pf.times.log_snr(4, path, 0.0, 0.5, margin=margin)[1:4]), inner, atol=1e-9
+    )
+    ends = path.log_snr(torch.tensor([0.6, 1 - 0.4 * margin], dtype=torch.float64)).tolist()
+    inner = torch.linspace(*ends, 5, dtype=torch.float64)[1:4]
+    assert torch.allclose(
+        path.log_snr(pf.times.log_snr(4, path, 0.6, 1.0, margin=margin)[1:4]), inner, atol=1e-9
+    )

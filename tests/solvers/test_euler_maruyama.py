@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -140,10 +141,7 @@ def test_every_step_draws_noise_of_its_own():
     pf.integrate(EulerMaruyama(1.0), Still(), torch.zeros(4000, 1).double(), pf.times.uniform(6, 0.3, 0.9),
                  callback=lambda i, t, x: states.append((t, x)))  # fmt: skip
     z = torch.cat(
-        [
-            b - (b_t / a_t)[:, None] * a
-            for (a_t, a), (b_t, b) in zip(states[:-1], states[1:], strict=True)
-        ],
+        [b - (b_t / a_t)[:, None] * a for (a_t, a), (b_t, b) in itertools.pairwise(states)],
         dim=1,
     ) / math.sqrt(0.1)
     off = np.corrcoef(z.T.numpy()) - np.eye(6)
@@ -226,3 +224,10 @@ def test_noise_levels_that_are_none_are_errors():
             randn(2, 2),
             pf.times.uniform(2),
         )
+
+
+def test_it_states_the_order_of_its_error_in_law_and_its_calls():
+    assert EulerMaruyama.order == 1
+    assert EulerMaruyama.calls == 1
+    assert EulerMaruyama().g == 1.0
+    assert EulerMaruyama(0.0).noise_level(torch.zeros(2)).tolist() == [0, 0]
