@@ -37,6 +37,7 @@ _NAMES = {
     "core.fields": ("EDMPreconditioning", "Field", "FlowMap", "Model", "ScheduleTransfer"),
     "core.oracle": ("Empirical", "ExactField", "GaussianMixture", "Law"),
     "core.noise": ("Noise",),
+    "core.shapes": ("as_time", "expand"),
     "data.batch": ("Batch",),
     "solvers.base": ("Solver", "integrate"),
     "generate": ("generate",),
@@ -84,6 +85,8 @@ if TYPE_CHECKING:
     from pushforward.core.predictions import PREDICTIONS as PREDICTIONS
     from pushforward.core.predictions import Prediction as Prediction
     from pushforward.core.predictions import convert as convert
+    from pushforward.core.shapes import as_time as as_time
+    from pushforward.core.shapes import expand as expand
     from pushforward.data.batch import Batch as Batch
     from pushforward.generate import generate as generate
     from pushforward.solvers.base import Solver as Solver

@@ -60,9 +60,8 @@ class Train(Command):
         if signal:
             say(f"stopped; go on with: pushforward train {name} --out {folder} --resume")
             return 128 + signal
-        say(
-            f"done: {folder}. Look at {folder / 'samples'}; draw more with: pushforward sample {folder}"
-        )
+        look = f" Look at {folder / 'samples'}." if (folder / "samples").is_dir() else ""
+        say(f"done: {folder}.{look} Draw more with: pushforward sample {folder}")
         return 0
 
 
@@ -238,9 +237,10 @@ def show(figures: dict[str, Any], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(show_header=False)
     for name, value in figures.items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    say(title)
     Console(highlight=False).print(table)
 
 

@@ -338,10 +338,10 @@ class ExactField:
         x: Tensor,
         t: Tensor | float,
         want: Prediction = "velocity",
-        label: Tensor | None = None,
+        **cond: Any,
     ) -> Tensor:
         check_defined(want, self.path)
-        t, m = self._moments(x, t, label, want)
+        t, m = self._moments(x, t, _label(cond), want)
         alpha, sigma = self.path.alpha(t)[:, None], self.path.sigma(t)[:, None]
         noise = -sigma * m.score
         match want:
@@ -374,12 +374,17 @@ class ExactField:
 
         a = alpha', b = sigma sigma' and the rest 0; where sigma' is infinite (variance-preserving paths at t = 1),
         a = b = 0 and f, h = g^2/2 are those of `Path.forward_sde`. What is not used is 0 and not left out
-        afterwards, so that gradients are finite too.
+        afterwards, so that gradients are finite too. Raises UndefinedError where the path gives neither.
         """
         c = self.path.coefficients(t)
         usual = c.d_sigma.isfinite()
         f, g2 = self.path.forward_sde(t)
         zero = torch.zeros_like(t)
+        if not bool((usual | (f.isfinite() & g2.isfinite())).all()):
+            raise UndefinedError(
+                f"the derivative of sigma is infinite at a time asked for, and {self.path} gives no velocity there: "
+                f"write its forward_sde, whose f and g^2 are finite, or stop short of that time"
+            )
         return (
             torch.where(usual, c.d_alpha, zero),
             torch.where(usual, c.sigma * c.d_sigma, zero),
@@ -400,3 +405,13 @@ class ExactField:
                 )
             sigma = sigma.clamp(min=1e-15)
         return t, self.law._evaluate(x, alpha, sigma, label)
+
+
+def _label(cond: dict[str, Any]) -> Tensor | None:
+    """The only condition that an exact law knows."""
+    unknown = cond.keys() - {"label"}
+    if unknown:
+        raise InputError(
+            f"an exact law takes the condition label, not {', '.join(sorted(unknown))}"
+        )
+    return cond.get("label")

@@ -164,8 +164,8 @@ def log_snr(
 ) -> Tensor:
     """Uniform in log-SNR (Lu et al. 2022, arXiv 2206.00927, sec. 3.4).
 
-    Where the log-SNR is infinite at an end, the outermost points are those at distance `margin` from it, moved to
-    the end itself: the first or last step carries the rest.
+    Where the log-SNR is infinite at an end, the outermost points are those at distance `margin (end - start)` from
+    it, moved to the end itself: the first or last step carries the rest.
     """
     _check_grid(n, start, end)
     low, high = _finite_log_snr(path, start, end, margin)
@@ -180,7 +180,7 @@ def karras(
     """`sigma_i = (sigma_max^(1/rho) + i/n (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho`, sigma being sigma/alpha.
 
     sigma_max and sigma_min are the path's own at `start` and `end`; where they are infinite or 0, those at distance
-    `margin`, moved to the end itself. Karras et al. 2022 (arXiv 2206.00364), eq. 5.
+    `margin (end - start)`, moved to the end itself. Karras et al. 2022 (arXiv 2206.00364), eq. 5.
     """
     _check_grid(n, start, end)
     low, high = _finite_log_snr(path, start, end, margin)
@@ -191,7 +191,8 @@ def karras(
 
 def _finite_log_snr(path: Path, start: float, end: float, margin: float) -> tuple[float, float]:
     ends = path.log_snr(torch.tensor([start, end], dtype=torch.float64))
-    near = path.log_snr(torch.tensor([start + margin, end - margin], dtype=torch.float64))
+    inner = margin * (end - start)
+    near = path.log_snr(torch.tensor([start + inner, end - inner], dtype=torch.float64))
     low, high = torch.where(ends.isfinite(), ends, near).tolist()
     return low, high
 

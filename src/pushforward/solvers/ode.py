@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from pushforward.core.fields import Field
@@ -37,18 +38,20 @@ class RungeKutta:
     def step(
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
     ) -> tuple[Tensor, None]:
-        h = expand(s - t, x)
         slopes: list[Tensor] = []
         for row, c in zip(self.a, self.c, strict=True):
             # The last stage is asked at s itself: t + (s - t) may round to the other side of the end of time.
             at = s if c == 1 else t + c * (s - t)
-            slopes.append(field(_advance(x, h, row, slopes), at, **cond))
-        return _advance(x, h, self.b, slopes), None
+            slopes.append(field(_advance(x, s - t, row, slopes), at, **cond))
+        return _advance(x, s - t, self.b, slopes), None
 
 
 def _advance(x: Tensor, h: Tensor, weights: Row, slopes: list[Tensor]) -> Tensor:
-    terms = [weight * slope for weight, slope in zip(weights, slopes, strict=True) if weight]
-    return x + h * sum(terms[1:], terms[0]) if terms else x
+    """`x + h sum_i weights_i slopes_i`, one pass over the data for each slope."""
+    for weight, slope in zip(weights, slopes, strict=True):
+        if weight:
+            x = torch.addcmul(x, expand(weight * h, x), slope)
+    return x
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,10 @@ class Checkpoints:
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         files[MANIFEST] = (json.dumps(digests, indent=1) + "\n").encode()
         write_folder(path, files)
+        self.prune()
+
+    def prune(self) -> None:
+        """Remove all but the newest, and what a writer that was killed has left behind."""
         try:
             for step in self.steps()[: -self.keep]:
                 # Renamed first: a number always stands for a whole checkpoint.

@@ -124,9 +124,10 @@ class Trainer:
             }
         self.log.truncate(state.log_bytes)
         self.step, self.loss_sum, self.loss_count = state.step, state.loss_sum, state.loss_count
+        # The run may have been killed in the middle of writing, or between the checkpoint and the model to share.
         for folder in (self.folder, self.folder / "samples"):
             clear_leftovers(folder)
-        # The run may have been killed after the checkpoint and before the model to share was written.
+        self.checkpoints.prune()
         self._share()
 
     def save(self) -> None:
