@@ -24,7 +24,7 @@ from pushforward.core import paths
 from pushforward.core.errors import CheckpointError, Error
 from pushforward.core.fields import EDMPreconditioning, Model
 from pushforward.nets import NETS
-from pushforward.train.files import sha256, write_file
+from pushforward.train.files import explain, sha256, write_file
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -135,7 +135,7 @@ def save(model: Model, folder: str | FilePath) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"cannot create {folder}: {error.strerror or error}") from error
+        raise explain(folder, error) from error
     write_file(folder / WEIGHTS, save_tensors(_tensors(model)))
     digest = sha256(folder / WEIGHTS)
     description = json.loads(json.dumps(description | {"sha256": digest}))

@@ -1,0 +1,193 @@
+"""Files are wholly there or not at all, whatever fails on the way; a full disk is one message."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_kill_and_resume import TOY, checkpoints_are_whole
+from tinyrun import outcome, trainer, tree
+from zygote import Zygote
+
+from pushforward.core.errors import CheckpointError
+from pushforward.train.files import write_file, write_folder
+
+
+class Faults:
+    """Makes operation number `at` on files fail, of those that bring something to the disk."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, error: OSError) -> None:
+        self.at, self.error, self.count = at, error, 0
+        for owner, name in (
+            (os, "fsync"), (os, "replace"), (os, "truncate"), (Path, "mkdir"), (Path, "rename"), (Path, "open"),
+        ):  # fmt: skip
+            monkeypatch.setattr(owner, name, self.wrap(name, getattr(owner, name)))
+
+    def wrap(self, name: str, real):
+        def wrapped(*args, **kwargs):
+            writes = name != "open" or any(c in "wax" for c in str(args[1:]) + str(kwargs))
+            if writes:
+                self.count += 1
+                if self.count == self.at:
+                    raise self.error
+            return real(*args, **kwargs)
+
+        return wrapped
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("write", ["file", "folder"])
+def test_a_write_that_fails_anywhere_leaves_what_was_there_and_nothing_else(
+    write: str, tmp_path: Path
+) -> None:
+    for at in itertools.count(1):
+        place = tmp_path / str(at)
+        place.mkdir()
+        (place / "old").write_bytes(b"old")
+        before = tree(place)
+        if write == "file":
+            after = {"old": b"new"}
+        else:
+            after = before | {"new": None, "new/a": b"1", "new/b": b"2"}
+        with pytest.MonkeyPatch.context() as patch:
+            faults = Faults(patch, at, FULL)
+            try:
+                if write == "file":
+                    write_file(place / "old", b"new")
+                else:
+                    write_folder(place / "new", {"a": b"1", "b": b"2"})
+            except CheckpointError as error:
+                name = "old" if write == "file" else "new"
+                assert f"no space left to write {place / name} (No space left on device)" in str(error)  # fmt: skip
+        assert tree(place) in (before, after)
+        if faults.count < at:
+            assert tree(place) == after
+            break
+    assert at == (5 if write == "file" else 9)
+
+
+def test_a_run_whose_disk_is_full_at_any_operation_says_so_and_is_resumed_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    settings = {"steps": 4, "checkpoint_every": 2, "keep": 1, "log_every": 1}
+    whole = trainer(tmp_path / "whole", **settings)
+    whole.start()
+    whole.run()
+    want = outcome(tmp_path / "whole")
+    for at in itertools.count(1):
+        folder = tmp_path / "run"
+        run = trainer(folder, **settings)
+        with pytest.MonkeyPatch.context() as patch:
+            faults = Faults(patch, at, FULL)
+            try:
+                run.start()
+                run.run()
+            except CheckpointError as error:
+                assert str(error).startswith("no space left to write")
+        if faults.count < at:
+            break
+        assert not list(folder.rglob("*.tmp"))
+        if checkpoints_are_whole(folder):
+            again = trainer(folder, **settings)
+            again.resume()
+            assert again.run()
+            assert outcome(folder) == want
+        shutil.rmtree(folder)
+    assert at > 30
+
+
+def test_a_disk_that_is_full_while_resuming_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
+    settings = {"steps": 4, "checkpoint_every": 2, "log_every": 1}
+    run = trainer(tmp_path / "run", **settings)
+    run.start()
+    run.run()
+    want = outcome(tmp_path / "run")
+    for at in itertools.count(1):
+        again = trainer(tmp_path / "run", **settings)
+        with pytest.MonkeyPatch.context() as patch:
+            faults = Faults(patch, at, FULL)
+            try:
+                again.resume()
+            except CheckpointError as error:
+                assert str(error).startswith("no space left to write")
+        if faults.count < at:
+            break
+        assert outcome(tmp_path / "run") == want
+    assert at > 5
+
+
+def test_a_log_that_cannot_be_written_ends_the_run_with_one_message(
+    zygote: Zygote, tmp_path: Path
+) -> None:
+    """/dev/full takes nothing, as a full disk."""
+    full = "import os; os.mkdir('run/samples') if 0 else None; os.makedirs('run'); " \
+        "from pushforward.recipes import experiment; experiment._require_new = lambda folder: None; " \
+        "os.symlink('/dev/full', 'run/log.jsonl'); os.fsync = lambda file: None"  # fmt: skip
+    code = zygote.run(*TOY, "--steps", 4, "--log-every", 2, cwd=tmp_path, before=full)
+    assert code == 1
+    assert zygote.said.splitlines()[-1] == (
+        "pushforward: no space left to write run/log.jsonl (No space left on device); "
+        "what was there before is untouched. Free some space; a training run then goes on with --resume"
+    )
+    assert "Traceback" not in zygote.said
+
+
+def test_a_file_size_limit_ends_a_run_with_one_message_and_whole_files(
+    zygote: Zygote, tmp_path: Path
+) -> None:
+    options = ("--steps", 12, "--log-every", 1, "--checkpoint-every", 2, "--sample-every", 3)
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    whole.mkdir()
+    assert zygote.run(*TOY, *options, cwd=whole) == 0
+    sizes = sorted({len(content) for content in tree(whole / "run").values() if content})
+    limits = {*random.Random(0).sample(sizes[:-1], 3), 2 * sizes[-1] // 3, sizes[-1] - 1}
+    for limit in sorted(limits):
+        full.mkdir()
+        before = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1))"
+        assert zygote.run(*TOY, *options, cwd=full, before=before) == 1
+        message = zygote.said.splitlines()[-1]
+        assert message.startswith("pushforward: no space left to write run")
+        assert "File too large" in message
+        assert "Traceback" not in zygote.said
+        assert not list((full / "run").rglob("*.tmp"))
+        if checkpoints_are_whole(full / "run"):
+            assert zygote.run(*TOY, "--resume", cwd=full) == 0
+            assert outcome(full / "run") == outcome(whole / "run")
+        shutil.rmtree(full)
+
+
+def small_disk(folder: Path, size: int, command: str) -> tuple[int, str] | None:
+    """Run a shell command in a folder that is a file system of its own, if this machine lets one be mounted."""
+    script = f"mount -t tmpfs -o size={size} tmpfs {folder} || exit 77; cd {folder}; {command}"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)
+    return None if done.returncode in (1, 77) and "pushforward" not in done.stderr else (done.returncode, done.stdout + done.stderr)  # fmt: skip
+
+
+def test_a_disk_that_is_really_full_stops_a_run_with_one_message(
+    zygote: Zygote, tmp_path: Path
+) -> None:
+    """On a file system of 100 KiB where one can be mounted, and else under a limit on the size of files."""
+    import sys
+
+    options = "--device cpu --width 32 --depth 1 --batch-size 32 --steps 50 --checkpoint-every 5 --keep 9 --sample-every 0 --out run"
+    check = "find run -name '*.tmp' | wc -l; ls run/checkpoints"
+    command = f"OMP_NUM_THREADS=1 {sys.executable} -B -m pushforward train toy2d {options}; echo code $?; {check}"
+    (tmp_path / "disk").mkdir()
+    result = small_disk(tmp_path / "disk", 200 * 1024, command)
+    if result is None:
+        before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))"
+        code = zygote.run("train", "toy2d", *options.split(), cwd=tmp_path, before=before)
+        said = zygote.said + f"code {code}\n0\n00000000"
+    else:
+        said = result[1]
+    assert "pushforward: no space left to write run" in said
+    assert "Traceback" not in said
+    assert "code 1\n0\n00000000" in said
