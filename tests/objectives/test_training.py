@@ -24,7 +24,7 @@ def test_a_trained_network_approaches_the_exact_field(path, prediction, objectiv
     torch.manual_seed(0)
     model = pf.Model(MLP(2, 64, 2), path, prediction)
     loss_of = objective(model, times=pf.times.Uniform(low_discrepancy=True))
-    steps, size = 500, 256
+    steps, size = 400, 256
     data = LAW.sample(20000, seed=1).float()
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=steps)
