@@ -271,3 +271,11 @@ def test_the_callback_sees_every_state_of_every_batch() -> None:
     x = pf.generate(field, 5, nfe=6, batch_size=3, callback=lambda i, t, x: seen.append((i, x)))
     assert [i for i, _ in seen] == [0, 1, 2, 3, 0, 1, 2, 3]
     assert torch.equal(torch.cat((seen[3][1], seen[7][1])), x)
+
+
+def test_no_public_name_is_hidden_by_a_module_of_that_name() -> None:
+    """`import pushforward.x` sets pf.x to the module, whatever pf.x was meant to be."""
+    import pkgutil
+
+    modules = {module.name for module in pkgutil.iter_modules(pf.__path__)}
+    assert not modules & pf._HOME.keys()

@@ -40,7 +40,7 @@ _NAMES = {
     "core.shapes": ("as_time", "expand"),
     "data.batch": ("Batch",),
     "solvers.base": ("Solver", "integrate"),
-    "generate": ("generate",),
+    "sampling": ("generate",),
     "train.share": ("load", "save"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
@@ -88,7 +88,7 @@ if TYPE_CHECKING:
     from pushforward.core.shapes import as_time as as_time
     from pushforward.core.shapes import expand as expand
     from pushforward.data.batch import Batch as Batch
-    from pushforward.generate import generate as generate
+    from pushforward.sampling import generate as generate
     from pushforward.solvers.base import Solver as Solver
     from pushforward.solvers.base import integrate as integrate
     from pushforward.train.share import load as load

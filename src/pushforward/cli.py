@@ -130,7 +130,7 @@ class Sample(Sampling):
 
         from pushforward.core.errors import InputError
         from pushforward.evaluate.pictures import png
-        from pushforward.generate import generate
+        from pushforward.sampling import generate
         from pushforward.recipes.experiment import draw
         from pushforward.train.files import write_file
 

@@ -25,7 +25,7 @@ from pushforward.data import LAWS, EightGaussians
 from pushforward.evaluate import pictures
 from pushforward.evaluate.figures import flow_in_the_plane
 from pushforward.evaluate.report import balanced_labels, judge_law
-from pushforward.generate import generate
+from pushforward.sampling import generate
 from pushforward.recipes import Digits, Toy2D
 from pushforward.recipes.experiment import recipe_of, train
 from pushforward.solvers import Heun

@@ -14,7 +14,7 @@ from pushforward.data.arrays import Dataset
 from pushforward.evaluate.agreement import everything, train_classifier
 from pushforward.evaluate.energy import energy_distance
 from pushforward.evaluate.frechet import frechet_distance
-from pushforward.generate import generate
+from pushforward.sampling import generate
 
 # Eigenvalues of a covariance of more dimensions than this take minutes.
 MAX_DIMENSIONS = 4096

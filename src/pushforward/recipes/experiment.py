@@ -20,7 +20,7 @@ from pushforward.core.oracle import Law
 from pushforward.data.arrays import Dataset
 from pushforward.evaluate import pictures
 from pushforward.evaluate.report import balanced_labels, judge_dataset, judge_law
-from pushforward.generate import generate
+from pushforward.sampling import generate
 from pushforward.objectives import Matching
 from pushforward.recipes.options import PLACE, Recipe
 from pushforward.recipes.tables import PATHS, training_times
@@ -129,7 +129,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device
