@@ -42,7 +42,9 @@ class Recorder:
             setattr(self, name, value)
 
     def __call__(self, x, t, want="velocity", **cond):
-        self.calls.append((len(x), t.clone(), {name: value.clone() for name, value in cond.items()}))
+        self.calls.append(
+            (len(x), t.clone(), {name: value.clone() for name, value in cond.items()})
+        )
         return self.field(x, t, want, **cond)
 
 
@@ -56,7 +58,9 @@ def test_samples_are_the_noise_carried_along_the_field(path: pf.Path) -> None:
     assert want.dtype == torch.float64
 
 
-@pytest.mark.parametrize("solver", [Euler(), Heun(), RK4(), EulerMaruyama(pf.VP().sigma)], ids=lambda s: type(s).__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "solver", [Euler(), Heun(), RK4(), EulerMaruyama(pf.VP().sigma)], ids=lambda s: type(s).__name__
+)
 def test_samples_of_exact_laws_do_not_depend_on_the_batch_size(solver: pf.Solver) -> None:
     field = mixture().field(pf.VP())
     label = torch.arange(23) % 3
@@ -94,7 +98,9 @@ def test_samples_follow_the_law() -> None:
         torch.testing.assert_close(x.mean(0), torch.tensor(mean, dtype=x.dtype), atol=0.12, rtol=0)
 
 
-@pytest.mark.parametrize(("solver", "calls"), [(Euler(), 1), (Midpoint(), 2), (Heun(), 2), (RK4(), 4)], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("solver", "calls"), [(Euler(), 1), (Midpoint(), 2), (Heun(), 2), (RK4(), 4)], ids=str
+)
 @pytest.mark.parametrize("nfe", [4, 7, 21])
 def test_the_network_is_called_as_often_as_allowed_and_not_more(solver, calls: int, nfe: int) -> None:  # fmt: skip
     field = Recorder(mixture().field(pf.CondOT()))
@@ -115,7 +121,10 @@ def test_the_number_of_calls_is_50_or_what_the_model_says() -> None:
 
 def test_fewer_calls_than_one_step_takes_are_refused() -> None:
     field = mixture().field(pf.CondOT())
-    with pytest.raises(pf.InputError, match="RK4 calls the network 4 times in a step: nfe must be at least that, not 3"):  # fmt: skip
+    with pytest.raises(
+        pf.InputError,
+        match="RK4 calls the network 4 times in a step: nfe must be at least that, not 3",
+    ):
         pf.generate(field, 2, solver=RK4(), nfe=3)
     assert len(pf.generate(field, 2, solver=RK4(), nfe=4)) == 2
 
@@ -251,7 +260,9 @@ def test_sampling_leaves_the_callers_generator_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("dtype", "state"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "state"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
+)
 def test_states_are_kept_in_float32_at_least(dtype: torch.dtype, state: torch.dtype) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -97,7 +97,9 @@ def test_the_energy_distance_does_not_depend_on_how_rows_are_cut() -> None:
     a, b = normals(2100, (2,), 8), normals(2050, (2,), 9) + 0.5
     plain = 2 * torch.cdist(a, b).mean()
     for x in (a, b):
-        plain -= torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").sum() / (len(x) * (len(x) - 1))  # fmt: skip
+        plain -= torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").sum() / (
+            len(x) * (len(x) - 1)
+        )
     assert energy_distance(a, b) == pytest.approx(float(plain), rel=1e-6)
 
 

@@ -11,7 +11,16 @@ import torch
 from PIL import Image
 
 import pushforward as pf
-from pushforward.evaluate.pictures import GAP, PAPER, class_grid, density, grid, png, square, to_uint8
+from pushforward.evaluate.pictures import (
+    GAP,
+    PAPER,
+    class_grid,
+    density,
+    grid,
+    png,
+    square,
+    to_uint8,
+)
 from pushforward.recipes.experiment import draw
 
 
@@ -55,7 +64,11 @@ def test_a_grid_has_its_pictures_row_by_row_at_a_whole_magnification(
     page = np.array(grid(bytes_ / 127.5 - 1, columns, cell=21))
     height, width = 5 * 3, 7 * 3
     rows = -(-n // columns)
-    assert page.shape == (2 * GAP + rows * (height + GAP) + GAP, GAP + GAP + columns * (width + GAP) + GAP, 3)  # fmt: skip
+    assert page.shape == (
+        2 * GAP + rows * (height + GAP) + GAP,
+        GAP + GAP + columns * (width + GAP) + GAP,
+        3,
+    )
     for i in range(n):
         row, column = divmod(i, columns)
         top, left = 2 * GAP + row * (height + GAP), 2 * GAP + column * (width + GAP)
@@ -80,7 +93,10 @@ def test_a_class_grid_has_a_class_a_row() -> None:
     x = torch.linspace(-1, 0.5, 6).reshape(6, 1, 1, 1).expand(6, 1, 4, 4)
     page = np.array(class_grid(x, ["a", "b"], 3))
     left = page.shape[1] - 3 * (48 + GAP) - GAP
-    values = [[int(page[2 * GAP + r * (48 + GAP) + 24, left + c * (48 + GAP) + 24, 0]) for c in range(3)] for r in range(2)]  # fmt: skip
+    values = [
+        [int(page[2 * GAP + r * (48 + GAP) + 24, left + c * (48 + GAP) + 24, 0]) for c in range(3)]
+        for r in range(2)
+    ]
     assert values == to_uint8(x)[:, 0, 0, 0].reshape(2, 3).tolist()
 
 

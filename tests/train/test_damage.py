@@ -203,7 +203,7 @@ def edit(run: Path, old: str, new: str) -> None:
     ("old", "new", "message"),
     [
         ("lr = 0.002", "lr = 0.5", "run/checkpoints/00000004 belongs to another run (lr: 0.002 there, 0.5 here)"),
-        ('law = "8gaussians"', 'law = "moons"', "run/checkpoints/00000004 belongs to another run (SHA-256 of the data: "),
+        ('law = "8gaussians"', 'law = "moons"', "run/checkpoints/00000004 belongs to another run (SHA-256 of the "),
         ("lr = 0.002", "lr = -1", "run/config.toml: option lr: Input should be greater than 0"),
         ("lr = 0.002", 'lr = "fast"', "run/config.toml: option lr: Input should be a valid number, "),
         ("lr = 0.002", "rate = 0.002", "run/config.toml: option rate: Extra inputs are not permitted"),
@@ -227,7 +227,7 @@ def test_a_configuration_edited_by_hand_is_refused_and_the_difference_named(
     monkeypatch.chdir(tmp_path)
     edit(tmp_path / "run", old, new)
     before = tree(tmp_path)
-    assert main("train toy2d --device cpu --out run --resume".split()) == 1
+    assert main(["train", "toy2d", "--device", "cpu", "--out", "run", "--resume"]) == 1
     said = capsys.readouterr()
     assert said.err.startswith(f"pushforward: {message}")
     assert said.err.count("\n") == 1
@@ -244,7 +244,7 @@ def test_the_checkpoint_of_a_run_with_other_options_is_refused_by_the_command_li
     shutil.copytree("other/checkpoints/00000005", "run/checkpoints/00000005")
     before = tree(tmp_path)
     capsys.readouterr()
-    assert main("train toy2d --device cpu --out run --resume".split()) == 1
+    assert main(["train", "toy2d", "--device", "cpu", "--out", "run", "--resume"]) == 1
     assert capsys.readouterr().err == (
         "pushforward: run/checkpoints/00000005 belongs to another run "
         "(seed: 3 there, 0 here; steps: 5 there, 4 here)\n"
@@ -260,13 +260,15 @@ def test_other_data_under_the_same_name_are_refused(
     monkeypatch.chdir(tmp_path)
     pictures = np.random.default_rng(0).integers(0, 255, (12, 8, 8), dtype=np.uint8)
     np.save("data.npy", pictures)
-    options = "--device cpu --width 8 --multipliers 1 --batch-size 4 --steps 2 --sample-every 0 --out run"
+    options = (
+        "--device cpu --width 8 --multipliers 1 --batch-size 4 --steps 2 --sample-every 0 --out run"
+    )
     assert main(["train", "images", "--data", "data.npy", *options.split()]) == 0
     pictures[3, 3, 3] ^= 1
     np.save("data.npy", pictures)
     before = tree(tmp_path)
     capsys.readouterr()
-    assert main("train images --device cpu --out run --resume".split()) == 1
+    assert main(["train", "images", "--device", "cpu", "--out", "run", "--resume"]) == 1
     said = capsys.readouterr().err
     assert "belongs to another run (SHA-256 of the data: " in said
     assert tree(tmp_path) == before

@@ -8,6 +8,9 @@ import os
 import random
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,8 +34,8 @@ class Faults:
 
     def wrap(self, name: str, real):
         def wrapped(*args, **kwargs):
-            writes = name != "open" or any(c in "wax" for c in str(args[1:]) + str(kwargs))
-            if writes:
+            mode = args[1] if len(args) > 1 else kwargs.get("mode", "r")
+            if name != "open" or mode[0] in "wax":
                 self.count += 1
                 if self.count == self.at:
                     raise self.error
@@ -44,6 +47,15 @@ class Faults:
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def refusal(call: Callable[[], object]) -> str:
+    """What the library says of a call that failed; nothing if it did not."""
+    try:
+        call()
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("write", ["file", "folder"])
 def test_a_write_that_fails_anywhere_leaves_what_was_there_and_nothing_else(
     write: str, tmp_path: Path
@@ -51,6 +63,7 @@ def test_a_write_that_fails_anywhere_leaves_what_was_there_and_nothing_else(
     for at in itertools.count(1):
         place = tmp_path / str(at)
         place.mkdir()
+        path = place / ("old" if write == "file" else "new")
         (place / "old").write_bytes(b"old")
         before = tree(place)
         if write == "file":
@@ -59,14 +72,13 @@ def test_a_write_that_fails_anywhere_leaves_what_was_there_and_nothing_else(
             after = before | {"new": None, "new/a": b"1", "new/b": b"2"}
         with pytest.MonkeyPatch.context() as patch:
             faults = Faults(patch, at, FULL)
-            try:
-                if write == "file":
-                    write_file(place / "old", b"new")
-                else:
-                    write_folder(place / "new", {"a": b"1", "b": b"2"})
-            except CheckpointError as error:
-                name = "old" if write == "file" else "new"
-                assert f"no space left to write {place / name} (No space left on device)" in str(error)  # fmt: skip
+            if write == "file":
+                said = refusal(partial(write_file, path, b"new"))
+            else:
+                said = refusal(partial(write_folder, path, {"a": b"1", "b": b"2"}))
+        assert (
+            f"no space left to write {path} (No space left on device)" in said or at > faults.count
+        )
         assert tree(place) in (before, after)
         if faults.count < at:
             assert tree(place) == after
@@ -87,11 +99,8 @@ def test_a_run_whose_disk_is_full_at_any_operation_says_so_and_is_resumed_to_the
         run = trainer(folder, **settings)
         with pytest.MonkeyPatch.context() as patch:
             faults = Faults(patch, at, FULL)
-            try:
-                run.start()
-                run.run()
-            except CheckpointError as error:
-                assert str(error).startswith("no space left to write")
+            said = refusal(run.start) or refusal(run.run)
+        assert said.startswith("no space left to write") or at > faults.count
         if faults.count < at:
             break
         assert not list(folder.rglob("*.tmp"))
@@ -104,7 +113,9 @@ def test_a_run_whose_disk_is_full_at_any_operation_says_so_and_is_resumed_to_the
     assert at > 30
 
 
-def test_a_disk_that_is_full_while_resuming_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_while_resuming_leaves_a_run_that_can_be_resumed(
+    tmp_path: Path,
+) -> None:
     settings = {"steps": 4, "checkpoint_every": 2, "log_every": 1}
     run = trainer(tmp_path / "run", **settings)
     run.start()
@@ -114,24 +125,29 @@ def test_a_disk_that_is_full_while_resuming_leaves_a_run_that_can_be_resumed(tmp
         again = trainer(tmp_path / "run", **settings)
         with pytest.MonkeyPatch.context() as patch:
             faults = Faults(patch, at, FULL)
-            try:
-                again.resume()
-            except CheckpointError as error:
-                assert str(error).startswith("no space left to write")
+            said = refusal(again.resume)
+        assert said.startswith("no space left to write") or at > faults.count
         if faults.count < at:
             break
         assert outcome(tmp_path / "run") == want
     assert at > 5
 
 
+NO_LOG = """
+import os
+from pushforward.recipes import experiment
+os.mkdir("run")
+os.symlink("/dev/full", "run/log.jsonl")
+os.fsync = lambda file: None
+experiment._require_new = lambda folder: None
+"""
+
+
 def test_a_log_that_cannot_be_written_ends_the_run_with_one_message(
     zygote: Zygote, tmp_path: Path
 ) -> None:
     """/dev/full takes nothing, as a full disk."""
-    full = "import os; os.mkdir('run/samples') if 0 else None; os.makedirs('run'); " \
-        "from pushforward.recipes import experiment; experiment._require_new = lambda folder: None; " \
-        "os.symlink('/dev/full', 'run/log.jsonl'); os.fsync = lambda file: None"  # fmt: skip
-    code = zygote.run(*TOY, "--steps", 4, "--log-every", 2, cwd=tmp_path, before=full)
+    code = zygote.run(*TOY, "--steps", 4, "--log-every", 2, cwd=tmp_path, before=NO_LOG)
     assert code == 1
     assert zygote.said.splitlines()[-1] == (
         "pushforward: no space left to write run/log.jsonl (No space left on device); "
@@ -164,30 +180,31 @@ def test_a_file_size_limit_ends_a_run_with_one_message_and_whole_files(
         shutil.rmtree(full)
 
 
-def small_disk(folder: Path, size: int, command: str) -> tuple[int, str] | None:
-    """Run a shell command in a folder that is a file system of its own, if this machine lets one be mounted."""
-    script = f"mount -t tmpfs -o size={size} tmpfs {folder} || exit 77; cd {folder}; {command}"
+def small_disk(folder: Path, size: int, command: str) -> str | None:
+    """What a shell command says in a folder that is a file system of its own; None where none can be mounted."""
+    script = (
+        f"mount -t tmpfs -o size={size} tmpfs {folder} && echo mounted && cd {folder} && {command}"
+    )
+    if shutil.which("unshare") is None:
+        return None
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)
-    return None if done.returncode in (1, 77) and "pushforward" not in done.stderr else (done.returncode, done.stdout + done.stderr)  # fmt: skip
+    return done.stdout + done.stderr if done.stdout.startswith("mounted") else None
 
 
 def test_a_disk_that_is_really_full_stops_a_run_with_one_message(
     zygote: Zygote, tmp_path: Path
 ) -> None:
-    """On a file system of 100 KiB where one can be mounted, and else under a limit on the size of files."""
-    import sys
-
-    options = "--device cpu --width 32 --depth 1 --batch-size 32 --steps 50 --checkpoint-every 5 --keep 9 --sample-every 0 --out run"
-    check = "find run -name '*.tmp' | wc -l; ls run/checkpoints"
-    command = f"OMP_NUM_THREADS=1 {sys.executable} -B -m pushforward train toy2d {options}; echo code $?; {check}"
-    (tmp_path / "disk").mkdir()
-    result = small_disk(tmp_path / "disk", 200 * 1024, command)
-    if result is None:
+    """On a file system of 200 KiB where one can be mounted, and else under a limit on the size of files."""
+    tiny = "--device cpu --width 32 --depth 1 --batch-size 32 --sample-every 0 --out run"
+    options = f"train toy2d --steps 50 --checkpoint-every 5 --keep 9 {tiny}"
+    look = "echo code $?; find run -name '*.tmp' | wc -l; ls run/checkpoints"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    said = small_disk(disk, 200 << 10, f"{sys.executable} -B -m pushforward {options} ; {look}")
+    if said is None:
         before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))"
-        code = zygote.run("train", "toy2d", *options.split(), cwd=tmp_path, before=before)
+        code = zygote.run(*options.split(), cwd=tmp_path, before=before)
         said = zygote.said + f"code {code}\n0\n00000000"
-    else:
-        said = result[1]
     assert "pushforward: no space left to write run" in said
     assert "Traceback" not in said
     assert "code 1\n0\n00000000" in said

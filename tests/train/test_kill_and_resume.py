@@ -86,7 +86,6 @@ sys.addaudithook(hook)
 """
 
 
-
 TINY = """
 from pathlib import Path
 from tinyrun import trainer
@@ -215,9 +214,7 @@ def test_a_resumed_trainer_holds_the_whole_state_of_the_one_that_was_saved(tmp_p
     second = trainer(tmp_path / "run", steps=9)
     second.resume()
     assert (second.step, second.loss_sum, second.loss_count) == (9, 0.0, 0)
-    for a, b in zip(
-        first.optimizer.state.values(), second.optimizer.state.values(), strict=True
-    ):
+    for a, b in zip(first.optimizer.state.values(), second.optimizer.state.values(), strict=True):
         assert a.keys() == b.keys() == {"step", "exp_avg", "exp_avg_sq"}
         assert all(torch.equal(a[key], b[key]) for key in a)
     assert len(second.optimizer.state) == len(list(second.model.parameters()))
@@ -294,7 +291,18 @@ def test_two_processes_never_train_in_one_folder(zygote: Zygote, tmp_path: Path)
 def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint_and_128_plus_its_number(
     zygote: Zygote, tmp_path: Path, number: signal.Signals
 ) -> None:
-    options = ("--steps", 120, "--log-every", 1, "--checkpoint-every", 40, "--sample-every", 0, "--keep", 9)  # fmt: skip
+    options = (
+        "--steps",
+        120,
+        "--log-every",
+        1,
+        "--checkpoint-every",
+        40,
+        "--sample-every",
+        0,
+        "--keep",
+        9,
+    )
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     whole.mkdir(), stopped.mkdir()
     assert zygote.run(*TOY, *options, cwd=whole) == 0
@@ -302,9 +310,7 @@ def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint_and_128_plus_its_n
     wait_for_step(stopped / "run", 20, pid)
     os.kill(pid, number)
     assert zygote.wait() == 128 + number
-    assert zygote.said.endswith(
-        "stopped; go on with: pushforward train toy2d --out run --resume\n"
-    )
+    assert zygote.said.endswith("stopped; go on with: pushforward train toy2d --out run --resume\n")
     last = steps_logged(stopped / "run")
     assert checkpoints_are_whole(stopped / "run")[-1] == last < 120
     assert zygote.run(*TOY, "--resume", cwd=stopped) == 0
@@ -371,7 +377,22 @@ def test_a_run_of_the_installed_command_killed_ten_times_ends_in_the_same_bits(
 ) -> None:
     """The same law without the fork: `python -m pushforward`, the digits, a kill at any time after the start."""
     command = [sys.executable, "-m", "pushforward", "train", "digits", "--device", "cpu"]
-    options = ("--width 8 --batch-size 16 --steps 150 --log-every 1 --checkpoint-every 6 --sample-every 50 --dropout 0.1").split()  # fmt: skip
+    options = [
+        "--width",
+        "8",
+        "--batch-size",
+        "16",
+        "--steps",
+        "150",
+        "--log-every",
+        "1",
+        "--checkpoint-every",
+        "6",
+        "--sample-every",
+        "50",
+        "--dropout",
+        "0.1",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def start(folder: str, *more: str) -> subprocess.Popen:

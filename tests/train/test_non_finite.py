@@ -112,7 +112,9 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path) -> None:
     files = tree(tmp_path)
     step = run.optimizer.step
     run.optimizer.step = lambda: (step(), run.model.net.leave.bias.data.fill_(float("inf")))  # type: ignore
-    with pytest.raises(pf.NonFiniteError, match=r"not finite after step 1; the checkpoint of step 0 is kept"):  # fmt: skip
+    with pytest.raises(
+        pf.NonFiniteError, match=r"not finite after step 1; the checkpoint of step 0 is kept"
+    ):
         run.run()
     assert tree(tmp_path) == files
 
@@ -129,7 +131,10 @@ def test_the_gradient_is_clipped_to_the_norm_that_was_asked_for(tmp_path: Path) 
 
 
 def test_the_log_holds_the_mean_loss_since_the_last_line(tmp_path: Path) -> None:
-    fine, coarse = trainer(tmp_path / "fine", log_every=1, steps=11), trainer(tmp_path / "coarse", steps=11)  # fmt: skip
+    fine, coarse = (
+        trainer(tmp_path / "fine", log_every=1, steps=11),
+        trainer(tmp_path / "coarse", steps=11),
+    )
     for run in (fine, coarse):
         run.start()
         run.run()

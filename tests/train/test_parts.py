@@ -97,7 +97,9 @@ def test_the_learning_rate_rises_linearly_and_falls_in_closed_form(decay: str) -
 
 
 def test_a_warmup_longer_than_the_run_still_gives_a_rate() -> None:
-    assert [learning_rate(s, 5, 1.0, 10, "cosine") for s in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])  # fmt: skip
+    assert [learning_rate(s, 5, 1.0, 10, "cosine") for s in range(5)] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4, 0.5]
+    )
     assert learning_rate(10, 5, 1.0, 10, "linear") == 1.0
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -71,7 +72,11 @@ def test_a_loaded_model_has_the_outputs_of_the_one_that_was_saved(
         )
         digest = pf.save(model, tmp_path / time)
         loaded = pf.load(tmp_path / time)
-        assert (loaded.path, loaded.prediction, loaded.preconditioning) == (model.path, model.prediction, model.preconditioning)  # fmt: skip
+        assert (loaded.path, loaded.prediction, loaded.preconditioning) == (
+            model.path,
+            model.prediction,
+            model.preconditioning,
+        )
         assert (loaded.margin, loaded.shape, loaded.classes) == (2e-3, shape, 3)
         assert loaded.info == {**model.info, "sha256": digest}
         assert digest == hashlib.sha256((tmp_path / time / "model.safetensors").read_bytes()).hexdigest()  # fmt: skip
@@ -95,7 +100,7 @@ def test_a_model_keeps_the_precision_in_which_it_was_saved(
 
 def test_a_network_of_ones_own_is_not_shared_and_says_so(tmp_path: Path) -> None:
     class MLP(torch.nn.Linear):
-        config = {}
+        config: ClassVar = {}
 
     with pytest.raises(pf.CheckpointError, match="not one of the networks that a shared model"):
         pf.save(pf.Model(MLP(2, 2), pf.CondOT()), tmp_path)
@@ -191,14 +196,17 @@ def test_weights_that_do_not_fit_are_listed(shared: Path, change, message: str) 
     assert message in refusal(shared)
 
 
-MODEL = {"name": "MLP", "arguments": {"dim": 2, "width": 8, "depth": 1, "classes": 3, "time": "sinusoidal"}}  # fmt: skip
+MODEL = {
+    "name": "MLP",
+    "arguments": {"dim": 2, "width": 8, "depth": 1, "classes": 3, "time": "sinusoidal"},
+}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"net": {"name": "__import__", "arguments": {"name": "os"}}}, "unknown network '__import__'; known are MLP, UNet"),
-        ({"net": {"name": "os.system", "arguments": {"command": "touch {folder}/pwned"}}}, "unknown network 'os.system'"),
+        ({"net": {"name": "__import__", "arguments": {"name": "os"}}}, "unknown network '__import__'; known are MLP"),
+        ({"net": {"name": "os.system", "arguments": {"command": "touch x"}}}, "unknown network 'os.system'"),
         ({"net": {"name": "builtins.exec", "arguments": {}}}, "unknown network 'builtins.exec'"),
         ({"path": {"name": "os.system", "arguments": {}}}, "unknown path 'os.system'"),
         ({"path": {"name": "Path", "arguments": {}}}, "unknown path 'Path'"),
@@ -241,13 +249,18 @@ def test_a_hostile_description_is_refused_and_nothing_in_it_is_executed(
     assert message in refusal(shared)
 
 
-@pytest.mark.parametrize("content", [b"", b"not json", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 1}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not json", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 1}'],
+)
 def test_a_description_that_is_something_else_is_refused(shared: Path, content: bytes) -> None:
     (shared / "model.json").write_bytes(content)
     refusal(shared)
 
 
-@pytest.mark.parametrize("key", ["net", "path", "prediction", "preconditioning", "margin", "shape", "classes", "info"])  # fmt: skip
+@pytest.mark.parametrize(
+    "key", ["net", "path", "prediction", "preconditioning", "margin", "shape", "classes", "info"]
+)
 def test_a_description_without_one_of_its_keys_is_refused_by_name(shared: Path, key: str) -> None:
     description = json.loads((shared / "model.json").read_text())
     del description[key]

@@ -1,7 +1,8 @@
-"""A process that has imported everything and forks: real processes of the real command line, in a few milliseconds each.
+"""A process that has imported everything and forks: real processes of the real command line, in milliseconds.
 
 Run as a script it reads one order a line, {"argv", "cwd", "before", "output"}: a child executes `before` (Python) and
-then the command line, if there is one. It answers with the child's process id, and, when that has ended, with its exit status.
+then the command line, if there is one. It answers with the child's process id, and, when that has ended, with its
+exit status.
 """
 
 from __future__ import annotations
@@ -79,8 +80,6 @@ if __name__ == "__main__":
     import tinyrun
     import torch
 
-    import pushforward.evaluate.pictures
-    import pushforward.recipes.experiment
     from pushforward.cli import main
 
     torch.set_num_threads(1)

@@ -1,0 +1,257 @@
+"""What the command line says when it cannot do what was asked: one message, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pushforward.cli import main
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run in the plane, `plane`, one by class, `digits`, and what is neither."""
+    place = tmp_path_factory.mktemp("place")
+    tiny = [
+        "--device",
+        "cpu",
+        "--width",
+        "8",
+        "--batch-size",
+        "8",
+        "--steps",
+        "2",
+        "--sample-every",
+        "0",
+        "--out",
+    ]
+    assert main(["train", "toy2d", "--depth", "1", *tiny, str(place / "plane")]) == 0
+    assert main(["train", "digits", *tiny, str(place / "digits")]) == 0
+    (place / "empty").mkdir()
+    (place / "other").mkdir()
+    (place / "other" / "notes.txt").write_text("mine")
+    (place / "file").write_text("a file")
+    (place / "broken").mkdir()
+    (place / "broken" / "model.json").write_text("{")
+    (place / "broken" / "model.safetensors").write_bytes(b"")
+    (place / "bad.npz").write_bytes(b"PK\x03\x04 not a zip file")
+    (place / "pictures").mkdir()
+    (place / "pictures" / "cut.png").write_bytes(b"\x89PNG")
+    np.save(place / "vectors.npy", np.zeros((4, 3), np.float32))
+    Image.new("L", (8, 8)).save(place / "pictures" / "good.png")
+    return place
+
+
+def snapshot(place: Path) -> dict[str, tuple[int, bytes | None]]:
+    return {
+        str(p): (p.stat().st_mtime_ns, p.read_bytes() if p.is_file() else None)
+        for p in sorted(place.rglob("*"))
+    }
+
+
+@pytest.fixture
+def call(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run a command line that fails; returns its exit code and what it wrote on stderr."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(line: str) -> tuple[int, str]:
+        before = snapshot(place)
+        capsys.readouterr()
+        try:
+            code = main(line.split())
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert snapshot(place) == before
+        return code, said.err
+
+    return call
+
+
+# Errors of the library: exit code 1, exactly one line.
+ERRORS = {
+    "sample digits --nfe 4 --label 11": "label 11: this model knows the classes 0 to 9, and -1 for none",
+    "sample digits --nfe 4 --label 3 11 -2": "label -2, 11: this model knows the classes 0 to 9, and -1 for none",
+    "sample plane --label 3": "--label needs a model with classes, and this one has none",
+    "sample plane --guidance 2": "--guidance needs a model with classes, and this one has none",
+    "evaluate plane --guidance 2": "--guidance needs a model with classes, and this one has none",
+    "sample plane --nfe 1": "Heun calls the network 2 times in a step: nfe must be at least that, not 1",
+    "evaluate plane --nfe 3 --solver rk4": "RK4 calls the network 4 times in a step: nfe must be at least that, not 3",
+    "sample plane --nfe 4 --out file": "cannot create file: File exists",
+    "sample nowhere": "nowhere holds no model: model.json is missing. A run writes it with its first checkpoint",
+    "sample file": "file holds no model: model.json is missing. A run writes it with its first checkpoint",
+    "evaluate empty": "empty holds no model: model.json is missing. A run writes it with its first checkpoint",
+    "info nowhere": "nowhere holds no model: model.json is missing. A run writes it with its first checkpoint",
+    "info broken": "cannot read the model in broken: "
+    "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+    "train toy2d --out plane": "plane already holds a run: go on with it by --resume, or choose another --out",
+    "train toy2d --out other": "other already holds files that are not a run: choose another --out",
+    "train toy2d --out file": "file cannot be a run folder: Not a directory; choose another --out",
+    "train toy2d --out file/run": "cannot create the run folder file/run: Not a directory",
+    "train toy2d --out nowhere --resume": "nowhere is not a run folder: it has no config.toml",
+    "train toy2d --out empty --resume": "empty is not a run folder: it has no config.toml",
+    "train toy2d --out file --resume": "file is not a run folder: it has no config.toml",
+    "train digits --out plane --resume": "plane holds a run of the recipe toy2d, not digits",
+    "train toy2d --out plane --resume --lr 0.5 --law moons":
+    "--resume goes on with the options of plane; these differ: "
+    "--lr 0.5 (the run has 0.002), --law moons (the run has 8gaussians). "
+    "Leave them out, or start a new run in another --out",
+    "train images --out new": "--data is missing: a folder of images, or a .npy or .npz file",
+    "train images --data nowhere --out new": "there is no folder nowhere",
+    "train images --data nowhere.npz --out new": "there is no file nowhere.npz",
+    "train images --data file --out new": "file is not a folder; load a .npy or .npz file with load_array",
+    "train images --data empty --out new": "empty has no images (png, jpg, jpeg, webp, bmp, gif); it holds no files",
+    "train images --data other --out new": "other has no images (png, jpg, jpeg, webp, bmp, gif); it holds 1 x .txt",
+    "train images --data bad.npz --out new": "bad.npz cannot be read as a NumPy file, it is damaged: "
+    "File is not a zip file; save it again",
+    "train images --data vectors.npy --out new":
+    "vectors.npy holds samples of shape (3,); this recipe takes images (C, H, W)",
+    "train images --data vectors.npy --size 8 --out new": "--size is for folders; an array keeps the size it has",
+    "train toy2d --device nowhere --out new": "device 'nowhere' cannot be used: *",
+    "train toy2d --device meta --out new": "device 'meta' cannot be used: *",
+    "sample plane --device nowhere": "device 'nowhere' cannot be used: *",
+    "train images --data pictures --out new": "pictures: 1 file that cannot be used*",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ERRORS)
+def test_what_cannot_be_done_is_one_line_and_exit_code_1(call, line: str) -> None:
+    code, said = call(line)
+    want = ERRORS[line]
+    assert code == 1
+    assert "Traceback" not in said
+    if line == "train images --data pictures --out new":  # A list of the files.
+        assert "pictures" in said
+        assert "cut.png" in said
+        return
+    assert said.count("\n") == 1
+    if want.endswith("*"):
+        assert said.startswith(f"pushforward: {want[:-1]}")
+    else:
+        assert said == f"pushforward: {want}\n"
+
+
+# Command lines that cannot be understood: exit code 2, in the words of the parser.
+MISUSE = {
+    "": "Expected one of {train, sample, evaluate, info}",
+    "fly": "Unrecognized options: fly",
+    "train": "Expected one of {toy2d, digits, images}",
+    "train nothing": "Unrecognized options: nothing",
+    "train toy2d --lrr 3": "Unrecognized options: --lrr",
+    "train toy2d --lr": "--lr",
+    "train toy2d --lr fast": "--lr",
+    "train toy2d --lr -1": "Input should be greater than 0",
+    "train toy2d --lr nan": "Input should be greater than 0",
+    "train toy2d --steps 0": "Input should be greater than or equal to 1",
+    "train toy2d --steps 1.5": "--steps",
+    "train toy2d --seed -1": "Input should be greater than or equal to 0",
+    "train toy2d --seed 18446744073709551616": "Input should be less than 18446744073709551616",
+    "train toy2d --ema 1": "Input should be less than 1",
+    "train toy2d --keep 0": "Input should be greater than or equal to 1",
+    "train toy2d --warmup -1": "Input should be greater than or equal to 0",
+    "train toy2d --width 7": "Input should be a multiple of 2",
+    "train digits --drop 1.5": "Input should be less than or equal to 1",
+    "train digits --dropout 1": "Input should be less than 1",
+    "train toy2d --path nothing":
+    "Expected one of ('condot', 'cosine', 'vp', 'subvp', 've', 'edm', 'ddpm-linear', 'ddpm-cosine')",
+    "train toy2d --prediction nothing": "Expected one of ('velocity', 'data', 'noise', 'score', 'v')",
+    "train toy2d --times nothing": "Expected one of ('uniform', 'logit-normal', 'mode', 'cosmap', 'edm')",
+    "train toy2d --decay nothing": "Expected one of ('constant', 'cosine', 'linear')",
+    "train toy2d --law nothing":
+    "Expected one of ('8gaussians', 'moons', 's-curve', 'checkerboard', 'spirals', 'pinwheel')",
+    "train images --channels 2": "Expected one of ('1', '3')",
+    "sample": "Missing from pushforward sample",
+    "sample plane --solver nothing": "Expected one of ('euler', 'midpoint', 'heun', 'rk4', 'euler-maruyama')",
+    "sample plane --nfe 0": "Input should be greater than or equal to 1",
+    "sample plane --num 0": "Input should be greater than or equal to 1",
+    "sample plane --batch-size 0": "Input should be greater than or equal to 1",
+    "sample plane --seed -1": "Input should be greater than or equal to 0",
+    "sample plane --label x": "Error parsing --label",
+    "sample plane again": "Unrecognized options: again",
+    "evaluate plane --num 1": "Input should be greater than or equal to 2",
+    "info": "Missing from pushforward info",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", MISUSE)
+def test_a_command_line_that_cannot_be_understood_is_explained_and_exit_code_2(
+    call, line: str
+) -> None:
+    code, said = call(line)
+    assert code == 2
+    assert "Traceback" not in said
+    assert MISUSE[line] in re.sub(r"\s+", " ", re.sub(r"[│╭╮╰╯─]+", " ", said))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "--help"], ["sample", "--help"], ["--version-that-is-not-there"]],
+)
+def test_help_and_misuse_need_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from pushforward.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit as stop: print('code', stop.code)\n"
+        "heavy = {'torch', 'numpy', 'sklearn', 'scipy', 'PIL', 'safetensors'}\n"
+        "print('heavy', sorted(heavy & {name.split('.')[0] for name in sys.modules}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(f"code {0 if '--help' in arguments else 2}\nheavy []\n")
+
+
+def test_help_shows_every_command_and_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    for command in ("train", "sample", "evaluate", "info"):
+        assert command in said
+
+
+def test_python_m_pushforward_is_the_command_line(place: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pushforward", "info", "nowhere"],
+        capture_output=True,
+        text=True,
+        cwd=place,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"pushforward: {ERRORS['info nowhere']}\n"
+
+
+def test_ctrl_c_is_130_and_no_traceback(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pushforward.train.share.load", interrupt)
+    assert main(["info", str(place / "plane")]) == 130
+    assert capsys.readouterr().err == "pushforward: stopped\n"
+
+
+def test_info_of_a_log_whose_last_line_was_cut_shows_the_line_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    options = "--device cpu --width 8 --depth 1 --batch-size 8 --steps 4 --log-every 2 --sample-every 0 --out"
+    assert main(["train", "toy2d", *options.split(), str(run)]) == 0
+    first = json.loads((run / "log.jsonl").read_text().splitlines()[0])
+    log = (run / "log.jsonl").read_bytes()
+    (run / "log.jsonl").write_bytes(log[:-9])
+    capsys.readouterr()
+    assert main(["info", str(run)]) == 0
+    assert f"{first['loss']:.5f}" in capsys.readouterr().out
+    (run / "log.jsonl").write_bytes(b"\xff not json\n")
+    assert main(["info", str(run)]) == 1
+    assert capsys.readouterr().err.startswith(f"pushforward: cannot read {run / 'log.jsonl'}: ")
