@@ -27,6 +27,7 @@ _MODULES = {
     "objectives": "objectives",
     "nets": "nets",
     "data": "data",
+    "likelihood": "likelihood",
 }
 _NAMES = {
     "core.errors": (
@@ -41,6 +42,7 @@ _NAMES = {
     "data.batch": ("Batch",),
     "solvers.base": ("Solver", "integrate"),
     "sampling": ("generate",),
+    "likelihood": ("log_prob",),
     "train.share": ("load", "save"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from pushforward import couplings as couplings
     from pushforward import data as data
     from pushforward import guidance as guidance
+    from pushforward import likelihood as likelihood
     from pushforward import nets as nets
     from pushforward import objectives as objectives
     from pushforward import solvers as solvers
@@ -88,6 +91,7 @@ if TYPE_CHECKING:
     from pushforward.core.shapes import as_time as as_time
     from pushforward.core.shapes import expand as expand
     from pushforward.data.batch import Batch as Batch
+    from pushforward.likelihood import log_prob as log_prob
     from pushforward.sampling import generate as generate
     from pushforward.solvers.base import Solver as Solver
     from pushforward.solvers.base import integrate as integrate

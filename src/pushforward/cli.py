@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from pushforward.core.fields import Model
     from pushforward.recipes.experiment import Experiment
 
-SolverName = Literal["euler", "midpoint", "heun", "rk4", "euler-maruyama"]
+SolverName = Literal[
+    "euler", "midpoint", "heun", "rk4", "dopri5", "ab2", "ab3", "deis2", "deis3", "dpm++2m", "dpm++3m",
+    "unipc2", "unipc3", "ddim", "ddpm", "euler-maruyama",
+]  # fmt: skip
 RunFolder = Annotated[Path, tyro.conf.Positional]
 
 
@@ -69,9 +72,12 @@ class Sampling(Command):
     """How samples are drawn from a run."""
 
     folder: RunFolder = Field(description="Run folder, or any folder with a model.")
-    solver: SolverName = Field("heun", description="Solver.")
-    nfe: int = Field(
-        50, ge=1, description="Network calls for each sample; a guided call counts as one."
+    solver: SolverName = Field("ab2", description="Solver.")
+    nfe: int | None = Field(
+        None,
+        ge=1,
+        description="Network calls for each sample, a guided call counting as one. Left out: 50; "
+        "dopri5 makes as many as it takes.",
     )
     guidance: float | None = Field(
         None, description="Scale of classifier-free guidance; 1 is none, more is stronger."
@@ -130,8 +136,8 @@ class Sample(Sampling):
 
         from pushforward.core.errors import InputError
         from pushforward.evaluate.pictures import png
-        from pushforward.sampling import generate
         from pushforward.recipes.experiment import draw
+        from pushforward.sampling import generate
         from pushforward.train.files import write_file
 
         model = self.model()
@@ -174,7 +180,8 @@ class Evaluate(Sampling):
         settings = self.settings(model) | {"num": self.num}
         report = {"figures": figures, "settings": settings}
         write_file(self.folder / "evaluation.json", (json.dumps(report, indent=1) + "\n").encode())
-        show(figures, f"{self.num} samples, {self.solver}, {self.nfe} calls, seed {self.seed}")
+        calls = "default calls" if self.nfe is None else f"{self.nfe} calls"
+        show(figures, f"{self.num} samples, {self.solver}, {calls}, seed {self.seed}")
         return 0
 
 

@@ -15,7 +15,7 @@ from pushforward.core.fields import Field
 from pushforward.core.noise import START, Noise
 from pushforward.core.oracle import Law
 from pushforward.guidance import ClassifierFree
-from pushforward.solvers import Heun, Solver, integrate
+from pushforward.solvers import Multistep, Solver, integrate
 from pushforward.solvers.base import Callback
 
 DEFAULT_NFE = 50
@@ -41,11 +41,11 @@ def generate(
     """Draw `num` samples.
 
     model:      a Field; with `shape`, or one of the library's models and exact laws, which know theirs.
-    solver:     Heun if left out.
+    solver:     Adams-Bashforth of order 2 on the velocity if left out.
     nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call is one.
                 50 if left out, or what the model's info holds under "nfe".
     guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none.
-    grid:       times (n + 1,) in place of nfe; uniform if left out.
+    grid:       times (n + 1,) in place of nfe; `times.straight` if left out.
     source:     states to start from (num, *shape), or a law to draw them from; Gaussian noise if left out.
     seed:       sample i is a function of (seed, i), whatever the batch size, up to rounding in the network.
     label:      one class for all, or one for each sample; -1 or None for no class. cond: other conditions (num, ...).
@@ -55,17 +55,11 @@ def generate(
     """
     if num < 1 or batch_size < 1:
         raise InputError(f"num and batch_size must be positive, got {num} and {batch_size}")
-    solver = Heun() if solver is None else solver
-    if grid is None:
-        calls = nfe if nfe is not None else getattr(model, "info", {}).get("nfe", DEFAULT_NFE)
-        if calls < solver.calls:
-            raise InputError(
-                f"{type(solver).__name__} calls the network {solver.calls} times in a step: "
-                f"nfe must be at least that, not {calls}"
-            )
-        grid = times.uniform(calls // solver.calls)
-    elif nfe is not None:
+    solver = Multistep("velocity", "time", 2) if solver is None else solver
+    if grid is not None and nfe is not None:
         raise InputError("give either nfe or a grid, not both")
+    if grid is None:
+        grid = _grid(model, solver, nfe)
     size = tuple(shape) if shape is not None else tuple(getattr(model, "shape", ()))
     if not size and not isinstance(source, Tensor):
         raise InputError(
@@ -98,6 +92,23 @@ def generate(
             f"solver, or less guidance, and check that the model is trained"
         )
     return samples
+
+
+def _grid(model: Field, solver: Solver, nfe: int | None) -> Tensor:
+    """As many steps as nfe calls allow."""
+    if solver.calls == 0:
+        if nfe is not None:
+            raise InputError(
+                f"{type(solver).__name__} makes as many calls as its tolerance takes: leave nfe out"
+            )
+        return times.uniform(1)
+    calls = nfe if nfe is not None else getattr(model, "info", {}).get("nfe", DEFAULT_NFE)
+    if calls < solver.calls:
+        raise InputError(
+            f"{type(solver).__name__} calls the network {solver.calls} times in a step: "
+            f"nfe must be at least that, not {calls}"
+        )
+    return times.straight(calls // solver.calls, model.path)
 
 
 def _start(

@@ -20,10 +20,10 @@ from pushforward.core.oracle import Law
 from pushforward.data.arrays import Dataset
 from pushforward.evaluate import pictures
 from pushforward.evaluate.report import balanced_labels, judge_dataset, judge_law
-from pushforward.sampling import generate
 from pushforward.objectives import Matching
 from pushforward.recipes.options import PLACE, Recipe
 from pushforward.recipes.tables import PATHS, training_times
+from pushforward.sampling import generate
 from pushforward.train.files import locked, write_file
 from pushforward.train.log import Reporter
 from pushforward.train.loop import Settings, Trainer
@@ -147,7 +147,7 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
         settings = {
             "seed": PICTURE_SEED,
             "nfe": 20,
-            "solver": "heun",
+            "solver": "ab2",
             "weights": "EMA, in training",
         }
         return pictures.png(experiment.picture(samples, label, ""), settings)

@@ -6,7 +6,18 @@ from collections.abc import Callable
 
 from pushforward.core import paths, times
 from pushforward.core.errors import InputError
-from pushforward.solvers import RK4, Euler, EulerMaruyama, Heun, Midpoint, Solver
+from pushforward.solvers import (
+    DDIM,
+    DDPM,
+    RK4,
+    DormandPrince,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    Midpoint,
+    Multistep,
+    Solver,
+)
 
 PATHS: dict[str, Callable[[], paths.Path]] = {
     "condot": paths.CondOT,
@@ -41,5 +52,16 @@ SOLVERS: dict[str, Callable[[paths.Path], Solver]] = {
     "midpoint": lambda path: Midpoint(),
     "heun": lambda path: Heun(),
     "rk4": lambda path: RK4(),
+    "dopri5": lambda path: DormandPrince(),
+    "ab2": lambda path: Multistep("velocity", "time", 2),
+    "ab3": lambda path: Multistep("velocity", "time", 3),
+    "deis2": lambda path: Multistep("noise", "time", 2),
+    "deis3": lambda path: Multistep("noise", "time", 3),
+    "dpm++2m": lambda path: Multistep("data", "log_snr", 2),
+    "dpm++3m": lambda path: Multistep("data", "log_snr", 3),
+    "unipc2": lambda path: Multistep("data", "log_snr", 2, "always"),
+    "unipc3": lambda path: Multistep("data", "log_snr", 3, "always"),
+    "ddim": lambda path: DDIM(),
+    "ddpm": lambda path: DDPM(),
     "euler-maruyama": lambda path: EulerMaruyama(path.sigma),
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
 from pushforward.core.noise import Noise
+from pushforward.core.paths import Path
 
 Callback = Callable[[int, Tensor, Tensor], None]
 
@@ -19,7 +20,7 @@ class Solver(Protocol):
     """One step of a sampler. Whatever it remembers between steps is in its State, never in itself.
 
     order: the power of the step size with which the error at a fixed time falls.
-    calls: calls of the field in one step.
+    calls: calls of the field in one step; 0 if it makes as many as it takes.
     """
 
     @property
@@ -28,8 +29,8 @@ class Solver(Protocol):
     @property
     def calls(self) -> int: ...
 
-    def init(self, x: Tensor) -> Any:
-        """The State before the first step."""
+    def init(self, x: Tensor, grid: Tensor, path: Path) -> Any:
+        """The State before the first step. grid: (n + 1, B) the times to come."""
 
     def step(
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise, **cond: Any
@@ -67,7 +68,7 @@ def integrate(
             f"ids must have shape ({len(x)},), one for each sample, got {tuple(ids.shape)}"
         )
     noise = Noise(seed, ids.to(x.device))
-    state = solver.init(x)
+    state = solver.init(x, grid, field.path)
     for i, t in enumerate(grid[:-1]):
         if callback is not None:
             callback(i, t, x)

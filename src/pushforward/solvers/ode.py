@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pushforward.core.fields import Field
 from pushforward.core.noise import Noise
+from pushforward.core.paths import Path
 from pushforward.core.shapes import expand
 
 Row = tuple[float, ...]
@@ -32,7 +33,7 @@ class RungeKutta:
     def calls(self) -> int:
         return len(self.b)
 
-    def init(self, x: Tensor) -> None:
+    def init(self, x: Tensor, grid: Tensor, path: Path) -> None:
         return None
 
     def step(

@@ -12,6 +12,7 @@ from torch import Tensor
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
 from pushforward.core.noise import SOLVER, Noise
+from pushforward.core.paths import Path
 from pushforward.core.predictions import check_defined, conversion
 from pushforward.core.shapes import as_time, expand
 
@@ -44,7 +45,7 @@ class EulerMaruyama:
                 f"the noise level g is {self.g}; it must be a number >= 0 or a function of t"
             )
 
-    def init(self, x: Tensor) -> None:
+    def init(self, x: Tensor, grid: Tensor, path: Path) -> None:
         return None
 
     def noise_level(self, t: Tensor) -> Tensor:
