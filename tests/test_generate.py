@@ -89,6 +89,13 @@ def test_samples_differ_by_seed_and_from_each_other_and_repeat() -> None:
     assert len(a.unique(dim=0)) == 50
 
 
+def test_the_noise_of_a_stochastic_solver_differs_by_seed_too() -> None:
+    field, states = mixture().field(pf.CondOT()), torch.zeros(9, 2)
+    solver = EulerMaruyama(pf.CondOT().sigma)
+    a, b = (pf.generate(field, 9, solver=solver, nfe=9, source=states, seed=s) for s in (0, 1))
+    assert not (a == b).any()
+
+
 def test_samples_follow_the_law() -> None:
     law = mixture()
     x = pf.generate(law.field(pf.CondOT()), 4000, nfe=100, batch_size=4000)

@@ -228,8 +228,9 @@ def test_a_run_is_a_function_of_its_seed(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.manual_seed(hash(name) % 1000)
         call("train", "digits", *TINY, "--seed", seed, "--out", tmp_path / name)
-    a, b, c = (sha256(tmp_path / name / "model.safetensors") for name in "abc")
-    assert a == b != c
+    for file in ("model.safetensors", "checkpoints/00000000/state.safetensors"):
+        a, b, c = (sha256(tmp_path / name / file) for name in "abc")
+        assert a == b != c
 
 
 def test_the_number_of_the_stopping_signal_is_what_training_returns(tmp_path: Path) -> None:

@@ -107,14 +107,14 @@ def test_what_is_no_grid_is_refused(shape: tuple[int, ...], columns: int) -> Non
 
 
 def test_a_density_is_darkest_where_most_points_are_with_y_upwards() -> None:
-    points = torch.cat((torch.tensor([[1.5, 1.5]]).repeat(100, 1), torch.tensor([[-1.5, -1.5]])))
+    points = torch.cat((torch.tensor([[1.5, 0.5]]).repeat(100, 1), torch.tensor([[-1.5, -0.5]])))
     page = np.array(density(points, 2.0)).astype(int).sum(2)
     framed = page[3 * GAP : 3 * GAP + 420, 3 * GAP : 3 * GAP + 420]
 
     def at(x: float, y: float) -> int:
         return framed[int((2 - y) / 4 * 420), int((x + 2) / 4 * 420)]
 
-    assert at(1.5, 1.5) < at(-1.5, -1.5) < at(1.5, -1.5) == at(-1.5, 1.5) == 3 * 255
+    assert at(1.5, 0.5) < at(-1.5, -0.5) < at(1.5, -0.5) == at(0.5, 1.5) == at(-0.5, -1.5) == 3 * 255
 
 
 def test_a_density_of_points_that_all_lie_outside_is_blank() -> None:

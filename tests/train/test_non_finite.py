@@ -156,3 +156,25 @@ def test_the_log_holds_the_mean_loss_since_the_last_line(tmp_path: Path) -> None
 def test_settings_out_of_range_are_refused_by_name(setting: str, value: float, tmp_path: Path) -> None:  # fmt: skip
     with pytest.raises(pf.InputError, match=setting if setting != "ema" else "EMA"):
         trainer(tmp_path, **{setting: value})
+
+
+@dataclass(frozen=True)
+class Endless(Matching):
+    """Its loss is infinite at step 2, for the first sample; its gradient is finite."""
+
+    def __call__(self, batch, noise):
+        loss = super().__call__(batch, noise)["loss"]
+        jump = torch.zeros_like(loss)
+        if noise.step == 2:
+            jump[0] = float("inf")
+        return {"loss": loss + jump}
+
+
+def test_an_infinite_loss_of_finite_gradient_stops_a_run(tmp_path: Path) -> None:
+    run = trainer(tmp_path, objective=Endless)
+    run.start()
+    with pytest.raises(pf.NonFiniteError) as caught:
+        run.run()
+    name = int(run.stream.indices(2)[0])
+    assert f"step 2: the loss of 1 samples is not finite (data ids {name})" in str(caught.value)
+    assert run.step == 2
