@@ -167,7 +167,7 @@ class Sample(Sampling):
 class Evaluate(Sampling):
     """Judge a run's model against its data: a table, and evaluation.json in the run folder."""
 
-    num: int = Field(1000, ge=2, description="Samples to judge.")
+    num: int = Field(5000, ge=2, description="Samples to judge.")
 
     def run(self) -> int:
         import json

@@ -26,15 +26,17 @@ def balanced_labels(num: int, classes: int) -> Tensor:
 
 
 def judge_dataset(
-    model: Model, train: Dataset, held_out: Dataset, num: int = 1000, **sampling: Any
+    model: Model, train: Dataset, held_out: Dataset, num: int = 5000, **sampling: Any
 ) -> tuple[dict[str, float], Tensor, Tensor | None]:
     """Figures of `num` samples, labels in equal shares, against the two parts of the data.
 
     classifier_accuracy:      of a classifier fitted on `train`, scored on `held_out`.
     agreement:                the share of samples in which it finds the class that was asked for.
     frechet:                  Frechet distance on the values themselves, samples to `held_out`.
-    frechet_train:            the same for `train` to `held_out`: what perfect samples would come to.
+    frechet_train:            the same for `train` to `held_out`.
     frechet_ratio:            the first over the second.
+    frechet_ratio_equal:      the same with as many samples as there are in `train`. Two finite sets of one law are some
+                              way apart, the more the fewer they are; here both distances are so to the same degree.
 
     Returns the figures, the samples and their labels (None without classes).
     """
@@ -47,9 +49,13 @@ def judge_dataset(
         figures["agreement"] = classifier.agreement(samples, label)
     if samples[0].numel() <= MAX_DIMENSIONS:
         real, seen = everything(held_out, 10_000)[0], everything(train, 10_000)[0]
+        baseline = frechet_distance(seen, real)
         figures["frechet"] = frechet_distance(samples, real)
-        figures["frechet_train"] = frechet_distance(seen, real)
-        figures["frechet_ratio"] = figures["frechet"] / figures["frechet_train"]
+        figures["frechet_train"] = baseline
+        figures["frechet_ratio"] = figures["frechet"] / baseline
+        if len(seen) <= num:
+            equal = frechet_distance(samples[: len(seen)], real)
+            figures["frechet_ratio_equal"] = equal / baseline
     return figures, samples, label
 
 

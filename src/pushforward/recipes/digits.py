@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class Digits(Recipe):
     """Class-conditional U-Net on half of scikit-learn's 1797 digits; the other half is held out."""
 
+    lr: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     width: int = Field(32, ge=8, description="Channels at full resolution.")
     blocks: int = Field(1, ge=1, description="Residual blocks at each resolution.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in the residual blocks.")
