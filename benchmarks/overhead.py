@@ -41,6 +41,8 @@ def overhead() -> list[Row]:
         "Euler": pf.solvers.Euler(),
         "Heun": pf.solvers.Heun(),
         "RK4": pf.solvers.RK4(),
+        "Multistep, order 2": pf.solvers.Multistep("velocity", "time", 2),
+        "Multistep, order 3": pf.solvers.Multistep("data", "log_snr", 3),
         "EulerMaruyama(0.5)": pf.solvers.EulerMaruyama(0.5),
     }
     calls = {"by hand": lambda: by_hand(field, x, times)} | {

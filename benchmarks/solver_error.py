@@ -11,6 +11,18 @@ from benchmarks.measure import Row
 BUDGETS = (5, 8, 10, 15, 20, 30, 50, 100)
 SEEDS = (0, 1)
 POINTS = 256
+SOLVERS: dict[str, pf.Solver] = {
+    "Euler": pf.solvers.Euler(),
+    "Midpoint": pf.solvers.Midpoint(),
+    "Heun": pf.solvers.Heun(),
+    "RK4": pf.solvers.RK4(),
+    "AB2": pf.solvers.Multistep("velocity", "time", 2),
+    "AB3": pf.solvers.Multistep("velocity", "time", 3),
+    "DEIS3": pf.solvers.Multistep("noise", "time", 3),
+    "DPM-Solver++ 2M": pf.solvers.Multistep("data", "log_snr", 2),
+    "DPM-Solver++ 3M": pf.solvers.Multistep("data", "log_snr", 3),
+    "UniPC2": pf.solvers.Multistep("data", "log_snr", 2, "always"),
+}
 
 
 def truth(field: pf.Field, x0: Tensor) -> Tensor:
@@ -28,9 +40,9 @@ def solver_error() -> list[Row]:
 
     Root mean square, over points and coordinates, of the distance to the end of the exact trajectory from the same
     start (scipy's DOP853 at rtol 1e-10); exact field, float64, 256 points, mean over seeds 0 and 1. With m calls a
-    step, a budget of n is n // m steps. Grids are those of pf.times with their defaults; "uniform on CondOT" asks VP
-    where CondOT, in uniform time, has the same noise-to-data ratio. Stochastic solvers are left out: they have no
-    trajectory to compare with.
+    step, a budget of n is n // m steps. Grids are those of pf.times with their defaults; on CondOT "straight" is
+    "uniform". AB2 on the straight grid is what `pf.generate` takes if nothing is said. Stochastic solvers are left
+    out: they have no trajectory to compare with.
     """
     rows: list[Row] = []
     law = pf.data.EightGaussians()
@@ -43,20 +55,19 @@ def solver_error() -> list[Row]:
         ends = [truth(field, x0) for x0 in starts]
         grids = {
             "uniform": pf.times.uniform,
+            "straight": lambda n, path=path: pf.times.straight(n, path),
             "quadratic": pf.times.quadratic,
             "log-SNR": lambda n, path=path: pf.times.log_snr(n, path),
             "Karras": lambda n, path=path: pf.times.karras(n, path),
-            "uniform on CondOT": lambda n, path=path: _as_condot(n, path),
         }
-        cases = [(solver, "uniform") for solver in (pf.solvers.Euler(), pf.solvers.Midpoint())]
-        cases += [
-            (pf.solvers.Heun(), grid)
-            for grid in grids
-            if (grid, path) != ("uniform on CondOT", pf.CondOT())
+        cases = [
+            (name, solver, grid)
+            for name, solver in SOLVERS.items()
+            for grid in (grids if name in ("Heun", "AB2") else ("uniform", "straight"))
+            if (grid, path) != ("straight", pf.CondOT())
         ]
-        cases += [(pf.solvers.RK4(), "uniform")]
-        for solver, grid in cases:
-            row: Row = {"path": type(path).__name__, "solver": type(solver).__name__, "grid": grid}
+        for name, solver, grid in cases:
+            row: Row = {"path": type(path).__name__, "solver": name, "grid": grid}
             for budget in BUDGETS:
                 steps = budget // solver.calls
                 row[f"{budget}"] = float(
@@ -72,9 +83,3 @@ def solver_error() -> list[Row]:
                 )
             rows.append(row)
     return rows
-
-
-def _as_condot(n: int, path: pf.Path) -> Tensor:
-    times = path.time_of_log_snr(pf.CondOT().log_snr(pf.times.uniform(n)))
-    times[0], times[-1] = 0, 1
-    return times

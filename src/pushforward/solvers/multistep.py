@@ -45,10 +45,10 @@ NODES, WEIGHTS = torch.from_numpy(_NODES + 1) / 2, torch.from_numpy(_WEIGHTS) / 
 
 
 class Rule(NamedTuple):
-    """`x_s = a x_t + sum_j c_j f_j`, f_0 the newest value: one row for all samples, or one for each."""
+    """`x_s = a x_t + sum_j c_j f_j`, f_0 the newest value: one row for all samples, or one for each. a: None for 1."""
 
     form: Form
-    a: Tensor
+    a: Tensor | None
     c: Tensor
 
 
@@ -131,6 +131,8 @@ class Multistep:
                 known = [convert(value, x, t, field.path, rule.form, redo.form), state.value]
             x = _apply(redo, state.before, known)
         x_s = _apply(rule, x, values if rule.form == self.form else [value])
+        if plan.correct[i] is None:
+            return x_s, Memory(plan, i + 1, values[: self.order - 1])
         return x_s, Memory(plan, i + 1, values[: self.order], x, value)
 
     def _kept(self, value: Tensor, x: Tensor, t: Tensor, field: Field, form: Form) -> Tensor:
@@ -138,7 +140,7 @@ class Multistep:
 
 
 def _apply(rule: Rule, x: Tensor, values: list[Tensor]) -> Tensor:
-    out = expand(rule.a, x) * x
+    out = x if rule.a is None else expand(rule.a, x) * x
     for c, value in zip(rule.c, values, strict=False):
         out = torch.addcmul(out, expand(c, x), value)
     return out
@@ -174,7 +176,7 @@ class _Table:
         if form == "velocity":
             t, s = self.grid[i], self.grid[i + 1]
             basis = _lagrange(t + NODES[:, None].to(t) * (s - t), self.grid[nodes])
-            return Rule(form, torch.ones_like(t), (s - t) * _average(basis))
+            return Rule(form, None, (s - t) * _average(basis))
         # Where x_t holds no data, only the data method starts; where it holds no noise, only the noise method.
         if self.no_data[i]:
             form = "data"
