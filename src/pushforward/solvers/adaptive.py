@@ -58,6 +58,8 @@ class DormandPrince:
     def step(
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
     ) -> tuple[Tensor, None]:
+        if len(x) == 0:
+            return x, None
         rows = torch.arange(len(x), device=x.device)  # samples still on their way
         now, end, here = t, s, x
         slope = field(here, now, **cond)
@@ -74,7 +76,8 @@ class DormandPrince:
             # The last stage of the pair is its fifth-order result, and its slope the first of the next step.
             error = _combine(torch.zeros_like(here), h, E, slopes)
             scale = self.atol + self.rtol * torch.maximum(here.abs(), there.abs())
-            size = mean_data((error / scale).double() ** 2).sqrt()
+            # Steps are chosen, not differentiated: gradients are those of the method on the steps it took.
+            size = mean_data((error / scale).detach().double() ** 2).sqrt()
             good = size <= 1
             factor = (0.9 * size.clamp(min=1e-10) ** -0.2).clamp(0.2, 10)
             factor = torch.where(size.isfinite(), factor, 0.2)
@@ -100,6 +103,7 @@ class DormandPrince:
 
     def _first_step(self, x: Tensor, slope: Tensor, span: Tensor) -> Tensor:
         """A step over which x moves by about a hundredth of its tolerance-weighted size, at most the whole way."""
+        x, slope = x.detach(), slope.detach()
         scale = self.atol + self.rtol * x.abs()
         d0, d1 = (mean_data((v / scale).double() ** 2).sqrt() for v in (x, slope))
         h = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)

@@ -76,9 +76,10 @@ class Multistep:
 
     form:      the prediction that is extrapolated. variable: in which it is a polynomial; velocity knows only time.
     order:     1 to 3: how many values are used, and the order of convergence.
-    corrector: "always" redoes every step with the value found at its end, at no further call, which raises the order
-               by one (UniC; the last step excepted, since nothing is asked at its end); "start" does so with the
-               first step alone where that would cost the method its order.
+    corrector: "always" redoes every step with the value found at its end, at no further call (UniC; the last step
+               excepted, since nothing is asked at its end). That raises orders 1 and 2 by one; at order 3 it lowers the
+               error, but the first steps, which lack values, keep the order at 3. "start" does so with the first step
+               alone where that would cost the method its order.
 
     Where the variable is infinite at an end of time, sigma/alpha or alpha/sigma takes its place: the last step goes to
     sigma = 0 itself. The order of the data and noise methods holds between times where the log-SNR is finite; over a
@@ -148,6 +149,29 @@ def _apply(rule: Rule, x: Tensor, values: list[Tensor]) -> Tensor:
 
 def make_plan(method: Multistep, grid: Tensor, path: Path) -> Plan:
     """All coefficients of a method on a grid (n + 1, B) or (n + 1, 1)."""
+    # Samples with a singular end of time follow other formulas than those without: each kind is planned apart, so that
+    # no sample's rules depend on the others'.
+    singular = path.log_snr(grid[[0, -1]]).isinf()
+    kind = 2 * singular[0] + 1 * singular[1]
+    groups = [(kind == k).nonzero()[:, 0] for k in kind.unique()]
+    if method.form == "velocity" or len(groups) < 2:
+        return _plan(method, grid, path)
+    plans, order = [_plan(method, grid[:, g], path) for g in groups], torch.cat(groups).argsort()
+    return Plan(
+        [_merge(list(rules), order) for rules in zip(*(p.predict for p in plans), strict=True)],
+        [_merge(list(rules), order) for rules in zip(*(p.correct for p in plans), strict=True)],
+    )
+
+
+def _merge(rules: list[Any], order: Tensor) -> Any:
+    """One rule for all samples from those of groups of them; None if there are none."""
+    if rules[0] is None:
+        return None
+    a, c = torch.cat([r.a for r in rules]), torch.cat([r.c for r in rules], 1)
+    return Rule(rules[0].form, a[order], c[:, order])
+
+
+def _plan(method: Multistep, grid: Tensor, path: Path) -> Plan:
     table = _Table(grid, path)
     predict: list[Rule] = []
     correct: list[Rule | None] = []
@@ -166,6 +190,7 @@ class _Table:
 
     def __init__(self, grid: Tensor, path: Path) -> None:
         self.grid, self.path = grid, path
+        self.forward, self.gaussian = bool((grid[1] > grid[0]).all()), path.gaussian_source
         self.alpha, self.sigma = path.alpha(grid), path.sigma(grid)
         self.log_ratio = self.alpha.log() - self.sigma.log()
         self.no_data = (self.alpha == 0).any(1).tolist()
@@ -178,10 +203,9 @@ class _Table:
             basis = _lagrange(t + NODES[:, None].to(t) * (s - t), self.grid[nodes])
             return Rule(form, None, (s - t) * _average(basis))
         # Where x_t holds no data, only the data method starts; where it holds no noise, only the noise method.
-        if self.no_data[i]:
-            form = "data"
-        elif self.no_noise[i]:
-            form = "noise"
+        # All first steps are taken alike, that no sample depends on the others of its batch.
+        if i == 0:
+            form = "data" if self.forward or not (self.gaussian or self.no_noise[0]) else "noise"
         first, last = (self.alpha, self.sigma) if form == "data" else (self.sigma, self.alpha)
         a = last[i + 1] / last[i]
         if len(nodes) == 1:
