@@ -53,8 +53,8 @@ def test_samples_are_the_noise_carried_along_the_field(path: pf.Path) -> None:
     field = mixture().field(path)
     noise = pf.Noise.batch(7, 5)
     start = path.source_std * noise.normal((2,), START, torch.float64)
-    want = pf.integrate(Heun(), field, start, times.uniform(10))
-    assert torch.equal(pf.generate(field, 7, nfe=20, seed=5), want)
+    want = pf.integrate(Heun(), field, start, times.straight(10, path))
+    assert torch.equal(pf.generate(field, 7, solver=Heun(), nfe=20, seed=5), want)
     assert want.dtype == torch.float64
 
 
@@ -115,6 +115,21 @@ def test_the_network_is_called_as_often_as_allowed_and_not_more(solver, calls: i
     assert len(field.calls) == nfe // calls * calls
 
 
+def test_the_default_solver_is_adams_bashforth_of_order_two() -> None:
+    field = mixture().field(pf.CondOT())
+    solver = pf.solvers.Multistep("velocity", "time", 2)
+    want = pf.generate(field, 5, solver=solver, nfe=12)
+    assert torch.equal(pf.generate(field, 5, nfe=12), want)
+
+
+def test_a_solver_that_counts_its_own_calls_takes_no_number_of_calls() -> None:
+    field = mixture().field(pf.CondOT())
+    solver = pf.solvers.DormandPrince()
+    assert bool(pf.generate(field, 3, solver=solver).isfinite().all())
+    with pytest.raises(pf.InputError, match="leave nfe out"):
+        pf.generate(field, 3, solver=solver, nfe=20)
+
+
 def test_the_number_of_calls_is_50_or_what_the_model_says() -> None:
     field = Recorder(mixture().field(pf.CondOT()))
     pf.generate(field, 2)
@@ -141,7 +156,7 @@ def test_a_grid_takes_the_place_of_the_number_of_calls() -> None:
     grid = torch.tensor([0.0, 0.1, 0.6, 1.0])
     start = pf.Noise.batch(4, 0).normal((2,), START, torch.float64)
     want = pf.integrate(Heun(), field, start, grid)
-    assert torch.equal(pf.generate(field, 4, grid=grid), want)
+    assert torch.equal(pf.generate(field, 4, solver=Heun(), grid=grid), want)
     with pytest.raises(pf.InputError, match="either nfe or a grid, not both"):
         pf.generate(field, 4, grid=grid, nfe=6)
 
@@ -149,14 +164,18 @@ def test_a_grid_takes_the_place_of_the_number_of_calls() -> None:
 def test_a_source_is_states_or_a_law_in_place_of_noise() -> None:
     field = mixture().field(pf.CondOT())
     states = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
-    want = pf.integrate(Heun(), field, states.double(), times.uniform(5))
+    want = pf.integrate(Heun(), field, states.double(), times.straight(5, pf.CondOT()))
     for batch_size in (3, 7):
-        got = pf.generate(field, 7, nfe=10, source=states, batch_size=batch_size)
+        got = pf.generate(field, 7, solver=Heun(), nfe=10, source=states, batch_size=batch_size)
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
     law = pf.GaussianMixture(torch.ones(1, 2), 0.1 * torch.eye(2)[None], torch.ones(1))
-    want = pf.integrate(Heun(), field, law.draw(pf.Noise.batch(7, 9)).double(), times.uniform(5))
+    want = pf.integrate(
+        Heun(), field, law.draw(pf.Noise.batch(7, 9)).double(), times.straight(5, pf.CondOT())
+    )
     for batch_size in (3, 7):
-        got = pf.generate(field, 7, nfe=10, source=law, seed=9, batch_size=batch_size)
+        got = pf.generate(
+            field, 7, solver=Heun(), nfe=10, source=law, seed=9, batch_size=batch_size
+        )
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
@@ -165,9 +184,15 @@ def test_guidance_is_that_of_classifier_free_within_its_interval() -> None:
     start = pf.Noise.batch(4, 0).normal((2,), START, torch.float64)
     for interval in ((0.0, 1.0), (0.2, 0.7)):
         want = pf.integrate(
-            Heun(), ClassifierFree(field, 2.5, interval), start, times.uniform(10), label=label
+            Heun(),
+            ClassifierFree(field, 2.5, interval),
+            start,
+            times.straight(10, pf.CondOT()),
+            label=label,
         )
-        got = pf.generate(field, 4, nfe=20, guidance=2.5, interval=interval, label=label)
+        got = pf.generate(
+            field, 4, solver=Heun(), nfe=20, guidance=2.5, interval=interval, label=label
+        )
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
     plain = pf.generate(field, 4, nfe=20, label=label)
     torch.testing.assert_close(pf.generate(field, 4, nfe=20, guidance=1.0, label=label), plain)
@@ -286,7 +311,9 @@ def test_states_are_kept_in_float32_at_least(dtype: torch.dtype, state: torch.dt
 def test_the_callback_sees_every_state_of_every_batch() -> None:
     seen = []
     field = mixture().field(pf.CondOT())
-    x = pf.generate(field, 5, nfe=6, batch_size=3, callback=lambda i, t, x: seen.append((i, x)))
+    x = pf.generate(
+        field, 5, nfe=6, batch_size=3, solver=Heun(), callback=lambda i, t, x: seen.append((i, x))
+    )
     assert [i for i, _ in seen] == [0, 1, 2, 3, 0, 1, 2, 3]
     assert torch.equal(torch.cat((seen[3][1], seen[7][1])), x)
 

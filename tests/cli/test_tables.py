@@ -60,7 +60,8 @@ def test_laws_of_times_are_different_laws() -> None:
 def test_every_solver_samples_every_path(solver: str, path: str) -> None:
     law = pf.GaussianMixture(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1))
     made = PATHS[path]()
-    x = pf.generate(law.field(made), 4, solver=SOLVERS[solver](made), nfe=20)
+    method = SOLVERS[solver](made)
+    x = pf.generate(law.field(made), 4, solver=method, nfe=20 if method.calls else None)
     assert bool(x.isfinite().all())
 
 

@@ -175,6 +175,19 @@ def test_samples_that_are_the_training_data_get_the_figures_of_perfect_samples()
     assert figures["frechet_train"] == pytest.approx(frechet_distance(seen, real))
     assert figures["frechet_ratio"] == pytest.approx(figures["frechet"] / figures["frechet_train"])
     assert 0.5 < figures["frechet_ratio"] < 4
+    assert "frechet_ratio_equal" not in figures
+
+
+def test_the_ratio_at_equal_numbers_is_that_of_as_many_samples_as_there_are_in_training() -> None:
+    from pushforward.solvers import Euler
+
+    train, held_out = load_digits().halves(seed=0)
+    few = train.subset(torch.arange(100))
+    figures, samples, _ = judge_dataset(Memory(train), few, held_out, 300, solver=Euler(), nfe=1)
+    real, seen = everything(held_out, 10_000)[0], everything(few, 10_000)[0]
+    want = frechet_distance(samples[:100], real) / frechet_distance(seen, real)
+    assert figures["frechet_ratio_equal"] == pytest.approx(want)
+    assert 0.5 < want < 2
 
 
 def test_a_network_that_was_not_trained_gets_figures_that_say_so() -> None:

@@ -114,7 +114,9 @@ def test_a_density_is_darkest_where_most_points_are_with_y_upwards() -> None:
     def at(x: float, y: float) -> int:
         return framed[int((2 - y) / 4 * 420), int((x + 2) / 4 * 420)]
 
-    assert at(1.5, 0.5) < at(-1.5, -0.5) < at(1.5, -0.5) == at(0.5, 1.5) == at(-0.5, -1.5) == 3 * 255
+    assert (
+        at(1.5, 0.5) < at(-1.5, -0.5) < at(1.5, -0.5) == at(0.5, 1.5) == at(-0.5, -1.5) == 3 * 255
+    )
 
 
 def test_a_density_of_points_that_all_lie_outside_is_blank() -> None:
