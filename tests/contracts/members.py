@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import pushforward as pf
 from pushforward.nets import MLP, UNet
 from pushforward.objectives import DenoisingScoreMatching, FlowMatching, Matching, NoisePrediction
-from pushforward.solvers import RK4, Euler, EulerMaruyama, Heun, Midpoint
+from pushforward.solvers import RK4, Euler, EulerMaruyama, Heun, Midpoint, Multistep
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ ODE_SOLVERS = [
     pytest.param(Midpoint(), 2, 2, id="Midpoint"),
     pytest.param(Heun(), 2, 2, id="Heun"),
     pytest.param(RK4(), 4, 4, id="RK4"),
+    pytest.param(Multistep("velocity", "time", 1), 1, 1, id="Adams-1"),
+    pytest.param(Multistep("velocity", "time", 2), 2, 1, id="Adams-2"),
+    pytest.param(Multistep("velocity", "time", 3), 3, 1, id="Adams-3"),
+    pytest.param(Multistep("data", "log_snr", 2), 2, 1, id="data-log_snr-2"),
+    pytest.param(Multistep("noise", "ratio", 2), 2, 1, id="noise-ratio-2"),
 ]
 SDE_SOLVERS = [pytest.param(EulerMaruyama(0.7), 1, 1, id="EulerMaruyama")]
 SOLVERS = ODE_SOLVERS + SDE_SOLVERS

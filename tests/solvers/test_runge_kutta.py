@@ -8,7 +8,7 @@ import torch
 import torchdiffeq
 
 import pushforward as pf
-from contracts.members import ODE_SOLVERS, mixture, randn
+from contracts.members import mixture, randn
 from pushforward.solvers import RK4, Euler, Heun, Midpoint
 
 
@@ -34,8 +34,10 @@ def test_the_classical_method_approaches_an_adaptive_solution():
     assert float((got - reference).abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize(("solver", "order", "calls"), ODE_SOLVERS)
-def test_the_tableau_meets_the_order_conditions(solver, order, calls):
+@pytest.mark.parametrize(
+    ("solver", "order"), [(Euler(), 1), (Midpoint(), 2), (Heun(), 2), (RK4(), 4)]
+)
+def test_the_tableau_meets_the_order_conditions(solver, order):
     # Hairer, Norsett, Wanner, "Solving ODEs I", table II.2.1.
     s = len(solver.b)
     a = np.array([list(row) + [0] * (s - len(row)) for row in solver.a], dtype=float)

@@ -77,9 +77,9 @@ class Multistep:
     form:      the prediction that is extrapolated. variable: in which it is a polynomial; velocity knows only time.
     order:     1 to 3: how many values are used, and the order of convergence.
     corrector: "always" redoes every step with the value found at its end, at no further call (UniC; the last step
-               excepted, since nothing is asked at its end). That raises orders 1 and 2 by one; at order 3 it lowers the
-               error, but the first steps, which lack values, keep the order at 3. "start" does so with the first step
-               alone where that would cost the method its order.
+               excepted, since nothing is asked at its end). That raises orders 1 and 2 by one; order 3 stays, since
+               the first steps lack values. "start" does so with the first step alone where that would cost the method
+               its order.
 
     Where the variable is infinite at an end of time, sigma/alpha or alpha/sigma takes its place: the last step goes to
     sigma = 0 itself. The order of the data and noise methods holds between times where the log-SNR is finite; over a
