@@ -88,11 +88,16 @@ class Sampling(Command):
         "auto", description="cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."
     )
 
+    @property
+    def budget(self) -> int | None:
+        """Network calls; None for a solver that makes as many as it takes."""
+        return 50 if self.nfe is None and self.solver != "dopri5" else self.nfe
+
     def settings(self, model: Model) -> dict[str, Any]:
         """What goes into pictures and reports: enough to draw the same samples again."""
         return {
             "solver": self.solver,
-            "nfe": self.nfe,
+            "nfe": self.budget,
             "guidance": self.guidance,
             "seed": self.seed,
             "model": model.info["sha256"],
@@ -103,7 +108,7 @@ class Sampling(Command):
 
         return {
             "solver": SOLVERS[self.solver](model.path),
-            "nfe": self.nfe,
+            "nfe": self.budget,
             "guidance": self.guidance,
             "seed": self.seed,
             "batch_size": self.batch_size,
@@ -180,7 +185,7 @@ class Evaluate(Sampling):
         settings = self.settings(model) | {"num": self.num}
         report = {"figures": figures, "settings": settings}
         write_file(self.folder / "evaluation.json", (json.dumps(report, indent=1) + "\n").encode())
-        calls = "default calls" if self.nfe is None else f"{self.nfe} calls"
+        calls = f"{self.budget or 'adaptive'} calls"
         show(figures, f"{self.num} samples, {self.solver}, {calls}, seed {self.seed}")
         return 0
 
@@ -235,9 +240,16 @@ def reopen(folder: Path, device: str, model: Model) -> Experiment:
     """The experiment of a run folder, with its trained model in place of a fresh one."""
     from dataclasses import replace
 
+    from pushforward.core.errors import InputError
     from pushforward.recipes.experiment import recipe_of
 
-    return replace(recipe_of(folder, device=device).build(), model=model)
+    experiment = recipe_of(folder, device=device).build()
+    if model.info.get("data") != experiment.fingerprint:
+        raise InputError(
+            f"the data of {folder} are not those that its model was trained on (their SHA-256 differs), "
+            f"so that what was held out may have been seen: restore them to evaluate"
+        )
+    return replace(experiment, model=model)
 
 
 def show(figures: dict[str, Any], title: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pushforward.data import LAWS, EightGaussians
 from pushforward.evaluate import pictures
 from pushforward.evaluate.figures import flow_in_the_plane
 from pushforward.evaluate.report import balanced_labels, judge_law
-from pushforward.recipes import Digits, Toy2D
+from pushforward.recipes import Digits, Recipe, Toy2D
 from pushforward.recipes.experiment import recipe_of, train
 from pushforward.sampling import generate
 from pushforward.solvers import Heun
@@ -39,26 +40,31 @@ DIGITS = [str(digit) for digit in range(10)]
 def run(out: Path, digits_steps: int, plane_steps: int) -> dict[str, Any]:
     """Train both models into `out`, draw the pictures, and return the figures."""
     began = time.perf_counter()
-    train(
-        "toy2d",
-        Toy2D(
-            out=out / "toy2d",
-            steps=plane_steps,
-            sample_every=0,
-            log_every=500,
-            checkpoint_every=10_000,
-        ),
+    plane_run = Toy2D(
+        out=out / "toy2d",
+        steps=plane_steps,
+        sample_every=0,
+        log_every=500,
+        checkpoint_every=10_000,
     )
+    finish("toy2d", plane_run)
     figures: dict[str, Any] = {"plane": plane(out)}
-    train("digits", Digits(out=out / "digits", steps=digits_steps, log_every=100))
+    finish("digits", Digits(out=out / "digits", steps=digits_steps, log_every=100))
     model = load(out / "digits")
-    experiment = recipe_of(out / "digits").build()
-    experiment.model.load_state_dict(model.state_dict())
+    experiment = replace(recipe_of(out / "digits").build(), model=model)
     figures["digits"] = experiment.judge(JUDGED, nfe=NFE, seed=SEED, batch_size=500)[0]
     settings = {"solver": "ab2", "nfe": NFE, "seed": SEED, "model": model.info["sha256"]}
     draw_digits(out, model, settings)
     figures["seconds"] = time.perf_counter() - began
     return figures
+
+
+def finish(name: str, recipe: Recipe) -> None:
+    """Train to the last step, or leave if a signal says so."""
+    folder, signal = train(name, recipe)
+    if signal:
+        print(f"stopped; {folder} holds what there is")
+        raise SystemExit(128 + signal)
 
 
 def plane(out: Path) -> dict[str, float]:

@@ -108,7 +108,7 @@ def assemble(
         EDMPreconditioning() if recipe.edm else None,
         shape=shape,
         classes=classes,
-        info=info,
+        info=info | {"data": fingerprint},
     ).to(device)
     objective = Matching(
         model,
