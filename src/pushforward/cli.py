@@ -10,6 +10,7 @@ import functools
 import operator
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -43,11 +44,12 @@ def subcommands(table: Mapping[str, type[BaseModel]]) -> Any:
 AnyRecipe: Any = Annotated[subcommands(RECIPES), tyro.conf.arg(name="")]
 
 
-class Command(BaseModel):
+class Command(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
+    @abstractmethod
     def run(self) -> int:
-        raise NotImplementedError
+        """Do it; returns the exit code."""
 
 
 class Train(Command):

@@ -13,6 +13,7 @@ from pushforward.core.fields import Field
 from pushforward.core.noise import Noise
 from pushforward.core.paths import Path
 from pushforward.core.shapes import expand, mean_data
+from pushforward.solvers.ode import advance
 
 A = (
     (1 / 5,),
@@ -71,10 +72,10 @@ class DormandPrince:
             slopes = [slope]
             for row, c in zip(A, C, strict=True):
                 at = torch.where(last, end, now + h) if c == 1 else now + c * h
-                there = _combine(here, h, row, slopes)
+                there = advance(here, h, row, slopes)
                 slopes.append(field(there, at, **cond))
             # The last stage of the pair is its fifth-order result, and its slope the first of the next step.
-            error = _combine(torch.zeros_like(here), h, E, slopes)
+            error = advance(torch.zeros_like(here), h, E, slopes)
             scale = self.atol + self.rtol * torch.maximum(here.abs(), there.abs())
             # Steps are chosen, not differentiated: gradients are those of the method on the steps it took.
             size = mean_data((error / scale).detach().double() ** 2).sqrt()
@@ -108,10 +109,3 @@ class DormandPrince:
         d0, d1 = (mean_data((v / scale).double() ** 2).sqrt() for v in (x, slope))
         h = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
         return torch.minimum(h.to(span.dtype), span.abs()) * span.sign()
-
-
-def _combine(x: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
-    for weight, slope in zip(weights, slopes, strict=True):
-        if weight:
-            x = torch.addcmul(x, expand(weight * h, x), slope)
-    return x

@@ -7,6 +7,7 @@ A new one is its tableau. Hairer, Norsett, Wanner 1993, "Solving ordinary differ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,11 +44,11 @@ class RungeKutta:
         for row, c in zip(self.a, self.c, strict=True):
             # The last stage is asked at s itself: t + (s - t) may round to the other side of the end of time.
             at = s if c == 1 else t + c * (s - t)
-            slopes.append(field(_advance(x, s - t, row, slopes), at, **cond))
-        return _advance(x, s - t, self.b, slopes), None
+            slopes.append(field(advance(x, s - t, row, slopes), at, **cond))
+        return advance(x, s - t, self.b, slopes), None
 
 
-def _advance(x: Tensor, h: Tensor, weights: Row, slopes: list[Tensor]) -> Tensor:
+def advance(x: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     """`x + h sum_i weights_i slopes_i`, one pass over the data for each slope."""
     for weight, slope in zip(weights, slopes, strict=True):
         if weight:
