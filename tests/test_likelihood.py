@@ -47,7 +47,7 @@ def test_from_the_density_at_the_start_follows_that_at_the_end_on_every_path(pat
         source=lambda x0: field.log_prob(x0, start),
         solver=pf.solvers.DormandPrince(1e-5, 1e-6) if kinks else None,
     )
-    atol = 3e-4 if kinks else 1e-5
+    atol = 2e-3 if kinks else 1e-5
     assert torch.allclose(got, field.log_prob(x, end), atol=atol, rtol=0)
 
 
@@ -98,7 +98,8 @@ def test_images_and_labels_and_single_precision():
         got = log_prob(law.field(pf.CondOT()), x, **cond)
         assert got.shape == (5,)
         assert torch.allclose(got, law.log_prob(x, **cond), atol=1e-5)
-        single = log_prob(law.field(pf.CondOT()), x.float(), **cond)
+        loose = pf.solvers.DormandPrince(1e-4, 1e-5)
+        single = log_prob(law.field(pf.CondOT()), x.float(), solver=loose, **cond)
         assert single.dtype == torch.float32
         assert torch.allclose(single.double(), got, atol=1e-2)
     estimate = log_prob(law.field(pf.CondOT()), x, probes=64, label=label)

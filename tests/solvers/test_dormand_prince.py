@@ -179,6 +179,75 @@ def test_the_field_is_asked_within_the_interval_and_at_its_very_end():
             assert (field.times[-1] == times[1].double()).all()
 
 
+def test_the_last_stages_are_asked_at_the_end_itself_whatever_the_rounding():
+    class Still:
+        path = pf.CondOT()
+
+        def __call__(self, x, t, want="velocity", **cond):
+            return torch.ones_like(x)
+
+    ends = torch.rand(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for row in ends:
+        field = Counted(Still())
+        pf.integrate(DormandPrince(), field, torch.ones(1, 1).double(), row)
+        asked = torch.cat(field.times)
+        assert asked[-1] == row[1]
+        assert asked.min() == row.min()
+        assert asked.max() == row.max()
+
+
+class Decay:
+    """u = -rate x, and NaN for negative x if asked for: what a step that is too long leads to."""
+
+    path = pf.CondOT()
+
+    def __init__(self, rate, nan=False):
+        self.rate, self.nan = rate, nan
+
+    def __call__(self, x, t, want="velocity", **cond):
+        u = -self.rate * x
+        return torch.where(x < 0, torch.nan, u) if self.nan else u
+
+
+def test_the_tolerance_is_relative_to_the_size_of_the_state_and_absolute_where_it_is_small():
+    x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    out = pf.integrate(DormandPrince(1e-4, 1e-12), Decay(3.0), x, ENDS)
+    assert torch.equal(out[0], -out[1])
+    for sign in (1, -1):
+        counted = Counted(Decay(3.0))
+        pf.integrate(DormandPrince(1e-4, 1e-12), counted, sign * x[:1], ENDS)
+        assert counted.calls < 80
+    # A thousand times the state takes as many steps under a relative tolerance and more under an absolute one.
+    calls = {}
+    for scale in (1.0, 1e3):
+        for name, solver in (
+            ("rtol", DormandPrince(1e-5, 1e-14)),
+            ("atol", DormandPrince(0.0, 1e-5)),
+        ):
+            counted = Counted(Decay(3.0))
+            out = pf.integrate(solver, counted, scale * x, ENDS)
+            assert torch.allclose(out, scale * x * np.exp(-3.0), rtol=1e-3)
+            calls[name, scale] = counted.calls
+    assert calls["rtol", 1.0] == calls["rtol", 1e3]
+    assert calls["atol", 1e3] > 2 * calls["atol", 1.0]
+
+
+def test_the_first_step_moves_the_state_by_a_hundredth():
+    counted = Counted(Decay(4.0))
+    pf.integrate(DormandPrince(), counted, torch.ones(1, 1).double(), ENDS)
+    # |u| h = 0.01 |x|, and the second stage is asked at h/5.
+    assert float(counted.times[1]) == pytest.approx(0.01 / 4 / 5, rel=1e-9)
+    counted = Counted(Decay(4.0))
+    pf.integrate(DormandPrince(), counted, torch.ones(1, 1).double(), ENDS.flip(0))
+    assert float(counted.times[1]) == pytest.approx(1 - 0.01 / 4 / 5, rel=1e-9)
+
+
+def test_a_trial_step_that_is_not_finite_is_taken_again_and_shorter():
+    x = torch.ones(1, 1).double()
+    out = pf.integrate(DormandPrince(1e-3, 1e-3), Decay(300.0, nan=True), x, ENDS)
+    assert abs(float(out)) < 1e-2
+
+
 def test_a_constant_velocity_arrives_to_the_last_digit_in_few_calls():
     class Still:
         path = pf.CondOT()

@@ -179,6 +179,25 @@ def test_with_the_corrector_a_polynomial_of_its_degree_is_integrated_exactly(for
         assert torch.allclose(got, want, rtol=1e-11, atol=1e-11), i
 
 
+@pytest.mark.parametrize("variable", ["time", "log_snr", "ratio"])
+@pytest.mark.parametrize("form", ["data", "noise"])
+def test_the_first_step_is_redone_by_the_data_method_forward_and_the_noise_method_backward(
+    form, variable
+):
+    # Either way it is exact for what is linear in the variable, whatever form the method itself extrapolates.
+    path, grid = pf.Cosine(), torch.tensor([0.35, 0.42, 0.57], dtype=torch.float64)[:, None]
+    for asked, times in (("data", grid), ("noise", grid.flip(0))):
+        field, noise = Polynomial(path, asked, variable, (0.7, -1.3)), pf.Noise.batch(1)
+        solver = Multistep(form, variable, 3, "always")
+        x, state = solver.step(
+            field, X[:1], times[0], times[1], solver.init(X[:1], times, path), noise
+        )
+        want = exact_step(field, X[:1], float(times[0]), float(times[1]))
+        assert not torch.allclose(x, want, atol=1e-4)
+        state = solver.step(field, x, times[1], times[2], state, noise)[1]
+        assert torch.allclose(state.before, want, atol=1e-11)
+
+
 @pytest.mark.parametrize(
     ("order", "weights"), [(1, [1]), (2, [3 / 2, -1 / 2]), (3, [23 / 12, -16 / 12, 5 / 12])]
 )
@@ -348,6 +367,68 @@ def test_few_steps_between_the_ends_are_finite_in_every_form(n, path):
             assert out.isfinite().all(), (form, variable, order, c)
 
 
+class Ratio:
+    """A field whose data (noise) prediction is `a + b w` in w = alpha/sigma (sigma/alpha), and its exact flow."""
+
+    def __init__(self, path, form, a, b):
+        self.path, self.form, self.a, self.b = path, form, a, b
+
+    def parts(self, t):
+        pair = self.path.alpha(t), self.path.sigma(t)
+        return pair if self.form == "data" else pair[::-1]
+
+    def __call__(self, x, t, want="velocity", **cond):
+        first, last = self.parts(t.reshape(-1, 1))
+        value = (self.a + self.b * first / last).expand_as(x)
+        return pf.predictions.convert(value, x, t, self.path, self.form, want)
+
+    def flow(self, x, t, s):
+        (first_t, last_t), (first_s, last_s) = self.parts(t), self.parts(s)
+        # last_s (x/last_t + a (w_s - w_t) + b (w_s^2 - w_t^2)/2)
+        w_t = first_t / last_t
+        linear = self.a * (first_s - last_s * w_t)
+        square = (self.b and self.b * (first_s**2 / last_s - last_s * w_t**2)) / 2
+        return last_s / last_t * x + linear + square
+
+
+@pytest.mark.parametrize("path", [pf.CondOT(), pf.Cosine()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("form", ["data", "noise"])
+def test_a_constant_prediction_is_carried_exactly_from_end_to_end(form, path):
+    field, times = Ratio(path, form, 0.7, 0.0), pf.times.uniform(4)
+    times = times if form == "data" else times.flip(0)
+    for variable, order, c in itertools.product(
+        ("time", "log_snr", "ratio"), (1, 2, 3), ("start", "always")
+    ):
+        seen = []
+        pf.integrate(
+            Multistep(form, variable, order, c),
+            field,
+            X,
+            times,
+            callback=lambda i, t, x, seen=seen: seen.append(x),
+        )
+        for i in range(4):
+            assert torch.allclose(
+                seen[i + 1], field.flow(seen[i], times[i], times[i + 1]), atol=1e-12
+            )
+
+
+@pytest.mark.parametrize("path", [pf.CondOT(), pf.Cosine()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("form", ["data", "noise"])
+@pytest.mark.parametrize("variable", ["log_snr", "ratio"])
+def test_the_last_step_to_the_end_where_w_is_zero_is_exact_for_what_is_linear_in_w(
+    variable, form, path
+):
+    # There the variable is w itself: alpha/sigma for data on the way to the noise, sigma/alpha for noise to the data.
+    field, times = Ratio(path, form, 0.7, -0.4), torch.tensor([0.6, 0.7, 0.85, 1.0]).double()
+    times = times if form == "noise" else 1 - times
+    seen = []
+    out = pf.integrate(
+        Multistep(form, variable, 2), field, X, times, callback=lambda i, t, x: seen.append(x)
+    )
+    assert torch.allclose(out, field.flow(seen[-2], times[-2], times[-1]), atol=1e-12)
+
+
 def test_one_step_from_noise_to_data_is_the_mean_and_back_again_its_noise():
     law = mixture(2)
     for path in (pf.CondOT(), pf.Cosine()):
@@ -436,6 +517,7 @@ def test_without_a_gaussian_source_only_what_asks_for_noise_is_an_error():
 def test_methods_that_are_none_are_errors():
     for bad in (
         {"form": "score"}, {"variable": "snr"}, {"order": 4}, {"order": 0}, {"form": "velocity"},
+        {"corrector": "never"},
     ):  # fmt: skip
         with pytest.raises(pf.InputError):
             Multistep(**bad)

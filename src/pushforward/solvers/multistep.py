@@ -100,6 +100,8 @@ class Multistep:
             raise InputError("the velocity is extrapolated in time: pass variable='time'")
         if self.order not in (1, 2, 3):
             raise InputError(f"order is {self.order}; it must be 1, 2 or 3")
+        if self.corrector not in ("start", "always"):
+            raise InputError(f"corrector is 'start' or 'always', not {self.corrector!r}")
 
     @property
     def calls(self) -> int:
