@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m pushforward.demo --out runs/demo --overwrite
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pushforward.demo --out runs/demo --overwrite
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
+# Threads that wait by spinning slow training tenfold as soon as anything else runs on the machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field
