@@ -299,3 +299,19 @@ def test_what_has_no_density_or_would_take_too_long_is_an_error():
             log_prob(LAW.field(pf.CondOT()), LAW.sample(2), probes=bad)
     with pytest.raises(pf.InputError, match="rademacher"):
         log_prob(LAW.field(pf.CondOT()), LAW.sample(2), probes=2, kind="uniform")
+
+
+class Constant:
+    """A velocity that does not depend on x."""
+
+    path = pf.CondOT()
+
+    def __call__(self, x, t, want="velocity", **cond):
+        return torch.ones_like(x)
+
+
+def test_a_constant_velocity_has_no_divergence_and_shifts_the_source() -> None:
+    x = torch.tensor([[0.5, -0.2], [1.0, 2.0]], dtype=torch.float64)
+    want = torch.distributions.Normal(0.0, 1.0).log_prob(x - 1).sum(1)
+    assert torch.allclose(pf.log_prob(Constant(), x), want, atol=1e-9)
+    assert torch.allclose(pf.log_prob(Constant(), x, probes=2).log_prob, want, atol=1e-9)

@@ -92,14 +92,20 @@ def _check(x: Tensor, times: Tensor) -> Tensor:
     steps = grid.diff()
     if not bool(((grid >= 0) & (grid <= 1)).all()):
         raise InputError(
-            f"times must lie in [0, 1], 0 the noise and 1 the data, got {grid.tolist()}"
+            f"times must lie in [0, 1], 0 the noise and 1 the data, got {_shown(grid)}"
         )
     if not (bool((steps > 0).all()) or bool((steps < 0).all())):
         raise InputError(
             f"times must increase strictly (towards the data) or decrease strictly (towards the noise), "
-            f"got {grid.tolist()}"
+            f"got {_shown(grid)}"
         )
     if not bool(x.isfinite().all()):
         raise InputError("x holds NaN or infinite values before the first step")
     grid = grid.to(x.device)
     return grid[:, None].expand(-1, len(x)) if grid.ndim == 1 else grid.T
+
+
+def _shown(grid: Tensor) -> str:
+    """The first times of a grid, for an error."""
+    values = grid.flatten().tolist()
+    return str(values[:8]) if len(values) <= 8 else f"{str(values[:8])[:-1]}, ...]"
