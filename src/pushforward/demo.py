@@ -156,7 +156,7 @@ def report(out: Path, figures: dict[str, Any]) -> None:
 def main(
     out: Path = Path("runs/demo"),
     overwrite: bool = False,
-    digits_steps: int = 1200,
+    digits_steps: int = 1000,
     plane_steps: int = 1500,
 ) -> None:
     """Train on real digits and on a law in the plane, sample, draw, measure.
