@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -180,10 +181,14 @@ class ScheduleTransfer:
         for path in (self.field.path, self.path):
             path.require_gaussian("transfer to another path")
 
+    @cached_property
+    def _times(self) -> tuple[float, float]:
+        return _regular_times("v", self.path, self.margin)
+
     def __call__(
         self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
     ) -> Tensor:
-        t = as_time(t, x).clamp(*_regular_times("v", self.path, self.margin))
+        t = as_time(t, x).clamp(*self._times)
         old_t = self.field.path.time_of_log_snr(self.path.log_snr(t))
         old = torch.hypot(self.field.path.alpha(old_t), self.field.path.sigma(old_t))
         ratio = expand(old / torch.hypot(self.path.alpha(t), self.path.sigma(t)), x)

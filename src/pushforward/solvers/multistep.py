@@ -83,7 +83,7 @@ class Multistep:
 
     Where the variable is infinite at an end of time, sigma/alpha or alpha/sigma takes its place: the last step goes to
     sigma = 0 itself. The order of the data and noise methods holds between times where the log-SNR is finite; over a
-    uniform grid up to an end where it is not, steps do not shrink in log-SNR, and 2 is the most that is seen.
+    uniform grid up to an end where it is not, steps do not shrink in log-SNR, and order 3 is not kept.
     """
 
     form: Form = "data"
