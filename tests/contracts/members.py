@@ -15,7 +15,21 @@ from torch import Tensor, nn
 import pushforward as pf
 from pushforward.nets import MLP, UNet
 from pushforward.objectives import DenoisingScoreMatching, FlowMatching, Matching, NoisePrediction
-from pushforward.solvers import RK4, Euler, EulerMaruyama, Heun, Midpoint, Multistep
+from pushforward.solvers import (
+    DDIM,
+    RK4,
+    AnnealedLangevin,
+    ChurnedHeun,
+    DPMSolver,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    Langevin,
+    Midpoint,
+    Multistep,
+    PredictorCorrector,
+    StochasticHeun,
+)
 
 
 @dataclass(frozen=True)
@@ -67,13 +81,29 @@ ODE_SOLVERS = [
     pytest.param(Midpoint(), 2, 2, id="Midpoint"),
     pytest.param(Heun(), 2, 2, id="Heun"),
     pytest.param(RK4(), 4, 4, id="RK4"),
+    pytest.param(ChurnedHeun(), 2, 2, id="ChurnedHeun-0"),
     pytest.param(Multistep("velocity", "time", 1), 1, 1, id="Adams-1"),
     pytest.param(Multistep("velocity", "time", 2), 2, 1, id="Adams-2"),
     pytest.param(Multistep("velocity", "time", 3), 3, 1, id="Adams-3"),
     pytest.param(Multistep("data", "log_snr", 2), 2, 1, id="data-log_snr-2"),
     pytest.param(Multistep("noise", "ratio", 2), 2, 1, id="noise-ratio-2"),
+    pytest.param(Multistep("velocity", "time", 4), 4, 1, id="Adams-4"),
+    pytest.param(Multistep("data", "log_snr", 4), 4, 1, id="data-log_snr-4"),
+    pytest.param(DPMSolver(1), 1, 1, id="DPM-1"),
+    pytest.param(DPMSolver(2), 2, 2, id="DPM-2"),
+    pytest.param(DPMSolver(3), 3, 3, id="DPM-3"),
+    pytest.param(DPMSolver(2, "data"), 2, 2, id="DPM++2S"),
+    pytest.param(DPMSolver(3, "data"), 3, 3, id="DPM++3S"),
 ]
-SDE_SOLVERS = [pytest.param(EulerMaruyama(0.7), 1, 1, id="EulerMaruyama")]
+SDE_SOLVERS = [
+    pytest.param(EulerMaruyama(0.7), 1, 1, id="EulerMaruyama"),
+    pytest.param(StochasticHeun(0.7), 2, 2, id="StochasticHeun"),
+    pytest.param(AnnealedLangevin(0.1, 2), 1, 2, id="AnnealedLangevin"),
+    pytest.param(PredictorCorrector(DDIM(), Langevin(0.1, 2)), 1, 3, id="PredictorCorrector-DDIM"),
+    pytest.param(Multistep("data", "log_snr", 2, eta=1.0), 1, 1, id="DPM++2M-SDE"),
+    pytest.param(Multistep("data", "log_snr", 3, "always", eta=0.5), 1, 1, id="SA-Solver"),
+    pytest.param(DPMSolver(2, "data", eta=1.0), 1, 2, id="DPM++2S-ancestral"),
+]
 SOLVERS = ODE_SOLVERS + SDE_SOLVERS
 
 # Objectives: (class, the prediction in which errors are squared).

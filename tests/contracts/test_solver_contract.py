@@ -44,7 +44,7 @@ def test_every_solver_converges_with_its_order_to_the_flow_of_a_gaussian(
     x, truth = randn(8, 3, seed=1), None
     for start, end in ((0.2, 0.85), (0.85, 0.2)):
         truth = flow_map(path, MEAN, VARIANCE, x, start, end)
-        steps = [32, 64, 128] if order < 4 else [20, 40, 80]
+        steps = [32, 64, 128] if order < 4 else [20, 40, 80] if calls == 4 else [96, 192, 384]
         errors = []
         for n in steps:
             times = torch.linspace(start, end, n + 1, dtype=torch.float64)
@@ -67,7 +67,7 @@ def test_every_solver_converges_with_its_order_on_a_mixture(solver, order, calls
     truth = solve_ivp(
         rhs, (start, end), x.flatten().numpy(), method="DOP853", rtol=1e-12, atol=1e-13
     ).y[:, -1]
-    steps = [64, 128, 256] if order < 4 else [32, 64, 128]
+    steps = [64, 128, 256] if calls < 4 else [32, 64, 128]
     errors = []
     for n in steps:
         got = pf.integrate(solver, field, x, pf.times.uniform(n, start, end))
@@ -98,7 +98,8 @@ def test_from_data_to_noise_and_back_is_the_identity(solver, order, calls, path)
 def test_a_solver_calls_the_field_as_often_as_it_says_and_only_within_its_step(
     solver, order, calls
 ):
-    field = Counted(mixture(2).field(pf.CondOT()))
+    # Where an end of time is singular, some solvers save a call; on this path none is.
+    field = Counted(mixture(2).field(pf.EDM(0.05, 10.0, 3.0)))
     last = pf.integrate(solver, field, randn(3, 2), pf.times.uniform(7))
     assert field.calls == 7 * calls
     assert solver.calls == calls

@@ -219,3 +219,106 @@ def test_what_is_not_defined_is_an_error():
             DDIM(eta)
     with pytest.raises(pf.InputError, match="beta"):
         DDPM("gamma")
+    with pytest.raises(pf.InputError, match="no variance to give"):
+        pf.integrate(DDPM("learned"), field, X, times)
+
+
+class WithVariance:
+    """An exact field that gives the interpolation v(t) which makes the steps of a grid scatter as they should."""
+
+    def __init__(self, field, v) -> None:
+        self.field, self.path, self.v, self.calls = field, field.path, v, 0
+
+    def __call__(self, x, t, want="velocity", **cond):
+        raise AssertionError("one call for both")
+
+    def with_variance(self, x, t, want="data", **cond):
+        self.calls += 1
+        value = self.field(x, t, want, **cond)
+        return value, self.v(t)[:, None].expand_as(value)
+
+
+@pytest.mark.parametrize("path", [*THREE_PATHS, pytest.param(pf.EDM(), id="EDM")])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_learned_variance_makes_steps_of_any_length_exact_for_a_gaussian(n, path):
+    # x_s given x_t scatters by beta-tilde, and by what is not known of x1: (alpha_s b/sigma_t^2)^2 Var[x1 | x_t].
+    spread = 0.3
+    grid = pf.times.straight(n, path, 0.1, 0.9)
+
+    def v(t):
+        s = grid[(grid[:, None] == t).int().argmax(0) + 1]
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        tilde, b = posterior(path, t, t, t, s)[1:]
+        unknown = spread * sigma**2 / (spread * alpha**2 + sigma**2)
+        true = tilde + (path.alpha(s) * b / sigma**2) ** 2 * unknown
+        return (true / tilde).log() / (b / tilde).log()
+
+    field = pf.GaussianMixture([[0.8]], spread).field(path)
+    alpha, sigma = path.alpha(grid), path.sigma(grid)
+    means, variances = 0.8 * alpha, spread * alpha**2 + sigma**2
+    start = float(means[0]), float(variances[0])
+    learned = WithVariance(field, v)
+    got = after(DDPM("learned"), learned, grid, *start)
+    assert learned.calls == 2 * n
+    assert got == pytest.approx((float(means[-1]), float(variances[-1])), rel=1e-7)
+    for fixed in ("beta", "beta-tilde"):
+        assert after(DDPM(fixed), field, grid, *start)[1] != pytest.approx(
+            float(variances[-1]), rel=1e-3
+        )
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_learned_variance_runs_from_beta_tilde_to_beta(path):
+    field, z, x = LAW.field(path), randn(5, 2, seed=8), path.source_std * X
+    for s in (S, torch.ones((), dtype=torch.float64)):
+        for v, name in ((0.0, "beta-tilde"), (1.0, "beta")):
+            got = step(DDPM("learned"), WithVariance(field, lambda t, v=v: 0 * t + v), x, T, s, z)
+            assert torch.allclose(got, step(DDPM(name), field, x, T, s, z), rtol=1e-9, atol=1e-12)
+    # Nichol & Dhariwal, eq. 15, v different for every number of a sample.
+    v = randn(5, 2, seed=9)
+    mean, tilde, b = posterior(path, x, field(x, T, "data"), T, S)
+    want = mean + (v * b.log() + (1 - v) * tilde.log()).exp().sqrt() * z
+    both = WithVariance(field, None)
+    both.with_variance = lambda x, t, want: (field(x, t, want), v)
+    assert torch.allclose(step(DDPM("learned"), both, x, T, S, z), want, rtol=1e-8, atol=1e-8)
+
+
+class Doubled(torch.nn.Module):
+    """A network with two outputs for each channel: a linear map, and the v of the variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x, t):
+        self.calls += 1
+        return torch.cat((0.5 * x, 0.1 * x + 0.2), dim=1)
+
+
+def test_a_model_with_twice_the_channels_gives_prediction_and_variance_by_one_call():
+    class Half(torch.nn.Module):
+        def forward(self, x, t):
+            return 0.5 * x
+
+    x = randn(3, 2, 4, 4, seed=1)
+    for path, conditioning in ((pf.VP(), None), (pf.CondOT(), pf.EDMPreconditioning())):
+        prediction = "noise" if conditioning is None else "data"
+        model = pf.Model(Doubled(), path, prediction, conditioning)
+        plain = pf.Model(Half(), path, prediction, conditioning)
+        for want in pf.PREDICTIONS:
+            assert torch.equal(model(x, 0.4, want), plain(x, 0.4, want))
+        data, v = model.with_variance(x, 0.4)
+        assert torch.equal(data, plain(x, 0.4, "data"))
+        if conditioning is None:
+            assert torch.equal(v, 0.1 * x + 0.2)
+        model.net.calls = 0
+        out = pf.integrate(DDPM("learned"), model, x, pf.times.straight(4, path), seed=2)
+        assert model.net.calls == 4
+        assert out.isfinite().all()
+        with pytest.raises(pf.InputError, match="gives no variance"):
+            pf.integrate(DDPM("learned"), plain, x, pf.times.straight(4, path))
+        # Gradients of both pass, also through the last step, which has no variance.
+        x.requires_grad_()
+        out = pf.integrate(DDPM("learned"), model, x, pf.times.straight(3, path), seed=2)
+        assert torch.autograd.grad(out.sum(), x)[0].isfinite().all()
+        x = x.detach()

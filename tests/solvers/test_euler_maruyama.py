@@ -12,7 +12,6 @@ from scipy import stats
 
 import pushforward as pf
 from contracts.members import PATHS, mixture, randn
-from pushforward.core.shapes import expand
 from pushforward.solvers import Euler, EulerMaruyama
 
 N, STEPS = 3000, 80
@@ -30,10 +29,8 @@ def same_law(a: torch.Tensor, b: torch.Tensor) -> float:
 class WrongDrift(EulerMaruyama):
     """The slide's: u + g/2 score."""
 
-    def correction(self, x, t, velocity, field):
-        return super().correction(x, t, velocity, field) / expand(
-            self.noise_level(t).clamp(min=1e-9), x
-        )
+    def _terms(self, path, t, g):
+        return tuple(c / g.clamp(min=1e-9) for c in super()._terms(path, t, g))
 
 
 LEVELS = {

@@ -19,6 +19,10 @@ class NonFiniteError(Error, ArithmeticError):
     """A loss, gradient or sample became NaN or infinite."""
 
 
+class ConvergenceError(Error, ArithmeticError):
+    """An iteration did not reach its tolerance."""
+
+
 class CheckpointError(Error, RuntimeError):
     """A saved run or model is missing, damaged, or belongs to something else."""
 

@@ -32,6 +32,16 @@ class Field(Protocol):
 
 
 @runtime_checkable
+class VarianceField(Field, Protocol):
+    """A Field that also says how large the steps of `DDPM("learned")` scatter."""
+
+    def with_variance(
+        self, x: Tensor, t: Tensor | float, want: Prediction = "data", **cond: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The prediction `want` and v, both of x's shape, by one call: variance beta^v beta-tilde^(1 - v)."""
+
+
+@runtime_checkable
 class FlowMap(Protocol):
     """The solution operator x_t -> x_s of the flow, in one call."""
 
@@ -105,7 +115,8 @@ class Model(nn.Module):
         raw  = c_skip x + c_out net(c_in x, c_noise, **cond)
         want = a x + b raw                                        (see predictions.conversion)
 
-    net:        (x (B, ...), t (B,), **cond) -> (B, ...).
+    net:        (x (B, ...), t (B,), **cond) -> (B, ...); or (B, 2C, ...) for x (B, C, ...), whose second half is
+                the v of a learned variance (see `VarianceField`), left out of any other answer.
     prediction: what `raw` stands for; "data" under EDM preconditioning.
     margin:     where the conversion into a velocity does not exist at an end of time (data at sigma = 0, noise
                 at alpha = 0, a variance-preserving path at t = 1), the model is asked at distance `margin` from it.
@@ -149,16 +160,37 @@ class Model(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
     ) -> Tensor:
+        return self._answer(x, t, want, cond)[0]
+
+    def with_variance(
+        self, x: Tensor, t: Tensor | float, want: Prediction = "data", **cond: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The prediction `want`, and the v of `DDPM("learned")`, by one call of the network."""
+        value, v = self._answer(x, t, want, cond)
+        if v is None:
+            raise InputError(
+                f"{type(self.net).__name__} gives no variance: that takes a network with two outputs for each of x's "
+                f"{x.shape[1]} channels"
+            )
+        return value, v
+
+    def _answer(
+        self, x: Tensor, t: Tensor | float, want: Prediction, cond: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
         t = as_time(t, x)
         if self._low > 0 or self._high < 1:
             t = t.clamp(self._low, self._high)
-        if self.preconditioning is None:
+        c = None if self.preconditioning is None else self.preconditioning(self.path, t)
+        if c is None:
             raw = self.net(x, t, **cond).to(x.dtype)
         else:
-            c = self.preconditioning(self.path, t)
             raw = self.net(expand(c.input, x) * x, c.noise, **cond).to(x.dtype)
+        v = None
+        if raw.ndim > 1 and raw.shape[1] == 2 * x.shape[1]:
+            raw, v = raw.chunk(2, dim=1)
+        if c is not None:
             raw = expand(c.skip, x) * x + expand(c.out, x) * raw
-        return convert(raw, x, t, self.path, self.prediction, want)
+        return convert(raw, x, t, self.path, self.prediction, want), v
 
 
 @dataclass(frozen=True)

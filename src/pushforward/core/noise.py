@@ -25,7 +25,9 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 
 # One stream per use, so that no two uses ever share a number. User code is free to take those from 1024 on.
-SOURCE, TIME, DROP, START, SOLVER, DATA, COMPONENT, ORDER, AUGMENT, COUPLING, PROBE = range(11)
+SOURCE, TIME, DROP, START, SOLVER, DATA, COMPONENT, ORDER, AUGMENT, COUPLING, PROBE, CORRECTOR = (
+    range(12)
+)
 
 # Blocks of four numbers handled at a time: the ten rounds then stay in the processor's cache.
 CHUNK = 1 << 15
@@ -101,7 +103,7 @@ class Noise:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, rows: slice) -> Noise:
+    def __getitem__(self, rows: slice | Tensor) -> Noise:
         return replace(self, ids=self.ids[rows])
 
     def words(self, count: int, stream: int) -> Tensor:

@@ -3,21 +3,41 @@
 from pushforward.solvers.adaptive import DormandPrince
 from pushforward.solvers.ancestral import DDIM, DDPM
 from pushforward.solvers.base import Solver, integrate
+from pushforward.solvers.exponential import DPMSolver
+from pushforward.solvers.inverse import Inverse
+from pushforward.solvers.karras import ChurnedHeun
+from pushforward.solvers.langevin import (
+    AnnealedLangevin,
+    Langevin,
+    PredictorCorrector,
+    SignalToNoise,
+    langevin,
+)
 from pushforward.solvers.multistep import Multistep
 from pushforward.solvers.ode import RK4, Euler, Heun, Midpoint, RungeKutta
-from pushforward.solvers.sde import EulerMaruyama
+from pushforward.solvers.sde import EulerMaruyama, Reversal, StochasticHeun
 
 __all__ = [
     "DDIM",
     "DDPM",
     "RK4",
+    "AnnealedLangevin",
+    "ChurnedHeun",
+    "DPMSolver",
     "DormandPrince",
     "Euler",
     "EulerMaruyama",
     "Heun",
+    "Inverse",
+    "Langevin",
     "Midpoint",
     "Multistep",
+    "PredictorCorrector",
+    "Reversal",
     "RungeKutta",
+    "SignalToNoise",
     "Solver",
+    "StochasticHeun",
     "integrate",
+    "langevin",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Field
+from pushforward.core.fields import Field, VarianceField
 from pushforward.core.noise import SOLVER, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import check_defined, convert
@@ -19,28 +21,34 @@ from pushforward.core.shapes import expand
 class DDIM:
     """Denoising diffusion implicit steps, on any Gaussian path and any grid.
 
-        x_s = alpha_s D + sqrt(sigma_s^2 - eta^2 v) E + eta sqrt(v) z
+        x_s = alpha_s D + sqrt(sigma_s^2 - eta^2 v) E + s_noise eta sqrt(v) z
         v   = (sigma_s/sigma_t)^2 (sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2)
 
     D and E are data and noise predicted at (x_t, t), v the variance beta-tilde of q(x_s | x_t, x1). eta = 0 is
     deterministic, one with DPM-Solver-1, and works in both directions: data -> noise is DDIM inversion. eta = 1 with
     the same v is DDPM's ancestral sampling. The slides' `sqrt(1 - alpha - sigma)` lacks a square.
 
+    The ancestral Euler method of k-diffusion is the same for x/alpha with noise sigma/alpha: an Euler step in sigma
+    down to sigma_down, and noise sigma_up on top. eta and s_noise are those of its `sample_euler_ancestral`.
+
     Song, Meng, Ermon 2021 (arXiv 2010.02502), eq. 12 and 16.
     """
 
     eta: float = 0.0
+    s_noise: float = 1.0
     order: ClassVar[float] = 1
     calls: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise InputError(f"eta is {self.eta}; it must lie in [0, 1]")
+        if not self.s_noise >= 0:
+            raise InputError(f"s_noise is {self.s_noise}; it must be a number >= 0")
 
     def init(self, x: Tensor, grid: Tensor, path: Path) -> None:
         check_defined("noise", path)
         if self.eta > 0:
-            _require_forward(grid, "DDIM with eta > 0")
+            require_forward(grid, "DDIM with eta > 0")
 
     def step(
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
@@ -52,7 +60,8 @@ class DDIM:
             expand(alpha_s, x) * data + expand((sigma_s**2 - variance).clamp(min=0).sqrt(), x) * eps
         )
         if self.eta > 0:
-            x_s = x_s + expand(variance.sqrt(), x) * noise.normal(x.shape[1:], SOLVER, x.dtype)
+            spread = expand(self.s_noise * variance.sqrt(), x)
+            x_s = x_s + spread * noise.normal(x.shape[1:], SOLVER, x.dtype)
         return x_s, None
 
 
@@ -63,40 +72,59 @@ class DDPM:
         x_s = (alpha_t/alpha_s) (sigma_s/sigma_t)^2 x_t + alpha_s (b/sigma_t^2) D + sqrt(v) z
         b   = sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2
 
-    v is "beta-tilde", b (sigma_s/sigma_t)^2, exact for data at a single point, or "beta", b itself, exact for white
-    data; on neighbouring steps of a DiscretePath b = beta_k and D is Ho et al.'s mean. Any grid will do, each step
-    being that of the schedule with the steps between left out. The last step, to sigma_s = 0, adds no noise.
+    v is "beta-tilde", b (sigma_s/sigma_t)^2, exact for data at a single point; "beta", b itself, exact for white data;
+    or "learned", `beta^w beta-tilde^(1 - w) = b (sigma_s/sigma_t)^(2 - 2w)` with w from a `VarianceField`, such as a
+    Model whose network has twice the channels, by the call that gives D. On neighbouring steps of a DiscretePath
+    b = beta_k and this is Ho et al.'s mean. Any grid will do, each step being that of the schedule with the steps
+    between left out. The last step, to sigma_s = 0, adds no noise.
 
-    Ho et al. 2020 (arXiv 2006.11239), eq. 6-7 and sec. 3.2; subsets of steps: Nichol & Dhariwal 2021 (arXiv
-    2102.09672), eq. 19.
+    Ho et al. 2020 (arXiv 2006.11239), eq. 6-7 and sec. 3.2; learned variance and subsets of steps: Nichol & Dhariwal
+    2021 (arXiv 2102.09672), eq. 15 and 19.
     """
 
-    variance: Literal["beta", "beta-tilde"] = "beta-tilde"
+    variance: Literal["beta", "beta-tilde", "learned"] = "beta-tilde"
     order: ClassVar[float] = 1
     calls: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.variance not in ("beta", "beta-tilde"):
-            raise InputError(f"variance is 'beta' or 'beta-tilde', not {self.variance!r}")
+        if self.variance not in ("beta", "beta-tilde", "learned"):
+            raise InputError(
+                f"variance is 'beta', 'beta-tilde' or 'learned', not {self.variance!r}"
+            )
 
     def init(self, x: Tensor, grid: Tensor, path: Path) -> None:
         check_defined("noise", path)
-        _require_forward(grid, "DDPM")
+        require_forward(grid, "DDPM")
 
     def step(
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
     ) -> tuple[Tensor, None]:
         path = field.path
-        data = field(x, t, "data", **cond)
+        data, weight = self._predicted(field, x, t, **cond)
         alpha_s, ratio = path.alpha(s), (path.sigma(s) / path.sigma(t)) ** 2
         shrink = path.alpha(t) / alpha_s
         added = path.sigma(t) ** 2 - shrink**2 * path.sigma(s) ** 2
         mean = (
             expand(shrink * ratio, x) * x + expand(alpha_s * added / path.sigma(t) ** 2, x) * data
         )
-        variance = added * ratio if self.variance == "beta-tilde" else added * (ratio > 0)
+        # The last step, to sigma_s = 0, has ratio 0 and adds nothing, whatever the weight.
+        spread = torch.where(ratio > 0, added.clamp(min=0), 0.0).sqrt()
+        tilt = expand(torch.where(ratio > 0, ratio, 1.0), x) ** ((1 - weight) / 2)
         z = noise.normal(x.shape[1:], SOLVER, x.dtype)
-        return mean + expand(variance.clamp(min=0).sqrt(), x) * z, None
+        return mean + expand(spread, x) * tilt * z, None
+
+    def _predicted(
+        self, field: Field, x: Tensor, t: Tensor, **cond: Any
+    ) -> tuple[Tensor, Tensor | float]:
+        """D, and the weight of beta against beta-tilde in the logarithm of the variance."""
+        if self.variance != "learned":
+            return field(x, t, "data", **cond), 1.0 if self.variance == "beta" else 0.0
+        if not isinstance(field, VarianceField):
+            raise InputError(
+                f"{type(field).__name__} has no variance to give: DDPM('learned') takes a field with `with_variance`, "
+                f"such as a Model whose network has two outputs for each channel; or choose 'beta' or 'beta-tilde'"
+            )
+        return field.with_variance(x, t, "data", **cond)
 
 
 def both(field: Field, x: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
@@ -110,6 +138,19 @@ def both(field: Field, x: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tenso
     return convert(v, x, t, field.path, "v", "data"), convert(v, x, t, field.path, "v", "noise")
 
 
+def masked(
+    mask: Tensor, x: Tensor, change: Callable[..., Tensor], *values: Any, **cond: Any
+) -> Tensor:
+    """`change(x, *values, **cond)` for the samples in mask (B,), x for the others: nothing is asked in vain."""
+    if bool(mask.all()):
+        return change(x, *values, **cond)
+    rows = mask.nonzero()[:, 0]
+    if len(rows) == 0:
+        return x
+    here = {name: value[rows] for name, value in cond.items()}
+    return x.index_copy(0, rows, change(x[rows], *(value[rows] for value in values), **here))
+
+
 def posterior_variance(path: Path, t: Tensor, s: Tensor) -> Tensor:
     """beta-tilde, the variance of q(x_s | x_t, x1) for s > t, (B,)."""
     sigma_t, sigma_s = path.sigma(t), path.sigma(s)
@@ -117,6 +158,6 @@ def posterior_variance(path: Path, t: Tensor, s: Tensor) -> Tensor:
     return (added * (sigma_s / sigma_t) ** 2).clamp(min=0)
 
 
-def _require_forward(grid: Tensor, what: str) -> None:
+def require_forward(grid: Tensor, what: str) -> None:
     if not bool((grid[1:] > grid[:-1]).all()):
         raise InputError(f"{what} goes from noise to data only: give increasing times")
