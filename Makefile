@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 # torch is named beside the package, so that pip takes the one pinned build and no other.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+PIP := -m pip install --quiet --disable-pip-version-check
+TORCH := -c constraints.txt torch==2.13.0
+INSTALL := $(BIN)/python $(PIP) $(TORCH)
 
 .PHONY: demo test test-slow bench lint clean
 
@@ -22,8 +25,16 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
 
-bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.run
+# Other libraries, to compare with in one process.
+$(PEERS)/.installed: pyproject.toml constraints.txt $(wildcard benchmarks/peers/*.txt)
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python $(PIP) $(TORCH) -e '.[demo]' -r benchmarks/peers/requirements.txt
+	$(PEERS)/bin/python $(PIP) --no-deps -r benchmarks/peers/requirements-alone.txt
+	touch $@
+
+bench: $(VENV)/.installed $(PEERS)/.installed
+	$(BIN)/python -m benchmarks.run normals training
+	$(PEERS)/bin/python -m benchmarks.run --threads 1 overhead solver_error
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -31,4 +42,4 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

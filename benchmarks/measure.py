@@ -10,6 +10,8 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,15 @@ import torch
 import pushforward as pf
 
 Row = dict[str, str | int | float | None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows of a benchmark with what else it found: Markdown, and files by name."""
+
+    rows: list[Row]
+    more: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def medians(
@@ -88,6 +99,7 @@ def circumstances(command: str, note: str) -> dict[str, Any]:
         "pushforward": f"{pf.__version__}, commit {_commit()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "peers": _peers(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -95,6 +107,14 @@ def circumstances(command: str, note: str) -> dict[str, Any]:
         "load": f"{os.getloadavg()[0]:.1f} processes wanted to run, mean of the minute before",
     }
     return facts | ({"note": note} if note else {})
+
+
+def _peers() -> str:
+    names = ("diffusers", "flow_matching", "azula", "k-diffusion")
+    try:
+        return ", ".join(f"{name} {version(name)}" for name in names)
+    except PackageNotFoundError:
+        return "not in this environment"
 
 
 def _commit() -> str:
@@ -123,13 +143,16 @@ def _processor() -> str:
 
 
 def write(
-    folder: Path, name: str, text: str, rows: list[Row], facts: Mapping[str, Any], seconds: float
+    folder: Path, name: str, text: str, report: Report, facts: Mapping[str, Any], seconds: float
 ) -> None:
     """results/<name>.md to read and results/<name>.json to compare. text: what was measured, and how."""
     folder.mkdir(parents=True, exist_ok=True)
-    report = {"benchmark": name, **facts, "seconds": round(seconds, 1), "rows": rows}
-    (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    lines = [f"# {name}", "", text, "", *table(rows), ""]
+    data = {"benchmark": name, **facts, "seconds": round(seconds, 1), "rows": report.rows}
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    for file, content in report.files.items():
+        (folder / file).write_bytes(content)
+    lines = [f"# {name}", "", text, "", *table(report.rows), ""]
+    lines += [report.more, ""] if report.more else []
     lines += [f"- {key}: {value}" for key, value in facts.items()]
     lines.append(f"- took: {seconds:.0f} s")
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n")

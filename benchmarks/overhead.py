@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import pushforward as pf
-from benchmarks.measure import Row, medians, peak_bytes
+from benchmarks.measure import Report, Row, medians, peak_bytes
 
 STEPS = 50
 
@@ -28,12 +29,31 @@ def by_hand(field: Trivial, x: Tensor, times: Tensor) -> Tensor:
     return x
 
 
-def overhead() -> list[Row]:
-    """What `pf.integrate` costs beyond the network: 50 steps with the field -x, batch 64 of 3 x 32 x 32 in float32.
+def in_place(field: Trivial, x: Tensor, times: Tensor) -> Tensor:
+    """The same with one state that is written over."""
+    h, x = 1 / (len(times) - 1), x.clone()
+    for t in times[:-1]:
+        x.add_(field(x, t), alpha=h)
+    return x
+
+
+def peer_loops(x: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Those of benchmarks/peers; none in an environment without them."""
+    try:
+        from benchmarks.peers.samplers import trivial_loops
+
+        return trivial_loops(x, STEPS)
+    except ImportError:
+        return {}
+
+
+def overhead() -> Report:
+    """What a sampler costs beyond the network: 50 steps with the field -x, batch 64 of 3 x 32 x 32 in float32.
 
     Microseconds for each call of the field, its own time included; the ratio is to an Euler loop written by hand.
     Memory is the most that was allocated at one time beyond the start, in tensors of the size of the batch.
-    Euler-Maruyama draws its noise by sample id: that is nearly all of its time (compare normals.md).
+    All samplers take turns in one process. Euler-Maruyama draws its noise by sample id: that is nearly all of its
+    time (compare normals.md).
     """
     field, times = Trivial(), pf.times.uniform(STEPS)
     x = torch.randn(64, 3, 32, 32)
@@ -45,16 +65,25 @@ def overhead() -> list[Row]:
         "Multistep, order 3": pf.solvers.Multistep("data", "log_snr", 3),
         "EulerMaruyama(0.5)": pf.solvers.EulerMaruyama(0.5),
     }
-    calls = {"by hand": lambda: by_hand(field, x, times)} | {
-        name: lambda solver=solver: pf.integrate(solver, field, x, times)
-        for name, solver in solvers.items()
+    peers = peer_loops(x)
+    calls: dict[str, Callable[[], Tensor]] = {
+        "by hand": lambda: by_hand(field, x, times),
+        "by hand, in place": lambda: in_place(field, x, times),
+        "pf.generate, default": lambda: pf.generate(
+            field, len(x), nfe=STEPS, source=x, shape=x.shape[1:]
+        ),
+        **{
+            name: lambda solver=solver: pf.integrate(solver, field, x, times)
+            for name, solver in solvers.items()
+        },
+        **peers,
     }
     with torch.no_grad():
         seconds = medians(calls)
         peaks = {name: peak_bytes(call) / x.nbytes for name, call in calls.items()}
-    numbers = {"by hand": STEPS} | {name: STEPS * solver.calls for name, solver in solvers.items()}
+    numbers = {name: STEPS * (solvers[name].calls if name in solvers else 1) for name in calls}
     micro = {name: seconds[name] / numbers[name] * 1e6 for name in calls}
-    return [
+    rows: list[Row] = [
         {
             "sampler": name,
             "calls": numbers[name],
@@ -64,3 +93,5 @@ def overhead() -> list[Row]:
         }
         for name in calls
     ]
+    missing = "The peers' environment is missing (`make bench` sets it up): own samplers only."
+    return Report(rows, "" if peers else missing)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Row, circumstances, table, write
+from benchmarks.measure import Report, Row, circumstances, table, write
 from benchmarks.normals import normals
 from benchmarks.overhead import overhead
 from benchmarks.solver_error import solver_error
 from benchmarks.training import training
 
-# A benchmark is a function that returns rows; its docstring says what was measured, and how.
-BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
+# A benchmark is a function that returns rows, or a Report; its docstring says what was measured, and how.
+BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
     function.__name__: function for function in (normals, overhead, solver_error, training)
 }
 RESULTS = Path(__file__).parent / "results"
@@ -44,10 +44,11 @@ def main() -> None:
     for name in options.names or BENCHMARKS:
         facts = circumstances(f"python -m benchmarks.run {name}{threads}", options.note)
         began = time.perf_counter()
-        rows = BENCHMARKS[name]()
+        found = BENCHMARKS[name]()
+        report = found if isinstance(found, Report) else Report(found)
         seconds = time.perf_counter() - began
-        write(options.out, name, inspect.getdoc(BENCHMARKS[name]) or "", rows, facts, seconds)
-        sys.stdout.write("\n".join((f"{name}, {seconds:.0f} s", *table(rows), "", "")))
+        write(options.out, name, inspect.getdoc(BENCHMARKS[name]) or "", report, facts, seconds)
+        sys.stdout.write("\n".join((f"{name}, {seconds:.0f} s", *table(report.rows), "", "")))
         sys.stdout.flush()
 
 
