@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pushforward as pf
 from contracts.members import THREE_PATHS, mixture, randn, relative
@@ -78,6 +80,69 @@ def test_every_form_and_variable_converges_with_its_order(
         assert got[-1] > 2.8, got
     else:
         assert abs(got[-1] - observed) < 0.2, got
+
+
+@pytest.mark.parametrize("path", THREE_PATHS)
+@pytest.mark.parametrize(
+    ("form", "variable"),
+    [("velocity", "time"), ("data", "log_snr"), ("data", "time"), ("noise", "log_snr")],
+)
+def test_order_four_is_kept_from_the_first_step_on_at_one_call_a_step(form, variable, path):
+    grid = functools.partial(pf.times.uniform, start=0.1, end=0.8)
+    if form != "velocity":
+        grid = functools.partial(pf.times.log_snr, path=path, start=0.1, end=0.8)
+    got = orders(Multistep(form, variable, 4), path, 0.1, 0.8, (192, 384), grid)
+    assert abs(got[0] - 4) < 0.2, got
+    out = pf.integrate(Multistep(form, variable, 4), mixture(2).field(path), X, grid(384))
+    assert relative(out, truth(path, 0.1, 0.8)) < 8e-9
+    if form != "velocity":
+        return
+    # Redone at every step the error is smaller; without its start only order 2 is left.
+    always = orders(Multistep(form, variable, 4, "always"), path, 0.1, 0.8, (96, 192), grid)
+    assert always[0] > 3.8, always
+    none = orders(Multistep(form, variable, 4, "none"), path, 0.1, 0.8, (96, 192), grid)
+    assert none[0] < 3.3, none
+
+
+def test_backwards_order_four_is_kept():
+    path, field = pf.Cosine(), mixture(2).field(pf.Cosine())
+    far = truth(path, 0.1, 0.8)
+    for form, variable in (("velocity", "time"), ("noise", "log_snr"), ("data", "log_snr")):
+        errors = [
+            relative(
+                pf.integrate(
+                    Multistep(form, variable, 4),
+                    field,
+                    far,
+                    pf.times.log_snr(n, path, 0.1, 0.8).flip(0),
+                ),
+                X,
+            )
+            for n in (96, 192)
+        ]
+        assert abs(math.log2(errors[0] / errors[1]) - 4) < 0.3, errors
+
+
+@pytest.mark.parametrize("form", ["data", "noise"])
+def test_of_the_published_weights_the_halved_parabola_loses_order_three(form):
+    path = pf.VP()
+    for weights, observed in (("exact", 3), ("bh2", 3), ("bh1", 3), ("halved", 2)):
+        solver = Multistep(form, "log_snr", 3, "start", weights)
+        if weights.startswith("bh"):
+            # Their first step is corrected by half its line, which is of third order as well.
+            solver = Multistep(form, "log_snr", 3, "always", weights)
+        got = orders(
+            solver, path, 0.1, 0.9, (128, 256), lambda n: pf.times.log_snr(n, path, 0.1, 0.9)
+        )
+        # The error of the corrected ones falls faster on this path.
+        assert got[-1] > observed - 0.25, (weights, got)
+        assert got[-1] < observed + 0.25 or weights.startswith("bh"), (weights, got)
+    for weights in ("bh1", "bh2"):
+        got = orders(
+            Multistep(form, weights=weights), path, 0.1, 0.9, (64, 128),
+            lambda n: pf.times.log_snr(n, path, 0.1, 0.9),
+        )  # fmt: skip
+        assert abs(got[-1] - 2) < 0.2, (weights, got)
 
 
 @pytest.mark.parametrize("path", THREE_PATHS)
@@ -293,6 +358,283 @@ def test_data_in_log_snr_with_the_corrector_is_unipc():
     want = advance(c2, t2, t3, [d2, d1], [t2, t1])
     got = pf.integrate(Multistep("data", "log_snr", 2, "always"), field, X, times)
     assert torch.allclose(got, want, rtol=1e-11, atol=1e-11)
+
+
+# Published weights and noise, step by step, on predictions that are given at the points of the grid.
+
+
+class Given:
+    """A field whose prediction `form` takes a given value at each time of a grid."""
+
+    def __init__(self, path, form, times, values):
+        self.path, self.form, self.values = (
+            path,
+            form,
+            dict(zip(times.tolist(), values, strict=True)),
+        )
+
+    def __call__(self, x, t, want="velocity", **cond):
+        value = self.values[float(t[0])].expand_as(x)
+        return pf.predictions.convert(value, x, t, self.path, self.form, want)
+
+
+TIMES = torch.tensor([0.2, 0.31, 0.38, 0.6, 0.7], dtype=torch.float64)
+
+
+class Normals:
+    """Noise that is given, for each step and sample."""
+
+    def __init__(self, z, step=0):
+        self.z, self.step = z, step
+
+    def at(self, step):
+        return Normals(self.z, step)
+
+    def normal(self, shape, stream, dtype):
+        return self.z[self.step].to(dtype).reshape(-1, *shape)
+
+
+def run(solver, field, x, times, z=None):
+    """The states at all times."""
+    z = torch.zeros(len(times), *x.shape, dtype=torch.float64) if z is None else z
+    grid = times[:, None].expand(-1, len(x))
+    seen, state = [x], solver.init(x, grid, field.path)
+    for i in range(len(times) - 1):
+        x, state = solver.step(field, x, grid[i], grid[i + 1], state, Normals(z).at(i))
+        seen.append(x)
+    return seen
+
+
+@pytest.mark.parametrize("path", THREE_PATHS)
+@pytest.mark.parametrize("form", ["data", "noise"])
+@pytest.mark.parametrize("weights", ["bh1", "bh2", "halved"])
+def test_published_weights_are_those_of_the_papers(weights, form, path):
+    values = randn(5, 1, 2, seed=8)
+    seen = run(
+        Multistep(form, "log_snr", 3, "none", weights), Given(path, form, TIMES, values), X, TIMES
+    )
+    two = run(
+        Multistep(form, "log_snr", 2, "none", weights), Given(path, form, TIMES, values), X, TIMES
+    )
+    sign = 1 if form == "data" else -1
+    for i in (2, 3):
+        t, s = TIMES[i], TIMES[i + 1]
+        h, h1, h2 = (
+            sign * (lam(path, TIMES[i + 1 - k]) - lam(path, TIMES[i - k])) for k in range(3)
+        )
+        keep, grow = (path.sigma, path.alpha) if form == "data" else (path.alpha, path.sigma)
+        a, b, r0, r1 = keep(s) / keep(t), grow(s), h1 / h, h2 / h
+        one = b * (1 - (-h).exp())
+        m0, m1, m2 = values[i], values[i - 1], values[i - 2]
+        # Lu et al. 2022 (2211.01095), algorithm 2; Zhao et al. 2023, B_1 and B_2; phi_2, phi_3 of DPM-Solver++ 3M.
+        phi2 = 1 + (-h).expm1() / h
+        phi3 = phi2 / h - 0.5
+        d10, d11 = (m0 - m1) / r0, (m1 - m2) / r1
+        line = {"bh2": one / 2, "bh1": b * h / 2, "halved": b * phi2}[weights] * d10
+        assert torch.allclose(two[i + 1], a * two[i] + one * m0 + line, atol=1e-13)
+        d2 = (d10 - d11) / (r0 + r1)
+        share = 1 if weights == "halved" else 2
+        parabola = b * phi2 * (d10 + r0 * d2) - share * b * phi3 * d2
+        assert torch.allclose(seen[i + 1], a * seen[i] + one * m0 + parabola, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", THREE_PATHS)
+@pytest.mark.parametrize("eta", [0.3, 1.0, 2.0])
+def test_a_step_of_any_length_keeps_the_law_of_a_single_point_for_any_noise(eta, path):
+    # x_t = alpha m + sigma z exactly, so that mean and variance of x_s follow from the coefficients.
+    solver = Multistep("data", "log_snr", 1, eta=eta)
+    times = torch.tensor([0.0, 0.3, 0.45, 0.9, 1.0], dtype=torch.float64)
+    plan = solver.init(X, times[:, None].expand(-1, 5), path).plan
+    for i, rule in enumerate(plan.predict):
+        (a_t, a_s), (s_t, s_s) = path.alpha(times[i : i + 2]), path.sigma(times[i : i + 2])
+        assert rule.a * float(a_t) + rule.c[0] == pytest.approx(float(a_s), abs=1e-14)
+        assert (rule.a * float(s_t)) ** 2 + rule.spread**2 == pytest.approx(
+            float(s_s) ** 2, abs=1e-14
+        )
+        if 0 < i < 3:
+            decay = (s_s / s_t) ** (1 + eta) * (a_t / a_s) ** eta
+            assert rule.a == pytest.approx(float(decay), rel=1e-12)
+    assert plan.predict[-1].spread == 0
+
+
+@pytest.mark.parametrize("path", THREE_PATHS)
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_the_noise_method_with_noise_is_the_solution_of_its_sde(eta, path):
+    # dx = [f x + (1 + eta) g2/(2 sigma) E ds] + sqrt(eta g2) dw, g2 = -sigma^2 d ln(alpha/sigma)^2/dt ds.
+    t, s = 0.3, 0.55
+    solver = Multistep("noise", "log_snr", 1, eta=eta)
+    grid = torch.tensor([t, s], dtype=torch.float64)[:, None].expand(-1, 5)
+    rule = solver.init(X, grid, path).plan.predict[0]
+
+    def at(u):
+        return path.coefficients(torch.tensor(u, dtype=torch.float64))
+
+    def g2(u):
+        a, b, da, db = (float(v) for v in at(u))
+        return 2 * b * b * (da / a - db / b)
+
+    end = float(at(s).alpha)
+    drift = quad(
+        lambda u: -(1 + eta) / 2 * g2(u) / float(at(u).sigma) * end / float(at(u).alpha), t, s
+    )[0]
+    variance = quad(lambda u: eta * g2(u) * (end / float(at(u).alpha)) ** 2, t, s)[0]
+    assert rule.a == pytest.approx(end / float(at(t).alpha), rel=1e-12)
+    assert rule.c[0] == pytest.approx(drift, rel=1e-9)
+    assert rule.spread**2 == pytest.approx(variance, rel=1e-9)
+
+
+def law_after(solver, path, mean, variance, times):
+    """Mean and variance of the last state, steps being affine in x and z on a Gaussian: no sampling."""
+    n = len(times) - 1
+    field = pf.GaussianMixture([[mean]], variance).field(path)
+    x = torch.zeros(n + 2, 1, dtype=torch.float64)
+    x[1] = 1
+    z = torch.zeros(n, n + 2, 1, dtype=torch.float64)
+    z[range(n), range(2, n + 2)] = 1
+    out = run(solver, field, x, times, z)[-1][:, 0]
+    a, b = path.alpha(times[0]), path.sigma(times[0])
+    slopes = out[1:] - out[0]
+    m = out[0] + slopes[0] * a * mean
+    return float(m), float(slopes[0] ** 2 * (a**2 * variance + b**2) + (slopes[1:] ** 2).sum())
+
+
+SDE = [
+    Multistep("data", "log_snr", 1, eta=1.0), Multistep("data", "log_snr", 2, eta=1.0),
+    Multistep("data", "log_snr", 2, weights="bh2", eta=0.5), Multistep("data", "time", 3, eta=1.0),
+    Multistep("data", "log_snr", 3, "none", "halved", 2.0), Multistep("data", "log_snr", 2, "always", eta=0.7),
+    Multistep("noise", "log_snr", 1, eta=1.0), Multistep("noise", "log_snr", 2, eta=1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", THREE_PATHS)
+@pytest.mark.parametrize("solver", SDE, ids=repr)
+def test_with_noise_the_law_converges_to_that_of_the_path(solver, path):
+    mean, variance, start, end = 0.8, 0.6, 0.1, 0.9
+    t = torch.tensor(end, dtype=torch.float64)
+    exact = float(path.alpha(t) * mean), float(path.alpha(t) ** 2 * variance + path.sigma(t) ** 2)
+    errors = np.array([
+        np.abs(np.subtract(law_after(solver, path, mean, variance, pf.times.log_snr(n, path, start, end)), exact))
+        for n in (60, 120)
+    ])  # fmt: skip
+    assert (errors[1] < 0.03).all(), errors
+    for before, after in errors.T:
+        assert after < 1e-6 or before / after > 1.8, errors
+
+
+def test_a_wrong_variance_of_the_noise_ends_in_another_law(monkeypatch):
+    path, times = pf.CondOT(), pf.times.log_snr(120, pf.CondOT(), 0.1, 0.9)
+    solver = Multistep("data", "log_snr", 2, eta=1.0)
+    right = law_after(solver, path, 0.8, 0.6, times)[1]
+    plan = pf.solvers.multistep.make_plan
+
+    def wrong(*args):
+        made = plan(*args)
+        return made._replace(predict=[r._replace(spread=1.1 * r.spread) for r in made.predict])
+
+    monkeypatch.setattr(pf.solvers.multistep, "make_plan", wrong)
+    exact = 0.9**2 * 0.6 + 0.1**2
+    assert abs(law_after(solver, path, 0.8, 0.6, times)[1] - exact) > 10 * abs(right - exact)
+
+
+def test_with_noise_a_mixture_ends_in_its_law_from_end_to_end():
+    law, path, n = mixture(2), pf.CondOT(), 4000
+    for solver in (Multistep(eta=1.0), Multistep(order=3, corrector="none", eta=0.5)):
+        x1 = pf.integrate(
+            solver, law.field(path), randn(n, 2, seed=1), pf.times.uniform(60), seed=3
+        )
+        truth = law.sample(n, seed=12)
+        for power in (1, 2):
+            a, b = (
+                torch.stack([v[:, 0] ** power, v[:, 1] ** power, v[:, 0] * v[:, 1]])
+                for v in (x1, truth)
+            )
+            error = ((a.var(1) + b.var(1)) / n).sqrt()
+            assert ((a.mean(1) - b.mean(1)).abs() < 4.5 * error).all()
+
+
+def test_a_step_with_noise_that_is_redone_keeps_its_noise():
+    # A constant prediction is integrated exactly, so that to redo a step changes nothing.
+    field = Given(pf.CondOT(), "data", TIMES, torch.full((5, 1, 2), 0.7).double())
+    z = randn(5, 5, 2, seed=9)
+    for order in (1, 2, 3):
+        once, twice = (
+            run(Multistep("data", "log_snr", order, c, eta=0.8), field, X, TIMES, z)[-1]
+            for c in ("none", "always")
+        )
+        assert torch.allclose(once, twice, atol=1e-12)
+
+
+# One grid for all, and half precision.
+
+
+@pytest.mark.parametrize(("form", "variable"), FORMS)
+def test_one_grid_for_all_samples_and_the_same_for_each_give_the_same_states(form, variable):
+    path = pf.CondOT()
+    for order, c, eta in (
+        (2, "start", 0.0),
+        (3, "always", 0.0),
+        (4, "start", 0.0),
+        (2, "start", 0.7),
+    ):
+        if eta and form != "data":
+            continue
+        solver, times = Multistep(form, variable, order, c, eta=eta), pf.times.quadratic(7)
+        shared = pf.integrate(solver, mixture(2).field(path), X, times, seed=4)
+        own = pf.integrate(solver, mixture(2).field(path), X, times.repeat(5, 1), seed=4)
+        assert torch.allclose(shared, own, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+def test_a_state_in_half_precision_is_rounded_once_in_a_step(own, dtype):
+    # Weights of order 3 nearly cancel; rounded to 8 bits they would be off by a percent.
+    path, x = pf.VP(), randn(5, 2, seed=1).to(dtype)
+    values = (3 + randn(5, 1, 2, seed=2)).to(dtype)
+    solver = Multistep("data", "log_snr", 3, "none")
+    grid = TIMES[:, None].repeat(1, 5) if own else TIMES[:, None].expand(-1, 5)
+    state, noise = solver.init(x, grid, path), pf.Noise.batch(5)
+    field = Given(path, "data", TIMES, values)
+    for i in range(4):
+        after, state = solver.step(field, x, grid[i], grid[i + 1], state, noise)
+        rule = state.plan.predict[i]
+        exact = x.double() * rule.a + sum(
+            c * values[j].double() for c, j in zip(rule.c, rule.nodes, strict=True)
+        )
+        assert after.dtype == dtype
+        assert (
+            (after.double() - exact).abs() <= 0.501 * torch.finfo(dtype).eps * exact.abs()
+        ).all()
+        x = after
+
+
+class Live(TorchDispatchMode):
+    """The most tensors of `size` numbers that were alive at one time."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.alive, self.most = size, weakref.WeakSet(), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.numel() == self.size:
+            self.alive.add(out.untyped_storage())
+            self.most = max(self.most, len(self.alive))
+        return out
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_a_run_holds_at_most_order_plus_four_batches(order):
+    class Trivial:
+        path = pf.CondOT()
+
+        def __call__(self, x, t, want="velocity", **cond):
+            return -x
+
+    x = randn(64, 100)
+    for form, variable in (("velocity", "time"), ("data", "log_snr")):
+        with Live(x.numel()) as live:
+            pf.integrate(Multistep(form, variable, order), Trivial(), x, pf.times.uniform(10))
+        assert 2 <= live.most <= order + 4
 
 
 @pytest.mark.parametrize("path", THREE_PATHS)
@@ -517,9 +859,19 @@ def test_without_a_gaussian_source_only_what_asks_for_noise_is_an_error():
 def test_methods_that_are_none_are_errors():
     for bad in (
         {"form": "score"}, {"variable": "snr"}, {"order": 5}, {"order": 0}, {"form": "velocity"},
-        {"corrector": "never"},
+        {"corrector": "never"}, {"weights": "midpoint"}, {"weights": "bh2", "variable": "time"}, {"eta": -0.1},
+        {"eta": float("nan")}, {"eta": 1.0, "order": 4}, {"eta": 1.0, "form": "velocity", "variable": "time"},
     ):  # fmt: skip
         with pytest.raises(pf.InputError):
             Multistep(**bad)
+    field, times = mixture(2).field(pf.CondOT()), pf.times.uniform(3)
+    with pytest.raises(pf.InputError, match="increasing"):
+        pf.integrate(Multistep(eta=1.0), field, X, times.flip(0))
+    with pytest.raises(pf.UndefinedError, match="alpha"):
+        pf.integrate(Multistep("noise", eta=1.0), field, X, times)
+    with pytest.raises(pf.UndefinedError, match="Gaussian"):
+        pf.integrate(
+            Multistep(eta=1.0), mixture(2).field(pf.CondOT(gaussian_source=False)), X, times
+        )
     assert Multistep().calls == 1
     assert (Multistep().form, Multistep().variable, Multistep().order) == ("data", "log_snr", 2)
