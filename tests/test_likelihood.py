@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from pushforward.likelihood import (
     source_log_prob,
     traces,
 )
+from pushforward.likelihood.flow import _draw, _WithTrace
 from pushforward.nets import MLP
 
 LAW = mixture(2)
@@ -194,7 +198,7 @@ def test_gaussian_probes_spread_as_the_frobenius_norm_says():
         ("gaussian", 2 * (symmetric**2).sum()),
         ("rademacher", 2 * ((symmetric**2).sum() - (symmetric.diagonal() ** 2).sum())),
     ):
-        probes = pf.likelihood._draw(x.expand(k, -1), 1, kind, 0)
+        probes = _draw(x.expand(k, -1), 1, kind, pf.Noise.batch(k))
         got = traces(field, x.expand(k, -1), 0.5, probes)[1]
         assert float(got.var()) == pytest.approx(float(variance), rel=0.05)
         assert abs(float(got.mean() - jacobian.trace())) < 4.5 * float(variance / k) ** 0.5
@@ -233,8 +237,8 @@ def test_an_estimate_does_not_depend_on_the_rows_after_it():
 
 def test_the_standard_error_is_that_of_the_mean_over_the_probes():
     field, x = LAW.field(pf.CondOT()), LAW.sample(3, seed=3)
-    probes = pf.likelihood._draw(x, 5, "rademacher", 2)
-    drawn = pf.likelihood._WithTrace(field, (2,), probes)
+    probes = _draw(x, 5, "rademacher", pf.Noise.batch(3, 2))
+    drawn = _WithTrace(field, (2,), probes)
     start = torch.cat((x, torch.zeros(3, 5).double()), 1)
     end = pf.integrate(RK4["solver"], drawn, start, RK4["grid"].flip(0), _rows=torch.arange(3))
     each = source_log_prob(field.path, end[:, :2])[:, None] + end[:, 2:]
@@ -315,3 +319,250 @@ def test_a_constant_velocity_has_no_divergence_and_shifts_the_source() -> None:
     want = torch.distributions.Normal(0.0, 1.0).log_prob(x - 1).sum(1)
     assert torch.allclose(pf.log_prob(Constant(), x), want, atol=1e-9)
     assert torch.allclose(pf.log_prob(Constant(), x, probes=2).log_prob, want, atol=1e-9)
+
+
+# Shards, batches, masks.
+
+
+def test_batches_shards_and_the_whole_give_the_same_numbers():
+    law = mixture(2, 3, labels=[0, 1, 1])
+    field, x, label = law.field(pf.CondOT()), law.sample(7, seed=3), torch.arange(7) % 2
+    options = {"probes": 3, "seed": 5, **RK4}
+    whole = log_prob(field, x, label=label, **options)
+    batched = log_prob(field, x, label=label, batch_size=3, **options)
+    shard = log_prob(field, x[4:], label=label[4:], ids=torch.arange(4, 7), **options)
+    for a, b, c in zip(whole, batched, shard, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9)
+        assert torch.allclose(a[4:], c, rtol=1e-9)
+    assert not torch.allclose(log_prob(field, x[4:], label=label[4:], **options)[0], shard[0])
+    exact = log_prob(field, x, batch_size=2, **RK4)
+    assert torch.allclose(exact, log_prob(field, x, **RK4), rtol=1e-9)
+    with pytest.raises(pf.InputError, match="batch_size"):
+        log_prob(field, x, batch_size=0)
+    with pytest.raises(pf.InputError, match="ids must have shape"):
+        log_prob(field, x, ids=torch.arange(3))
+
+
+class Padded:
+    """An exact field on the first two entries of (2, 2), and something else in the padding."""
+
+    path = pf.CondOT()
+
+    def __init__(self, law):
+        self.inner = law.field(self.path)
+
+    def __call__(self, x, t, want="velocity", **cond):
+        flat = x.flatten(1)
+        out = self.inner(flat[:, :2], t, want)
+        return torch.cat((out, 3 * flat[:, 2:] * flat[:, :2]), 1).reshape(x.shape)
+
+
+def test_what_is_masked_is_no_dimension_and_does_not_move():
+    field, x = Padded(LAW), LAW.sample(4, seed=3)
+    padded = torch.cat((x, 7 + randn(4, 2)), 1).reshape(4, 2, 2)
+    mask = torch.tensor([True, True, False, False]).reshape(2, 2).expand(4, 2, 2)
+    got = log_prob(field, padded, mask=mask, solver=pf.solvers.DormandPrince(1e-5, 1e-6))
+    assert torch.allclose(got, LAW.log_prob(x), atol=1e-3)
+    estimate = log_prob(field, padded, probes=30, mask=mask, **RK4)
+    exact = log_prob(field, padded, mask=mask, **RK4)
+    error = (estimate.log_prob - exact).abs()
+    assert (error < 4.5 * estimate.standard_error).all()
+    plain = log_prob(LAW.field(pf.CondOT()), x, probes=30, **RK4)
+    assert float(estimate.standard_error.mean()) < 1.5 * float(plain.standard_error.mean())
+    # Masks of each sample's own: a 1-D law where the second entry is padding.
+    line = pf.GaussianMixture([[0.5], [-1.0]], 0.3).field(pf.CondOT())
+
+    class Both:
+        path = pf.CondOT()
+
+        def __call__(self, x, t, want="velocity", **cond):
+            return torch.cat((line(x[:, :1], t, want), line(x[:, 1:], t, want)), 1)
+
+    own = torch.tensor([[True, False], [False, True], [True, True]])
+    each = line.law.log_prob(x[:3].reshape(6, 1)).reshape(3, 2)
+    truth = (each * own).sum(1)
+    loose = pf.solvers.DormandPrince(1e-5, 1e-6)
+    assert torch.allclose(log_prob(Both(), x[:3], mask=own, solver=loose), truth, atol=1e-3)
+    batched = log_prob(Both(), x[:3], mask=own, batch_size=1, solver=loose)
+    assert torch.allclose(batched, truth, atol=1e-3)
+    for bad in (mask[:, 0], mask.double()):
+        with pytest.raises(pf.InputError, match="mask"):
+            log_prob(field, padded, mask=bad)
+
+
+# Samples with their density.
+
+SHORT = {"solver": pf.solvers.RK4(), "grid": pf.times.uniform(20)}
+
+
+def test_samples_come_with_the_density_that_they_have():
+    adaptive = pf.solvers.DormandPrince(1e-5, 1e-6)
+    for path in (pf.CondOT(), pf.Cosine()):
+        x, log_p = pf.sample_with_log_prob(LAW.field(path), 4, seed=2, solver=adaptive)
+        assert torch.allclose(log_p, LAW.log_prob(x), atol=1e-3)
+    model = small_model(seed=3)
+    fine = {"solver": pf.solvers.RK4(), "grid": pf.times.uniform(50)}
+    x, log_p = pf.sample_with_log_prob(model, 6, seed=2, **fine)
+    assert torch.allclose(log_p, log_prob(model, x, **fine), atol=1e-3)
+    assert torch.allclose(x, pf.generate(model, 6, solver=adaptive, seed=2), atol=1e-3)
+    # The mean of -ln p over samples is the entropy, and that of q/p is 1.
+    law = pf.GaussianMixture([[0.3, 1.0]], 0.4)
+    x, log_p = pf.sample_with_log_prob(law.field(pf.CondOT()), 300, **SHORT)
+    entropy = 1 + math.log(2 * math.pi * 0.4)
+    assert abs(float(-log_p.mean()) - entropy) < 4.5 * float(log_p.std()) / math.sqrt(500) + 1e-3
+
+
+def test_estimates_along_the_trajectory_are_those_of_the_same_probes():
+    field = LAW.field(pf.CondOT())
+    options = {"probes": 5, "solver": pf.solvers.RK4(), "grid": pf.times.uniform(60, 0.0, 0.98)}
+    x, estimate = pf.sample_with_log_prob(field, 4, seed=2, **options)
+    back = log_prob(field, x, seed=2, **options)
+    assert torch.allclose(estimate.log_prob, back.log_prob, atol=1e-3)
+    assert torch.allclose(estimate.standard_error, back.standard_error, atol=1e-3)
+
+
+def test_shares_of_samples_are_those_of_the_whole():
+    law = mixture(2, 3, labels=[0, 1, 1])
+    field, label = law.field(pf.CondOT()), torch.arange(7) % 2
+    options = {"solver": pf.solvers.RK4(), "grid": pf.times.uniform(9), "seed": 4, "probes": 2}
+    x, whole = pf.sample_with_log_prob(field, 7, label=label, **options)
+    y, part = pf.sample_with_log_prob(field, 3, start=4, label=label[4:], batch_size=2, **options)
+    assert torch.allclose(x[4:], y, rtol=1e-9)
+    for a, b in zip(whole, part, strict=True):
+        assert torch.allclose(a[4:], b, rtol=1e-9)
+    with pytest.raises(pf.InputError, match="positive"):
+        pf.sample_with_log_prob(field, 3, start=-1)
+    with pytest.raises(pf.InputError, match="shape"):
+        pf.sample_with_log_prob(Constant(), 3)
+    with pytest.raises(pf.UndefinedError, match="density of the source"):
+        pf.sample_with_log_prob(LAW.field(pf.CondOT(gaussian_source=False)), 3)
+
+
+def test_a_source_of_ones_own_is_drawn_from_and_counted():
+    source = pf.GaussianMixture([[1.0, -2.0]], 0.2)
+    x, log_p = pf.sample_with_log_prob(Constant(), 5, source=source, shape=(2,))
+    assert torch.allclose(x - 1, source.sample(5), atol=1e-6)
+    assert torch.allclose(log_p, source.log_prob(x - 1), atol=1e-6)
+
+
+# Bits of a data set.
+
+
+class Uniform:
+    """No flow at all, from a source that is uniform on [-1, 1 + w)^D."""
+
+    path = pf.CondOT(gaussian_source=False)
+
+    def __call__(self, x, t, want="velocity", **cond):
+        return torch.zeros_like(x)
+
+
+def test_bits_of_data_are_those_of_their_bins():
+    width, levels = 0.25, 8
+    x = -1 + width / 2 + width * torch.randint(0, levels, (6, 3, 2)).double()
+
+    def source(x0):
+        inside = (x0.abs() <= 1).all(2).all(1)
+        return torch.where(inside, -6 * math.log(2.0), -math.inf)
+
+    got = pf.likelihood.bits(Uniform(), x, width, source=source, draws=2)
+    assert torch.allclose(got.each, torch.full((6,), 3.0).double(), atol=1e-9)
+    assert got.mean == pytest.approx(3.0)
+    assert got.standard_error == pytest.approx(0.0, abs=1e-9)
+    mask = (torch.arange(6) < 4).reshape(3, 2).expand(6, 3, 2)
+    got = pf.likelihood.bits(
+        Uniform(), x, width, mask=mask, source=lambda x0: torch.full((6,), -4 * math.log(2.0))
+    )
+    assert torch.allclose(got.each, torch.full((6,), 3.0).double(), atol=1e-6)
+
+
+def test_bits_of_a_gaussian_are_above_those_of_its_bins_and_near_them():
+    width, n = 0.1, 300
+    law = pf.GaussianMixture([[0.0, 0.3]], 0.4)
+    x = (law.sample(n, seed=1) / width).round() * width
+    normal = torch.distributions.Normal(torch.tensor([0.0, 0.3]).double(), math.sqrt(0.4))
+    truth = -(normal.cdf(x + width / 2) - normal.cdf(x - width / 2)).log2().mean(1)
+    options = {"solver": pf.solvers.RK4(), "grid": pf.times.uniform(20)}
+    one = pf.likelihood.bits(law.field(pf.CondOT()), x, width, seed=3, **options)
+    many = pf.likelihood.bits(law.field(pf.CondOT()), x, width, draws=8, seed=3, **options)
+    assert one.standard_error == pytest.approx(float(one.each.std()) / math.sqrt(n))
+    assert float((one.each - truth).std()) > 2 * float((many.each - truth).std())
+    for got in (one, many):
+        difference = got.each - truth
+        assert abs(float(difference.mean())) < 4.5 * float(difference.std()) / math.sqrt(n) + 2e-3
+    probed = pf.likelihood.bits(law.field(pf.CondOT()), x, width, probes=2, seed=3, **options)
+    assert probed.mean == pytest.approx(one.mean, abs=1e-6)  # signs see an isotropic flow exactly
+    shard = pf.likelihood.bits(
+        law.field(pf.CondOT()), x[200:], width, seed=3, ids=torch.arange(200, n), **options
+    )
+    assert torch.allclose(shard.each, one.each[200:], atol=1e-9)
+    for bad in ({"draws": 0}, {"bin_width": 0.0}):
+        with pytest.raises(pf.InputError, match="positive"):
+            pf.likelihood.bits(law.field(pf.CondOT()), x, **({"bin_width": width} | bad))
+
+
+# Several processes.
+
+WORKER = """
+import sys, torch, torch.distributed as dist
+import pushforward as pf
+from contracts.members import mixture
+torch.set_num_threads(1)
+rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+law = mixture(2)
+x = law.sample(7, seed=3)
+rows = slice(0, 5) if rank == 0 else slice(5, 7)
+found = pf.log_prob(
+    law.field(pf.CondOT()), x[rows], probes=2, ids=torch.arange(7)[rows], seed=1,
+    grid=torch.tensor([0.05, 0.95], dtype=torch.float64),
+)
+bound = pf.variational_bound(
+    law.field(pf.CondOT()), x[rows], ids=torch.arange(7)[rows], seed=1, bin_width=None,
+    grid=pf.times.uniform(5),
+)
+dist.barrier()
+torch.save((found.log_prob, found.standard_error, bound.total), out)
+"""
+
+
+def test_two_processes_with_unequal_shards_give_the_numbers_of_one(tmp_path):
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(rank), str(tmp_path / "store"), str(tmp_path / f"{rank}.pt")],
+            env=place,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for worker in workers:
+        assert worker.wait(120) == 0
+    shards = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    field, x = LAW.field(pf.CondOT()), LAW.sample(7, seed=3)
+    whole = log_prob(field, x, probes=2, seed=1, grid=INNER)
+    bound = pf.variational_bound(field, x, seed=1, bin_width=None, grid=pf.times.uniform(5))
+    for truth, a, b in zip((*whole, bound.total), *shards, strict=True):
+        assert (len(a), len(b)) == (5, 2)
+        assert torch.allclose(torch.cat((a, b)), truth, rtol=1e-9)
+
+
+def test_the_density_of_a_trained_network_integrates_to_one():
+    torch.manual_seed(0)
+    model = pf.Model(MLP(2, 32, 2), pf.CondOT(), shape=(2,))
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    objective = pf.objectives.FlowMatching(model)
+    for step in range(200):
+        noise = pf.Noise.batch(128, step=step)
+        loss = objective(LAW.draw(noise).float(), noise)["loss"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    n, width = 81, 6.0
+    axis = torch.linspace(-width, width, n, dtype=torch.float64)
+    x = torch.cartesian_prod(axis, axis)
+    p = log_prob(model.double(), x, **SHORT).exp()
+    assert abs(float(p.sum()) * (2 * width / (n - 1)) ** 2 - 1) < 1e-3
+    # It has learned something: nearer to the law than a normal one, in ln p at the law's draws.
+    draws = LAW.sample(200, seed=4)
+    got = log_prob(model, draws, **SHORT).mean()
+    assert float(got) > float(source_log_prob(model.path, draws).mean()) + 0.03

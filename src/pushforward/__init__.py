@@ -31,7 +31,7 @@ _MODULES = {
 }
 _NAMES = {
     "core.errors": (
-        "CheckpointError", "DataError", "Error", "InputError", "NonFiniteError", "UndefinedError",
+        "CheckpointError", "ConvergenceError", "DataError", "Error", "InputError", "NonFiniteError", "UndefinedError",
     ),
     "core.paths": ("CondOT", "Cosine", "DiscretePath", "EDM", "Path", "SubVP", "VE", "VP"),
     "core.predictions": ("PREDICTIONS", "Prediction", "convert"),
@@ -41,8 +41,9 @@ _NAMES = {
     "core.shapes": ("as_time", "expand"),
     "data.batch": ("Batch",),
     "solvers.base": ("Solver", "integrate"),
-    "sampling": ("generate",),
-    "likelihood": ("log_prob",),
+    "inversion": ("invert", "slerp"),
+    "sampling": ("generate", "sample_with_log_prob"),
+    "likelihood": ("log_prob", "variational_bound"),
     "train.share": ("load", "save"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from pushforward.core import predictions as predictions
     from pushforward.core import times as times
     from pushforward.core.errors import CheckpointError as CheckpointError
+    from pushforward.core.errors import ConvergenceError as ConvergenceError
     from pushforward.core.errors import DataError as DataError
     from pushforward.core.errors import Error as Error
     from pushforward.core.errors import InputError as InputError
@@ -91,8 +93,12 @@ if TYPE_CHECKING:
     from pushforward.core.shapes import as_time as as_time
     from pushforward.core.shapes import expand as expand
     from pushforward.data.batch import Batch as Batch
+    from pushforward.inversion import invert as invert
+    from pushforward.inversion import slerp as slerp
     from pushforward.likelihood import log_prob as log_prob
+    from pushforward.likelihood import variational_bound as variational_bound
     from pushforward.sampling import generate as generate
+    from pushforward.sampling import sample_with_log_prob as sample_with_log_prob
     from pushforward.solvers.base import Solver as Solver
     from pushforward.solvers.base import integrate as integrate
     from pushforward.train.share import load as load

@@ -1,4 +1,4 @@
-"""The command line: `pushforward train | sample | evaluate | info`.
+"""The command line: `pushforward train | sample | evaluate | likelihood | info`.
 
 Only what a command needs is imported, so that help is quick. Exit codes: 0 done, 1 an error of the kind that
 `pushforward.Error` stands for, 2 a command line that cannot be understood, 130 and 143 stopped by Ctrl-C and SIGTERM.
@@ -25,12 +25,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from pushforward.recipes import RECIPES
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pushforward.core.fields import Field as ModelField
     from pushforward.core.fields import Model
+    from pushforward.core.oracle import Law
     from pushforward.recipes.experiment import Experiment
 
 SolverName = Literal[
-    "euler", "midpoint", "heun", "rk4", "dopri5", "ab2", "ab3", "deis2", "deis3", "dpm++2m", "dpm++3m",
+    "euler", "midpoint", "heun", "rk4", "dopri5", "ab2", "ab3", "ab4", "deis2", "deis3", "dpm++2m", "dpm++3m",
+    "dpm++2m-sde", "dpm++3m-sde", "dpm2", "dpm3", "dpm++2s", "dpm++3s", "dpm++2s-ancestral",
     "unipc2", "unipc3", "ddim", "ddpm", "euler-maruyama",
+    "stochastic-heun", "euler-ancestral", "edm", "edm-churn", "annealed-langevin", "predictor-corrector",
 ]  # fmt: skip
 RunFolder = Annotated[Path, tyro.conf.Positional]
 
@@ -67,6 +73,9 @@ class Train(Command):
         if signal:
             say(f"stopped; go on with: pushforward train {name} --out {folder} --resume")
             return 128 + signal
+        if name.endswith("classifier"):
+            say(f"done: {folder}. Guide a model with: pushforward sample RUN --classifier {folder}")
+            return 0
         look = f" Look at {folder / 'samples'}." if (folder / "samples").is_dir() else ""
         say(f"done: {folder}.{look} Draw more with: pushforward sample {folder}")
         return 0
@@ -138,7 +147,32 @@ class Sample(Sampling):
     label: tuple[int, ...] = Field(
         (), description="Classes to draw, in turn; -1 for no class. Left out: all."
     )
+    classifier: Path | None = Field(
+        None, description="Run folder of a noisy classifier that guides towards --label."
+    )
+    classifier_scale: float = Field(
+        1.0, description="Scale of its guidance; more is stronger. Needs --classifier."
+    )
     out: Path | None = Field(None, description="Folder for the results. Left out: RUN/generated.")
+
+    def guided(self, model: Model) -> ModelField:
+        """The model under the guidance of the classifier, if there is one: the unconditional model then."""
+        from pushforward.core.errors import InputError
+        from pushforward.guidance import ClassifierGuidance
+        from pushforward.train.share import load_classifier
+
+        if self.classifier is None:
+            if self.classifier_scale != 1:
+                raise InputError("--classifier-scale needs --classifier")
+            return model
+        if self.guidance is not None:
+            raise InputError("give either --guidance or --classifier, not both")
+        classifier = load_classifier(self.classifier, next(model.parameters()).device)
+        if classifier.shape != model.shape:
+            raise InputError(
+                f"the classifier takes samples {classifier.shape}, the model draws {model.shape}"
+            )
+        return ClassifierGuidance(model, classifier, self.classifier_scale)
 
     def run(self) -> int:
         import torch
@@ -150,18 +184,23 @@ class Sample(Sampling):
         from pushforward.train.files import write_file
 
         model = self.model()
-        classes = self.label or (tuple(range(model.classes)) if model.classes else ())
-        if self.label and model.classes is None:
+        field = self.guided(model)
+        known = getattr(field, "classes", None)
+        classes = self.label or (tuple(range(known)) if known else ())
+        if self.label and known is None:
             raise InputError("--label needs a model with classes, and this one has none")
         num = self.num or (8 * len(classes) if classes else 4000 if len(model.shape) == 1 else 64)
         label = torch.tensor([classes[i % len(classes)] for i in range(num)]) if classes else None
-        samples = generate(model, num, label=label, **self.arguments(model)).cpu()
+        samples = generate(field, num, label=label, **self.arguments(model)).cpu()
         out = self.out or self.folder / "generated"
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot create {out}: {error.strerror or error}") from error
         settings = self.settings(model) | {"num": num, "label": list(classes)}
+        if field is not model:
+            settings["classifier"] = field.classifier.info["sha256"]  # type: ignore[attr-defined]
+            settings["classifier_scale"] = self.classifier_scale
         arrays = {"samples": samples.numpy()} | ({} if label is None else {"label": label.numpy()})
         write_file(out / "samples.npz", npz(arrays, settings))
         written = [out / "samples.npz"]
@@ -192,6 +231,112 @@ class Evaluate(Sampling):
         calls = f"{self.budget or 'adaptive'} calls"
         show(figures, f"{self.num} samples, {self.solver}, {calls}, seed {self.seed}")
         return 0
+
+
+class Likelihood(Command):
+    """How likely held-out data are to a run's model: a table, and likelihood.json in the run folder.
+
+    Images in bits per dimension, dequantised by uniform noise; points in nats.
+    """
+
+    folder: RunFolder = Field(description="Run folder, or any folder with a model.")
+    data: str = Field(
+        "held-out",
+        description="A folder of images or a .npy or .npz file; held-out is what the run kept apart, "
+        "or fresh draws from its law.",
+    )
+    num: int = Field(200, ge=2, description="Samples, the first of the data.")
+    probes: int | None = Field(
+        None,
+        ge=1,
+        description="Random probes of the divergence for each sample. Left out: 4, and none, exact, in up to "
+        "8 dimensions.",
+    )
+    tolerance: float = Field(1e-4, gt=0, description="Relative tolerance of the ODE solver.")
+    bound: bool = Field(False, description="Work out the variational bound of DDPM, too.")
+    bound_terms: int | None = Field(
+        None, ge=1, description="Random terms of the bound for each sample. Left out: all."
+    )
+    bound_steps: int | None = Field(
+        None,
+        ge=2,
+        description="Steps of the bound. Left out: those of a discrete path, or 1000.",
+    )
+    variance: Literal["beta", "beta-tilde", "learned"] = Field(
+        "beta-tilde", description="Variance of the steps of the bound."
+    )
+    unconditional: bool = Field(False, description="Leave the labels of the data out.")
+    seed: int = Field(0, ge=0, lt=2**64, description="Key of probes and noise.")
+    batch_size: int = Field(256, ge=1, description="Samples at a time.")
+    device: str = Field(
+        "auto", description="cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."
+    )
+
+    def run(self) -> int:
+        import json
+
+        from pushforward.evaluate.likelihood import Settings, judge
+        from pushforward.recipes.experiment import find_device
+        from pushforward.train.files import write_file
+        from pushforward.train.share import load
+
+        model = load(self.folder, find_device(self.device))
+        x, label, law = self.samples(model)
+        if self.unconditional or model.classes is None:
+            label = None
+        settings = Settings(
+            self.probes,
+            self.tolerance,
+            self.bound,
+            self.bound_terms,
+            self.bound_steps,
+            self.variance,
+            self.seed,
+            self.batch_size,
+        )
+        figures, facts = judge(model, x, label, settings)
+        if law is not None:
+            figures["law"] = -float(law.log_prob(x.double()).mean())
+        facts = facts | {"data": self.data, "num": len(x), "model": model.info["sha256"]}
+        facts["conditional"] = label is not None
+        report = {"figures": figures, "settings": facts}
+        write_file(self.folder / "likelihood.json", (json.dumps(report, indent=1) + "\n").encode())
+        unit = "nats" if facts["bin_width"] is None else "bits per dimension"
+        show(figures, f"{len(x)} samples of {self.data}, in {unit}, seed {self.seed}")
+        return 0
+
+    def samples(self, model: Model) -> tuple[Tensor, Tensor | None, Law | None]:
+        """The data, their labels if they have any, and the law that they are drawn from if it is known."""
+        from pushforward.core.errors import InputError
+        from pushforward.data import Dataset, load_array, load_folder
+        from pushforward.evaluate.agreement import everything
+
+        if self.data == "held-out":
+            experiment = reopen(self.folder, self.device, model)
+            if not isinstance(experiment.data, Dataset):
+                # A seed apart from those of training and sampling.
+                draws = experiment.data.sample(self.num, seed=(self.seed + 1) % 2**64)
+                return draws.float(), None, experiment.data
+            if experiment.held_out is None:
+                raise InputError("this run kept no data apart: give some with --data")
+            data = experiment.held_out
+        else:
+            place = Path(self.data)
+            if place.suffix in (".npy", ".npz") and not place.is_dir():
+                data = load_array(place)
+            elif len(model.shape) == 3:
+                channels = 1 if model.shape[0] == 1 else 3
+                data = load_folder(place, model.shape[1], channels)
+            else:
+                raise InputError(f"--data must be a .npy or .npz file of samples {model.shape}")
+        if data.shape != model.shape:
+            raise InputError(
+                f"{self.data} holds samples {data.shape}; the model's are {model.shape}"
+            )
+        x, label = everything(data, self.num)
+        if len(x) < 2:
+            raise InputError(f"{self.data} holds {len(x)} sample; a mean with its error takes 2")
+        return x, label, None
 
 
 class Info(Command):
@@ -245,9 +390,9 @@ def reopen(folder: Path, device: str, model: Model) -> Experiment:
     from dataclasses import replace
 
     from pushforward.core.errors import InputError
-    from pushforward.recipes.experiment import recipe_of
+    from pushforward.recipes.experiment import experiment_of
 
-    experiment = recipe_of(folder, device=device).build()
+    experiment = experiment_of(folder, device=device)
     if model.info.get("data") != experiment.fingerprint:
         raise InputError(
             f"the data of {folder} are not those that its model was trained on (their SHA-256 differs), "
@@ -277,6 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": Train,
         "sample": Sample,
         "evaluate": Evaluate,
+        "likelihood": Likelihood,
         "info": Info,
     }
     command: Command = tyro.cli(

@@ -27,7 +27,7 @@ from pushforward.evaluate import pictures
 from pushforward.evaluate.figures import flow_in_the_plane
 from pushforward.evaluate.report import balanced_labels, judge_law
 from pushforward.recipes import Digits, Recipe, Toy2D
-from pushforward.recipes.experiment import recipe_of, train
+from pushforward.recipes.experiment import experiment_of, train
 from pushforward.sampling import generate
 from pushforward.solvers import Heun
 from pushforward.train.files import write_file
@@ -51,7 +51,7 @@ def run(out: Path, digits_steps: int, plane_steps: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"plane": plane(out)}
     finish("digits", Digits(out=out / "digits", steps=digits_steps, log_every=100))
     model = load(out / "digits")
-    experiment = replace(recipe_of(out / "digits").build(), model=model)
+    experiment = replace(experiment_of(out / "digits"), model=model)
     figures["digits"] = experiment.judge(JUDGED, nfe=NFE, seed=SEED, batch_size=500)[0]
     settings = {"solver": "ab2", "nfe": NFE, "seed": SEED, "model": model.info["sha256"]}
     draw_digits(out, model, settings)

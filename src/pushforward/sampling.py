@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from pushforward.core.fields import Field
 from pushforward.core.noise import START, Noise
 from pushforward.core.oracle import Law
 from pushforward.guidance import ClassifierFree
+from pushforward.likelihood import Carry, Estimate, source_log_prob, summary
+from pushforward.likelihood.flow import Probe
 from pushforward.solvers import Multistep, Solver, integrate
 from pushforward.solvers.base import Callback
 
@@ -40,7 +43,8 @@ def generate(
 ) -> Tensor:
     """Draw `num` samples.
 
-    model:      a Field; with `shape`, or one of the library's models and exact laws, which know theirs.
+    model:      a Field; with `shape`, or one of the library's models and exact laws, which know theirs. What is wrapped
+                (guidance, ScheduleTransfer) is as good as what is inside.
     solver:     Adams-Bashforth of order 2 on the velocity if left out.
     nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call is one.
                 50 if left out, or what the model's info holds under "nfe".
@@ -60,17 +64,9 @@ def generate(
         raise InputError("give either nfe or a grid, not both")
     if grid is None:
         grid = _grid(model, solver, nfe)
-    size = tuple(shape) if shape is not None else tuple(getattr(model, "shape", ()))
-    if not size and not isinstance(source, Tensor):
-        raise InputError(
-            "the shape of a sample is not known: pass shape=, or build the Model with it"
-        )
+    size = _shape(model, shape, isinstance(source, Tensor))
     device, dtype = _home(model)
-    if label is not None:
-        cond["label"] = _labels(label, num, getattr(model, "classes", None))
-    for name, value in cond.items():
-        if len(value) != num:
-            raise InputError(f"{name} has {len(value)} entries for {num} samples")
+    cond = _conditions(model, num, label, cond)
     field = model if guidance is None else ClassifierFree(model, guidance, interval)
 
     parts = []
@@ -94,6 +90,80 @@ def generate(
     return samples
 
 
+def sample_with_log_prob(
+    model: Field,
+    num: int,
+    *,
+    probes: int | None = None,
+    solver: Solver | None = None,
+    grid: Tensor | None = None,
+    source: Law | None = None,
+    kind: Probe = "rademacher",
+    seed: int = 0,
+    start: int = 0,
+    batch_size: int = 256,
+    shape: Sequence[int] | None = None,
+    label: int | Sequence[int] | Tensor | None = None,
+    **cond: Tensor,
+) -> tuple[Tensor, Tensor | Estimate]:
+    """Draw `num` samples, and ln p of each along the trajectory that made it.
+
+        ln p_1(X_1) = ln p_0(X_0) - int_0^1 div u_t(X_t) dt
+
+    Equal to `log_prob(model, samples)` up to the error of the solver, which is that of `log_prob`, and must be
+    deterministic. Other options are those of `generate`, whose samples these are at a given seed, and of `log_prob`
+    (probes, kind; an Estimate with probes).
+
+    start: id of the first sample: processes that take shares start ... start + num - 1 make the samples of one.
+    """
+    if num < 1 or batch_size < 1 or start < 0:
+        raise InputError(
+            f"num and batch_size must be positive and start not negative, got {num}, {batch_size} and {start}"
+        )
+    if source is None:
+        model.path.require_gaussian("density of the source")
+    size = _shape(model, shape, False)
+    device, dtype = _home(model)
+    cond = _conditions(model, num, label, cond)
+    samples, values = [], []
+    with torch.no_grad(), _evaluating(model):
+        for first in range(0, num, batch_size):
+            rows = slice(first, min(first + batch_size, num))
+            noise = Noise.batch(rows.stop - first, seed, start=start + first, device=device)
+            x0 = _start(source, noise, rows, size, model, dtype)
+            here = {name: value[rows].to(device) for name, value in cond.items()}
+            carry = Carry(model, solver, grid, probes, kind, None, noise)
+            x1, integral = carry(x0, backwards=False, **here)
+            density = (
+                source_log_prob(model.path, x0) if source is None else source.log_prob(x0).to(dtype)
+            )
+            samples.append(x1)
+            values.append(density[:, None] - integral)
+    return torch.cat(samples), summary(torch.cat(values), probes)
+
+
+def _shape(model: Field, shape: Sequence[int] | None, given: bool) -> tuple[int, ...]:
+    """Shape of a sample; `given` where the states to start from say it."""
+    size = tuple(shape) if shape is not None else tuple(_find(model, "shape", ()))
+    if not size and not given:
+        raise InputError(
+            "the shape of a sample is not known: pass shape=, or build the Model with it"
+        )
+    return size
+
+
+def _conditions(
+    model: Field, num: int, label: int | Sequence[int] | Tensor | None, cond: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The label, if there is one, as (num,), and all else as it was."""
+    if label is not None:
+        cond = cond | {"label": _labels(label, num, _find(model, "classes", None))}
+    for name, value in cond.items():
+        if len(value) != num:
+            raise InputError(f"{name} has {len(value)} entries for {num} samples")
+    return cond
+
+
 def _grid(model: Field, solver: Solver, nfe: int | None) -> Tensor:
     """As many steps as nfe calls allow."""
     if solver.calls == 0:
@@ -102,7 +172,7 @@ def _grid(model: Field, solver: Solver, nfe: int | None) -> Tensor:
                 f"{type(solver).__name__} makes as many calls as its tolerance takes: leave nfe out"
             )
         return times.uniform(1)
-    calls = nfe if nfe is not None else getattr(model, "info", {}).get("nfe", DEFAULT_NFE)
+    calls = nfe if nfe is not None else _find(model, "info", {}).get("nfe", DEFAULT_NFE)
     if calls < solver.calls:
         raise InputError(
             f"{type(solver).__name__} calls the network {solver.calls} times in a step: "
@@ -139,9 +209,26 @@ def _labels(label: int | Sequence[int] | Tensor, num: int, classes: int | None) 
     return value
 
 
+def _find(model: Any, name: str, default: Any) -> Any:
+    """What a model, or else the one that it wraps as its `field`, has under this name."""
+    while model is not None:
+        if getattr(model, name, None) is not None:
+            return getattr(model, name)
+        model = getattr(model, "field", None)
+    return default
+
+
+def _networks(model: Any) -> list[nn.Module]:
+    """The networks of a model and of all that it wraps, its own first."""
+    if model is None or isinstance(model, nn.Module):
+        return [] if model is None else [model]
+    inside = vars(model).values() if is_dataclass(model) else [getattr(model, "field", None)]
+    return [net for value in inside for net in _networks(value)]
+
+
 def _home(model: Field) -> tuple[torch.device, torch.dtype]:
     """Where and in what precision a model computes; exact laws do so in float64 on the CPU."""
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    parameter = next((p for net in _networks(model) for p in net.parameters()), None)
     if parameter is None:
         return torch.device("cpu"), torch.float64
     return parameter.device, torch.promote_types(parameter.dtype, torch.float32)
@@ -150,9 +237,10 @@ def _home(model: Field) -> tuple[torch.device, torch.dtype]:
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
     """Dropout off, and back as it was."""
-    modes = [(m, m.training) for m in model.modules()] if isinstance(model, nn.Module) else []
-    if modes:
-        model.eval()
+    networks = _networks(model)
+    modes = [(m, m.training) for net in networks for m in net.modules()]
+    for net in networks:
+        net.eval()
     try:
         yield
     finally:

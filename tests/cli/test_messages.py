@@ -143,9 +143,9 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(call, line: str) -> Non
 
 # Command lines that cannot be understood: exit code 2, in the words of the parser.
 MISUSE = {
-    "": "Expected one of {train, sample, evaluate, info}",
+    "": "Expected one of {train, sample, evaluate, likelihood, info}",
     "fly": "Unrecognized options: fly",
-    "train": "Expected one of {toy2d, digits, images}",
+    "train": "Expected one of {toy2d, digits, images, digits-classifier}",
     "train nothing": "Unrecognized options: nothing",
     "train toy2d --lrr 3": "Unrecognized options: --lrr",
     "train toy2d --lr": "--lr",
@@ -215,7 +215,7 @@ def test_help_shows_every_command_and_what_it_does(capsys: pytest.CaptureFixture
         main(["--help"])
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    for command in ("train", "sample", "evaluate", "info"):
+    for command in ("train", "sample", "evaluate", "likelihood", "info"):
         assert command in said
 
 

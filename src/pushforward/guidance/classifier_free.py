@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.core.errors import InputError
 from pushforward.core.fields import Field, null_condition
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
 from pushforward.core.shapes import as_time, expand
+from pushforward.guidance.interval import check_interval, inside
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,7 @@ class ClassifierFree:
     interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        low, high = self.interval
-        if not 0 <= low <= high <= 1:
-            raise InputError(
-                f"the guidance interval is {self.interval}; need 0 <= low <= high <= 1"
-            )
+        check_interval(self.interval)
 
     @property
     def path(self) -> Path:
@@ -51,12 +47,10 @@ class ClassifierFree:
         t = as_time(t, x)
         if not cond or self.scale == 1:
             return self.field(x, t, want, **cond)
-        weight = torch.full_like(t, self.scale)
-        if self.interval != (0.0, 1.0):
-            inside = (t >= self.interval[0]) & (t <= self.interval[1])
-            if not bool(inside.any()):
-                return self.field(x, t, want, **cond)
-            weight = torch.where(inside, weight, 1.0)
+        acts = inside(self.interval, t)
+        if not bool(acts.any()):
+            return self.field(x, t, want, **cond)
+        weight = torch.where(acts, self.scale, torch.ones_like(t))
         null = null_condition(cond)
         both = {name: torch.cat((null[name], value)) for name, value in cond.items()}
         free, given = self.field(torch.cat((x, x)), torch.cat((t, t)), want, **both).chunk(2)

@@ -5,11 +5,23 @@ Each keeps the arguments that build it in `config`, so that a saved model can be
 
 from torch import nn
 
+from pushforward.nets.classifier import ImageClassifier, MLPClassifier
 from pushforward.nets.layers import FourierTime, LabelEmbedding, SinusoidalTime
 from pushforward.nets.mlp import MLP
 from pushforward.nets.unet import UNet
 
 # The networks that a saved model may name.
-NETS: dict[str, type[nn.Module]] = {"MLP": MLP, "UNet": UNet}
+NETS: dict[str, type[nn.Module]] = {
+    "MLP": MLP, "UNet": UNet, "MLPClassifier": MLPClassifier, "ImageClassifier": ImageClassifier,
+}  # fmt: skip
 
-__all__ = ["MLP", "NETS", "FourierTime", "LabelEmbedding", "SinusoidalTime", "UNet"]
+__all__ = [
+    "MLP",
+    "NETS",
+    "FourierTime",
+    "ImageClassifier",
+    "LabelEmbedding",
+    "MLPClassifier",
+    "SinusoidalTime",
+    "UNet",
+]

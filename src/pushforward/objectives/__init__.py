@@ -1,5 +1,6 @@
 """Objectives: what a model is trained to minimise."""
 
+from pushforward.objectives.classification import Classification, noisy_accuracy
 from pushforward.objectives.matching import (
     DenoisingScoreMatching,
     FlowMatching,
@@ -8,4 +9,12 @@ from pushforward.objectives.matching import (
     Objective,
 )
 
-__all__ = ["DenoisingScoreMatching", "FlowMatching", "Matching", "NoisePrediction", "Objective"]
+__all__ = [
+    "Classification",
+    "DenoisingScoreMatching",
+    "FlowMatching",
+    "Matching",
+    "NoisePrediction",
+    "Objective",
+    "noisy_accuracy",
+]

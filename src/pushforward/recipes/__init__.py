@@ -4,11 +4,17 @@ This package imports without torch; what a recipe builds is imported when it bui
 """
 
 from pushforward.recipes.digits import Digits
+from pushforward.recipes.digits_classifier import DigitsClassifier
 from pushforward.recipes.images import Images
 from pushforward.recipes.options import Recipe
 from pushforward.recipes.toy2d import Toy2D
 
 # Every recipe by its name on the command line and in config.toml.
-RECIPES: dict[str, type[Recipe]] = {"toy2d": Toy2D, "digits": Digits, "images": Images}
+RECIPES: dict[str, type[Recipe]] = {
+    "toy2d": Toy2D,
+    "digits": Digits,
+    "images": Images,
+    "digits-classifier": DigitsClassifier,
+}
 
-__all__ = ["RECIPES", "Digits", "Images", "Recipe", "Toy2D"]
+__all__ = ["RECIPES", "Digits", "DigitsClassifier", "Images", "Recipe", "Toy2D"]

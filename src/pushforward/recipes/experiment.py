@@ -20,7 +20,8 @@ from pushforward.core.oracle import Law
 from pushforward.data.arrays import Dataset
 from pushforward.evaluate import pictures
 from pushforward.evaluate.report import balanced_labels, judge_dataset, judge_law
-from pushforward.objectives import Matching
+from pushforward.guidance import NoisyClassifier
+from pushforward.objectives import Classification, Matching
 from pushforward.recipes.options import PLACE, Recipe
 from pushforward.recipes.tables import PATHS, training_times
 from pushforward.sampling import generate
@@ -63,6 +64,17 @@ class Experiment:
         return judge_law(self.model, self.data, num, **sampling)
 
 
+@dataclass(frozen=True)
+class Classifying:
+    """The parts of a run that trains a noisy classifier."""
+
+    model: NoisyClassifier
+    objective: Classification
+    stream: Stream
+    held_out: Dataset
+    fingerprint: str
+
+
 def draw(samples: Tensor, info: Mapping[str, Any], label: Tensor | None, title: str) -> Any:
     """A picture of samples by their shape: images as a grid, a class a row if they come in equal shares; points as a
     density. Other shapes cannot be drawn: InputError."""
@@ -97,12 +109,8 @@ def assemble(
     """The parts of a run from a recipe's options, its network and its data."""
     path = PATHS[recipe.path]()
     device = find_device(recipe.device)
-    # Weights are a function of the seed, and the generator of the caller is left as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed % 2**63)
-        network = net()
     model = Model(
-        network,
+        seeded(net, recipe.seed),
         path,
         "data" if recipe.edm else recipe.prediction,
         EDMPreconditioning() if recipe.edm else None,
@@ -122,6 +130,13 @@ def assemble(
     else:
         stream = Drawn(data, recipe.batch_size, recipe.seed)
     return Experiment(model, objective, stream, data, held_out, fingerprint)
+
+
+def seeded(net: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A network whose weights are a function of the seed; the generator of the caller is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        return net()
 
 
 def find_device(name: str) -> torch.device:
@@ -170,7 +185,8 @@ def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
         "SHA-256 of the data": experiment.fingerprint[:16],
         **{key: json.dumps(value) for key, value in recorded.items()},
     }
-    drawable = len(experiment.model.shape) == 3 or experiment.model.shape == (2,)
+    shape = experiment.model.shape
+    drawable = len(shape) == 3 or shape == (2,)
     reporter = Reporter(recipe.steps, quiet=quiet)
     trainer = Trainer(
         experiment.objective,
@@ -179,7 +195,7 @@ def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
         settings,
         folder,
         identity,
-        preview(experiment) if drawable else None,
+        preview(experiment) if isinstance(experiment, Experiment) and drawable else None,
         reporter,
     )
     if not recipe.resume:
@@ -251,6 +267,14 @@ def recipe_of(folder: Path, **place: Any) -> Recipe:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"{folder / CONFIG}: option {where}: {first['msg']}") from error
+
+
+def experiment_of(folder: Path, **place: Any) -> Experiment:
+    """The experiment of a run folder, its network untrained."""
+    experiment = recipe_of(folder, **place).build()
+    if not isinstance(experiment, Experiment):
+        raise InputError(f"{folder} is the run of a classifier: its model draws no samples")
+    return experiment
 
 
 def _resumed(name: str, given: Recipe, folder: Path) -> Recipe:

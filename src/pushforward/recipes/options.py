@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from pushforward.recipes.experiment import Experiment
+    from pushforward.recipes.experiment import Classifying, Experiment
 
 PathName = Literal["condot", "cosine", "vp", "subvp", "ve", "edm", "ddpm-linear", "ddpm-cosine"]
 TimesName = Literal["uniform", "logit-normal", "mode", "cosmap", "edm"]
@@ -64,7 +64,7 @@ class Recipe(BaseModel, ABC):
     keep: int = Field(2, ge=1, description="Checkpoints kept.")
 
     @abstractmethod
-    def build(self) -> Experiment:
+    def build(self) -> Experiment | Classifying:
         """Everything that the run needs, made from these options alone."""
 
     def recorded(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Model
+from pushforward.train.share import Shared
 
 
 class EMA:
@@ -18,14 +18,14 @@ class EMA:
     the first steps go. Buffers are copied. `model` is a copy of the model that holds the average, for sampling.
     """
 
-    def __init__(self, model: Model, decay: float = 0.999) -> None:
+    def __init__(self, model: Shared, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise InputError(f"the decay of the EMA is {decay}; it must lie in [0, 1)")
         self.decay = decay
         self.model = copy.deepcopy(model).float().requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, model: Model, step: int) -> None:
+    def update(self, model: Shared, step: int) -> None:
         """Take in the weights after optimiser step number `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         average: list[Tensor] = list(self.model.parameters())

@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from pushforward.core.errors import CheckpointError, InputError, NonFiniteError
-from pushforward.core.fields import Model
 from pushforward.core.noise import Noise
 from pushforward.data.batch import Batch
 from pushforward.objectives.matching import Objective
@@ -30,10 +29,10 @@ from pushforward.train.ema import EMA
 from pushforward.train.files import clear_leftovers, explain, write_file
 from pushforward.train.log import JSONLines, Reporter
 from pushforward.train.schedules import Decay, learning_rate
-from pushforward.train.share import load_into, save
+from pushforward.train.share import Shared, load_into, save
 from pushforward.train.stream import Stream
 
-Preview = Callable[[Model], bytes]
+Preview = Callable[[Any], bytes]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Trainer:
     def __init__(
         self,
         objective: Objective,
-        model: Model,
+        model: Shared,
         stream: Stream,
         settings: Settings,
         folder: Path,

@@ -23,6 +23,7 @@ from pushforward import __version__
 from pushforward.core import paths
 from pushforward.core.errors import CheckpointError, Error
 from pushforward.core.fields import EDMPreconditioning, Model
+from pushforward.guidance import NoisyClassifier
 from pushforward.nets import NETS
 from pushforward.train.files import explain, sha256, write_file
 
@@ -37,7 +38,11 @@ PATHS: dict[str, type] = {
 PRECONDITIONINGS: dict[str, type] = {"EDMPreconditioning": EDMPreconditioning}
 
 
-def describe(model: Model) -> dict[str, Any]:
+# What a folder can hold.
+Shared = Model | NoisyClassifier
+
+
+def describe(model: Shared) -> dict[str, Any]:
     """All of a model but its weights, as JSON values."""
     name = type(model.net).__name__
     if NETS.get(name) is not type(model.net):
@@ -45,11 +50,18 @@ def describe(model: Model) -> dict[str, Any]:
             f"{name} is not one of the networks that a shared model may name ({', '.join(NETS)}): keep its state_dict, "
             f"and rebuild it in code"
         )
-    return {
+    common = {
         "format": FORMAT,
         "pushforward": __version__,
         "net": _component(name, model.net.config),
         "path": _component(type(model.path).__name__, dataclasses.asdict(model.path)),
+        "shape": list(model.shape),
+        "classes": model.classes,
+        "info": model.info,
+    }
+    if isinstance(model, NoisyClassifier):
+        return common | {"kind": "classifier"}
+    return common | {
         "prediction": model.prediction,
         "preconditioning": None
         if model.preconditioning is None
@@ -58,9 +70,6 @@ def describe(model: Model) -> dict[str, Any]:
             dataclasses.asdict(model.preconditioning),  # type: ignore[call-overload]
         ),
         "margin": model.margin,
-        "shape": list(model.shape),
-        "classes": model.classes,
-        "info": model.info,
     }
 
 
@@ -68,16 +77,24 @@ def _component(name: str, arguments: Any) -> dict[str, Any]:
     return {"name": name, "arguments": arguments}
 
 
-def build(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Model:
+def build(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Shared:
     """The model that `describe` described, with fresh weights of the shapes of `weights`. Nothing in it is trusted."""
     try:
-        preconditioning, shape = description["preconditioning"], description["shape"]
-        classes = description["classes"]
+        shape, classes = description["shape"], description["classes"]
         if not all(type(n) is int and n > 0 for n in [*shape, 1 if classes is None else classes]):
             raise CheckpointError(
                 f"shape {shape!r} and classes {classes!r} must be positive whole numbers"
             )
         _check_size(description, weights)
+        if description.get("kind") == "classifier":
+            return NoisyClassifier(
+                _network(description, weights),
+                _make("path", PATHS, description["path"]),
+                classes=classes,
+                shape=tuple(shape),
+                info=description["info"],
+            )
+        preconditioning = description["preconditioning"]
         return Model(
             _network(description, weights),
             _make("path", PATHS, description["path"]),
@@ -128,7 +145,7 @@ def _digest(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def save(model: Model, folder: str | FilePath) -> str:
+def save(model: Shared, folder: str | FilePath) -> str:
     """Write model.safetensors and model.json into `folder`; returns the SHA-256 of the weights."""
     folder = FilePath(folder)
     description = describe(model)
@@ -149,6 +166,23 @@ def load(folder: str | FilePath, device: torch.device | str = "cpu") -> Model:
 
     Raises CheckpointError if it is missing, damaged or not of this library. Nothing in the files is executed.
     """
+    model = _load(folder, device)
+    if isinstance(model, NoisyClassifier):
+        raise CheckpointError(
+            f"{folder} holds a classifier, which guides a model and draws nothing by itself"
+        )
+    return model
+
+
+def load_classifier(folder: str | FilePath, device: torch.device | str = "cpu") -> NoisyClassifier:
+    """The noisy classifier in a run folder, as `load` does a model."""
+    model = _load(folder, device)
+    if not isinstance(model, NoisyClassifier):
+        raise CheckpointError(f"{folder} holds a model that draws samples, and no classifier")
+    return model
+
+
+def _load(folder: str | FilePath, device: torch.device | str) -> Shared:
     folder = FilePath(folder)
     for name in (DESCRIPTION, WEIGHTS):
         if not (folder / name).is_file():

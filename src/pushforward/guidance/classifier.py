@@ -1,0 +1,149 @@
+"""Guidance by a classifier that was trained on noisy data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from pushforward.core.errors import InputError
+from pushforward.core.fields import Field
+from pushforward.core.paths import Path
+from pushforward.core.predictions import Prediction, check_defined
+from pushforward.core.shapes import as_time, expand
+from pushforward.guidance.interval import check_interval, inside
+
+
+class NoisyClassifier(nn.Module):
+    """A network with the path on whose states it tells classes apart: log p_t(y | x_t) up to a constant.
+
+    net:     (x (B, ...), t (B,)) -> logits (B, classes).
+    shape:   shape of one sample. info: what should travel with it (JSON values), as in `Model`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        path: Path,
+        *,
+        classes: int,
+        shape: tuple[int, ...] = (),
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if classes < 2:
+            raise InputError(f"a classifier of {classes} classes has nothing to tell apart")
+        self.net, self.path, self.classes = net, path, classes
+        self.shape = tuple(shape)
+        self.info = dict(info or {})
+
+    def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
+        return self.net(x, as_time(t, x))
+
+
+@dataclass(frozen=True)
+class ClassifierGuidance:
+    """Push a field towards what a classifier takes for the class asked for.
+
+        score_w(x) = score(x) + w grad_x ln p_t(y | x)         noise_w = noise - w sigma grad_x ln p_t(y | x)
+
+    and the other predictions by their relation to the score. Around an unconditional field w = 1 is the conditional one
+    exactly, if the classifier is exact; w > 1 samples p_t(x) p_t(y | x)^w, a sharpened class.
+
+    field:       any field on a Gaussian path; called once a step, the classifier once forward and once backward.
+    classifier:  (x, t) -> logits (B, K). One with a `path` of its own is asked at the state of equal log-SNR on it.
+    interval:    (low, high) times within which guidance acts; outside, the field alone is used.
+    conditional: whether the field is given the label too: a conditional field under guidance w is one of w + 1.
+    margin:      where alpha(0) = 0 the gradient goes to 0 and its weight sigma^2/alpha to infinity; before `margin` the
+                 push is that at `margin`.
+
+    Samples of label -1, and all of them without a label, are not guided. Derivatives of the guided field are those of
+    the whole, the push included.
+
+    Dhariwal & Nichol 2021 (arXiv 2105.05233), sec. 4, alg. 1 and 2; Song et al. 2021 (arXiv 2011.13456), eq. 14.
+    """
+
+    field: Field
+    classifier: Callable[[Tensor, Tensor], Tensor]
+    scale: float
+    interval: tuple[float, float] = (0.0, 1.0)
+    conditional: bool = False
+    margin: float = 1e-2
+
+    def __post_init__(self) -> None:
+        check_interval(self.interval)
+        check_defined("score", self.path)
+        if not 0 < self.margin < 1:
+            raise InputError(f"margin is {self.margin}; it must lie in (0, 1)")
+
+    @property
+    def path(self) -> Path:
+        return self.field.path
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the classifier knows."""
+        return getattr(self.classifier, "classes", None)
+
+    def __call__(
+        self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
+    ) -> Tensor:
+        t, label = as_time(t, x), cond.get("label")
+        given = cond if self.conditional else {k: v for k, v in cond.items() if k != "label"}
+        plain = self.field(x, t, want, **given)
+        if label is None or self.scale == 0:
+            return plain
+        acts = inside(self.interval, t) & (label >= 0)
+        if not bool(acts.any()):
+            return plain
+        at = t.clamp(min=self.margin) if self._starts_without_data else t
+        push = expand(self.scale * self._weight(want, at), x) * self._gradient(x, at, label)
+        return plain + torch.where(expand(acts, x).bool(), push, torch.zeros_like(push))
+
+    @property
+    def _starts_without_data(self) -> bool:
+        return float(self.path.alpha(torch.zeros((), dtype=torch.float64))) == 0
+
+    def _weight(self, want: Prediction, t: Tensor) -> Tensor:
+        """d want / d score at fixed x, (B,): finite at sigma = 0 too."""
+        alpha, sigma = self.path.alpha(t), self.path.sigma(t)
+        match want:
+            case "score":
+                return torch.ones_like(t)
+            case "noise":
+                return -sigma
+            case "data":
+                return sigma**2 / alpha
+            case "v":
+                return -sigma * (alpha**2 + sigma**2) / alpha
+            case "velocity":
+                return self.path.forward_sde(t)[1] / 2
+        check_defined(want, self.path)
+        raise AssertionError
+
+    def _gradient(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """grad_x ln p_t(y | x), (B, ...); label -1 counts as 0 here."""
+        graph = torch.is_grad_enabled() and x.requires_grad
+        with torch.enable_grad():
+            state = x if graph else x.detach().requires_grad_()
+            logits = self._logits(state, t)
+            if logits.ndim != 2 or int(label.max()) >= logits.shape[1]:
+                raise InputError(
+                    f"label {int(label.max())}: the classifier returns logits {tuple(logits.shape)}"
+                )
+            chosen = log_softmax(logits, dim=1).gather(1, label.clamp(min=0)[:, None])
+            (gradient,) = torch.autograd.grad(chosen.sum(), state, create_graph=graph)
+        return gradient
+
+    def _logits(self, x: Tensor, t: Tensor) -> Tensor:
+        own: Path = getattr(self.classifier, "path", self.path)
+        if own == self.path:
+            return self.classifier(x, t)
+        there = own.time_of_log_snr(self.path.log_snr(t))
+        ratio = torch.hypot(own.alpha(there), own.sigma(there))
+        ratio = ratio / torch.hypot(self.path.alpha(t), self.path.sigma(t))
+        return self.classifier(expand(ratio, x) * x, there)
