@@ -8,7 +8,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 TORCH := -c constraints.txt torch==2.13.0
 INSTALL := $(BIN)/python $(PIP) $(TORCH)
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow test-peers bench lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
@@ -31,6 +31,11 @@ $(PEERS)/.installed: pyproject.toml constraints.txt $(wildcard benchmarks/peers/
 	$(PEERS)/bin/python $(PIP) $(TORCH) -e '.[demo]' -r benchmarks/peers/requirements.txt
 	$(PEERS)/bin/python $(PIP) --no-deps -r benchmarks/peers/requirements-alone.txt
 	touch $@
+
+# Solvers against those of other libraries, state by state.
+test-peers: $(PEERS)/.installed
+	$(PEERS)/bin/python $(PIP) $(TORCH) -e '.[test]'
+	$(PEERS)/bin/python -m pytest tests/solvers/test_peers.py
 
 bench: $(VENV)/.installed $(PEERS)/.installed
 	$(BIN)/python -m benchmarks.run normals training
