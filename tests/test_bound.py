@@ -266,13 +266,16 @@ def test_the_mass_of_a_bin_is_the_difference_of_two_probabilities_however_small(
         )
         law = stats.norm(mean, std)
         assert float(got.exp()) == pytest.approx(law.cdf(high) - law.cdf(low), rel=1e-12)
-    # 30 standard deviations off on either side, where both probabilities round to 1 or 0.
+    # 30 and 60 standard deviations off on either side, where probabilities round to 1 or vanish.
     for sign in (-1.0, 1.0):
-        got = bin_log_prob(
-            torch.zeros(1, 1).double(), torch.full((1, 1), sign * 3.25).double(),
-            torch.full((1, 1), 0.01, dtype=torch.float64), width, (-1.0, 1.0),
-        )  # fmt: skip
-        assert float(got) == pytest.approx(stats.norm.logsf(30.0), rel=1e-9)
+        for far in (30.0, 60.0):
+            centre, v = sign * (0.25 + 0.1 * far), 0.01
+            got = bin_log_prob(
+                *(torch.full((1, 1), number, dtype=torch.float64) for number in (0.0, centre, v)),
+                width,
+                (-1.0, 1.0),
+            )
+            assert float(got) == pytest.approx(stats.norm.logsf(far), rel=1e-9)
     image = torch.tensor([[0.0, 0.5], [-1.0, 1.0]]).double().reshape(1, 1, 2, 2)
     flat = image.reshape(4, 1)
     args = (

@@ -390,6 +390,21 @@ def test_what_is_masked_is_no_dimension_and_does_not_move():
             log_prob(field, padded, mask=bad)
 
 
+def test_probes_do_not_see_what_is_masked():
+    # The first entry moves by the second, which is padding: nothing of that is divergence, for any probe.
+    class Sheared:
+        path = pf.CondOT()
+
+        def __call__(self, x, t, want="velocity", **cond):
+            return torch.stack((5 * x[:, 1], x[:, 0]), 1)
+
+    x, mask = randn(3, 2, seed=1), torch.tensor([True, False]).expand(3, 2)
+    got = log_prob(Sheared(), x, probes=3, mask=mask, **RK4)
+    assert float(got.standard_error.max()) < 1e-12
+    truth = torch.distributions.Normal(0.0, 1.0).log_prob(x[:, 0] - 0.9 * 5 * x[:, 1])
+    assert torch.allclose(got.log_prob, truth, atol=1e-9)
+
+
 # Samples with their density.
 
 SHORT = {"solver": pf.solvers.RK4(), "grid": pf.times.uniform(20)}

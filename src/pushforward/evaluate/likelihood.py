@@ -95,7 +95,12 @@ def bin_width(x: Tensor, low: float, high: float) -> float:
     count = max(1, round((high - low) / gap))
     place = (values - low) / (high - low) * count
     off = (place - place.round()).abs().max()
-    if count > 2**16 or float(off) > 0.01 or float(place.min()) < -0.5 or float(place.max()) > count + 0.5:
+    if (
+        count > 2**16
+        or float(off) > 0.01
+        or float(place.min()) < -0.5
+        or float(place.max()) > count + 0.5
+    ):
         raise InputError(
             f"the data are not quantised: their values lie on no grid of up to 65536 steps from {low:g} to {high:g}"
         )
