@@ -30,7 +30,7 @@ def test_ddim_inverted_and_back_is_the_data(law, path):
     back = pf.generate(field, 60, solver=DDIM(), nfe=50, source=x0)
     assert rmse(back, x) < 1e-11
     # It is the noise of the flow, up to the error of DDIM.
-    fine = pf.times.straight(100, path)
+    fine = pf.times.straight(50, path)
     truth = pf.integrate(RK4(), field.field, x, fine.flip(0))
     assert rmse(x0, truth) < 0.2
 

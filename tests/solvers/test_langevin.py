@@ -107,7 +107,7 @@ def share(x):
 
 
 def test_annealed_langevin_finds_the_weights_of_modes_and_plain_langevin_does_not():
-    n, field = 2000, MODES.field(LADDER)
+    n, field = 1200, MODES.field(LADDER)
     x = 16 * torch.rand(n, 2, generator=torch.Generator().manual_seed(0)).double() - 8
     plain = langevin(field, x, 1.0, 200, corrector=Langevin(5.0))
     # From a uniform start, the basins of the modes get half of the samples each.

@@ -83,7 +83,7 @@ def test_stochastic_heun_has_order_two_in_mean_and_variance(level, path, backwar
     ends = torch.tensor([0.1, 0.9], dtype=torch.float64)
     ends = ends.flip(0) if backwards else ends
     means, variances = 0.8 * path.alpha(ends), 0.6 * path.alpha(ends) ** 2 + path.sigma(ends) ** 2
-    steps = [25, 50, 100]
+    steps = [16, 32, 64]
     errors = []
     for n in steps:
         grid = torch.linspace(*ends.tolist(), n + 1, dtype=torch.float64)
@@ -91,7 +91,7 @@ def test_stochastic_heun_has_order_two_in_mean_and_variance(level, path, backwar
         errors.append((abs(m - float(means[1])), abs(v - float(variances[1]))))
     for column in np.array(errors).T:
         assert column.max() < 1e-12 or order(column, steps) > 1.75, column
-    assert errors[-1][1] < 2e-3
+    assert errors[-1][1] < 4e-3
 
 
 def test_stochastic_heun_has_order_two_in_law_on_a_mixture_and_euler_maruyama_order_one():
@@ -152,7 +152,7 @@ SAMPLERS = [
 @pytest.mark.parametrize("path", [pf.CondOT(), pf.VP(), pf.EDM(0.01, 20.0)], ids=repr)
 @pytest.mark.parametrize(("sampler", "steps"), SAMPLERS, ids=range(len(SAMPLERS)))
 def test_sampling_ends_in_the_law_of_the_data(sampler, steps, path):
-    n = 1500
+    n = 1000
     times = pf.times.straight(steps, path, 0.0 if path.alpha(torch.zeros(1)) > 0 else 0.01, 1.0)
     x0 = path.sample(randn(n, 2, seed=1), LAW.sample(n, seed=11), times[0])
     x1 = pf.integrate(sampler(path), LAW.field(path), x0, times, seed=2)

@@ -169,8 +169,7 @@ class Model(nn.Module):
         value, v = self._answer(x, t, want, cond)
         if v is None:
             raise InputError(
-                f"{type(self.net).__name__} gives no variance: that takes a network with two outputs for each of x's "
-                f"{x.shape[1]} channels"
+                f"{type(self.net).__name__} gives no variance: that takes a network with two outputs for each channel"
             )
         return value, v
 

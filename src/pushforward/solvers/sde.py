@@ -62,13 +62,13 @@ class _Diffusion:
 
     def init(self, x: Tensor, grid: Tensor, path: Path) -> None:
         check_defined("score", path)
-        starts = grid[:-1].flatten()
-        terms = torch.stack(self._terms(path, starts, self.noise_level(starts)))
+        # Later steps start within (0, 1).
+        terms = torch.stack(self._terms(path, grid[0], self.noise_level(grid[0])))
         bad = ~terms.isfinite().all(0)
         if bool(bad.any()):
             raise UndefinedError(
-                f"g^2/2 score is not finite at t = {float(starts[bad][0]):.6g}, where a step starts: on {path} it "
-                f"needs a noise level that is finite where alpha = 0, and vanishes where sigma = 0, or other times"
+                f"g^2/2 score is not finite at t = {float(grid[0][bad][0]):.6g}, where the first step starts: on "
+                f"{path} it needs a noise level that is finite where alpha = 0, and 0 where sigma = 0, or another start"
             )
 
     def noise_level(self, t: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class _Diffusion:
         usual = f.isfinite()
         a = torch.where(usual, -2 * f / level2, -1 / path.sigma(t) ** 2)
         b = torch.where(usual, 2 / level2, 0.0)
-        return torch.where(g > 0, g**2 / 2 * a, 0.0), torch.where(g > 0, g**2 / 2 * b, 0.0)
+        return torch.where(g == 0, 0.0, g**2 / 2 * a), torch.where(g == 0, 0.0, g**2 / 2 * b)
 
 
 @dataclass(frozen=True)
