@@ -63,10 +63,11 @@ class Problem:
     which is smooth from phi = pi/2, noise, to 0, data. A sampler on any schedule is started on the trajectory itself.
     """
 
-    def __init__(self, denoise: Denoise, path: pf.Path, x0: Tensor) -> None:
+    def __init__(self, denoise: Denoise, path: pf.Path, x0: Tensor, steps: int = 0) -> None:
         start = torch.zeros((), dtype=torch.float64)
         alpha, sigma = float(path.alpha(start)), float(path.sigma(start))
         self.denoise, self.path, self.x0, self.calls = denoise, path, x0, 0
+        self.steps = steps  # of Runge-Kutta in place of an adaptive method: what it costs is known
         self.first, self._states = math.atan2(sigma, alpha), {}
         self._normal = x0 / math.hypot(alpha, sigma)
         self.end = self._carry(self._normal, self.first, 0.0)
@@ -97,12 +98,21 @@ class Problem:
 
     def _carry(self, x: Tensor, first: float, last: float) -> Tensor:
         if abs(last - first) < 0.1:  # the ends of schedules differ by little
-            return self.runge_kutta(x, first, last, 40)
+            return self.runge_kutta(x, first, last, 10)
+        if self.steps:
+            return self.runge_kutta(x, first, last, self.steps)
 
         def slope(phi: float, flat: np.ndarray) -> np.ndarray:
             return self._slope(torch.from_numpy(flat).view_as(x), phi).flatten().numpy()
 
-        done = solve_ivp(slope, (first, last), x.flatten().numpy(), "DOP853", rtol=1e-9, atol=1e-9)
+        done = solve_ivp(
+            slope,
+            (first, last),
+            x.flatten().numpy(),
+            "DOP853",
+            rtol=self.tolerance,
+            atol=self.tolerance,
+        )
         return torch.from_numpy(done.y[:, -1].copy()).view_as(x)
 
     def runge_kutta(self, x: Tensor, first: float, last: float, steps: int) -> Tensor:
