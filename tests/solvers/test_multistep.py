@@ -564,6 +564,17 @@ def test_a_step_with_noise_that_is_redone_keeps_its_noise():
         assert torch.allclose(once, twice, atol=1e-12)
 
 
+def test_a_first_step_with_noise_from_alpha_zero_is_redone_by_the_moments_of_its_weight():
+    # (1 + eta) int_0^1 u^eta u^k du, k = 0 and 1, u = w/w_s: the line has its values at u = 0 and 1.
+    path, times = pf.CondOT(), torch.tensor([0.0, 0.3, 0.6], dtype=torch.float64)
+    for eta in (0.0, 0.5, 1.0, 2.0):
+        solver = Multistep("data", "log_snr", 2, "always", eta=eta)
+        rule = solver.init(X, times[:, None].expand(-1, 5), path).plan.correct[0]
+        end, start = rule.c
+        assert end + start == pytest.approx(0.3, abs=1e-12)
+        assert end == pytest.approx(0.3 * (1 + eta) / (2 + eta), rel=1e-4)
+
+
 # One grid for all, and half precision.
 
 

@@ -413,15 +413,11 @@ class _Table:
             z = self._variable(variable, self.log_ratio[end], self.grid[end])
             return first[end] * _lagrange(z[None], z_nodes)[:, 0]
         if special:
-            # In w itself, in which the variables above are polynomials; w^(power - 1) is the noise's.
+            # In w^power itself, that weighs evenly; the variables above are polynomials in w.
             w_t, w_s = l_t.exp(), l_s.exp()
-            w = w_t + q * (w_s - w_t)
-            z = self._variable(variable, sign * w.log())
+            z = self._variable(variable, sign * (w_t + q ** (1 / power) * (w_s - w_t)).log())
             last = self.sigma if form == "data" else self.alpha
-            factor = power * last[end] * (w_s - w_t)
-            if power > 1:
-                factor = factor * (w / w_s) ** (power - 1)
-            return _average(WEIGHTS.to(w), factor * _lagrange(z, z_nodes))
+            return _average(WEIGHTS.to(w_s), last[end] * (w_s - w_t) * _lagrange(z, z_nodes))
         h = l_s - l_t
         z = self._variable(variable, sign * (l_t + q * h))
         factor = first[end] * power * h * (power * (q - 1) * h).exp()
