@@ -412,6 +412,9 @@ def figure(cases: list[Case]) -> bytes:
     for i, path in enumerate(paths):
         for j, law in enumerate(SHOWN):
             axis, budgets = axes[i][j], groups.get((path, law), {})
+            if not budgets:
+                axis.set_axis_off()
+                continue
             for name, style in {
                 **LINES,
                 **{f: {"color": "tab:red", "lw": 1.5} for f in FITTED},
