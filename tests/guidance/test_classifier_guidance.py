@@ -204,7 +204,7 @@ def test_the_loss_is_the_cross_entropy_at_the_noisy_state():
     for i, k in enumerate(label.tolist()):
         p = logits[i].exp() / logits[i].exp().sum()
         truth = 0.0 if k < 0 else -math.log(p[k].item())
-        assert float(loss[i]) == pytest.approx(truth, rel=1e-4, abs=1e-6)
+        assert loss[i].item() == pytest.approx(truth, rel=1e-4, abs=1e-6)
     part = Classification(model)(pf.Batch(x1[2:4], {"label": label[2:4]}), noise[2:4])["loss"]
     assert torch.allclose(part, loss[2:4], atol=1e-6)
 
