@@ -194,7 +194,7 @@ def network_cases(cases: list[Case]) -> list[Case]:
     }
     with torch.no_grad():
         x0 = starts(model.path, model.shape, NETWORK_POINTS)
-        problem = Problem(NetworkDenoiser(model), model.path, x0, steps=200)
+        problem = Problem(NetworkDenoiser(model), model.path, x0, steps=400)
         return cases_of(
             "digits U-Net",
             model,
@@ -209,7 +209,7 @@ def solver_error() -> Report:
 
     Root mean square, over points and coordinates, of the distance to the end of the exact trajectory from the same
     start: exact fields of eight laws (benchmarks/laws.py) in float64, and a trained network. The truth is DOP853
-    (scipy) at 1e-9, for the network 200 steps of Runge-Kutta. 64 points for each of two seeds, 8 for the network. The
+    (scipy) at 1e-9, for the network 400 steps of Runge-Kutta. 64 points for each of two seeds, 8 for the network. The
     table holds, by law and number of calls, the error of `pf.generate` over the smallest of all peers' configurations
     (benchmarks/peers/samplers.py), geometric mean over seeds; below 1 the default is better. That smallest error is
     picked afterwards for each law and number of calls, which nobody can do in use. On VP a peer may also run on another
