@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SolverName = Literal[
     "euler", "midpoint", "heun", "rk4", "dopri5", "ab2", "ab3", "ab4", "deis2", "deis3", "dpm++2m", "dpm++3m",
-    "dpm++2m-sde", "dpm++3m-sde", "dpm2", "dpm3", "dpm++2s", "dpm++3s", "dpm++2s-ancestral",
+    "dpm++2m-sde", "dpm++3m-sde", "dpm2", "dpm3", "dpm++2s", "dpm++3s", "dpm++2s-ancestral", "dpm++sde",
     "unipc2", "unipc3", "ddim", "ddpm", "euler-maruyama",
     "stochastic-heun", "euler-ancestral", "edm", "edm-churn", "annealed-langevin", "predictor-corrector",
 ]  # fmt: skip

@@ -102,7 +102,8 @@ SDE_SOLVERS = [
     pytest.param(PredictorCorrector(DDIM(), Langevin(0.1, 2)), 1, 3, id="PredictorCorrector-DDIM"),
     pytest.param(Multistep("data", "log_snr", 2, eta=1.0), 1, 1, id="DPM++2M-SDE"),
     pytest.param(Multistep("data", "log_snr", 3, "always", eta=0.5), 1, 1, id="SA-Solver"),
-    pytest.param(DPMSolver(2, "data", eta=1.0), 1, 2, id="DPM++2S-ancestral"),
+    pytest.param(DPMSolver(2, "data", eta=1.0), 2, 2, id="DPM++2S-ancestral"),
+    pytest.param(DPMSolver(2, "data", eta=1.0, sde=True), 2, 2, id="DPM++SDE"),
 ]
 SOLVERS = ODE_SOLVERS + SDE_SOLVERS
 

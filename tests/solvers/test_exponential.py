@@ -180,6 +180,10 @@ def test_to_and_from_an_infinite_log_snr_a_step_integrates_polynomials_of_its_or
 def test_few_steps_between_the_ends_are_finite(path):
     path = path.values[0] if hasattr(path, "values") else path
     field = mixture(2).field(path)
+    for n, eta in itertools.product((1, 2, 3), (0.5, 1.0)):
+        inside = DPMSolver(2, "data", eta=eta, sde=True)
+        out = pf.integrate(inside, field, path.source_std * X, pf.times.uniform(n))
+        assert out.isfinite().all(), (n, eta)
     for n, form, order in itertools.product((1, 2, 3), FORMS, (1, 2, 3)):
         for times in (pf.times.uniform(n), pf.times.uniform(n).flip(0)):
             out = pf.integrate(DPMSolver(order, form), field, path.source_std * X, times)
@@ -210,7 +214,11 @@ def test_a_sample_that_ends_or_starts_elsewhere_is_not_touched_by_its_batch(form
     grids = [(0.0, 1.0), (0.0, 0.6), (0.2, 1.0), (0.1, 0.7), (0.0, 1.0)]
     times = torch.stack([pf.times.uniform(4, *ends) for ends in grids])
     for order, backward, eta in ((2, 0, 0.0), (3, 0, 0.0), (3, 1, 0.0), (2, 0, 0.8)):
-        solver, grid = DPMSolver(order, form, eta=eta), times.flip(1) if backward else times
+        inside = eta > 0 and form == "data"
+        solver, grid = (
+            DPMSolver(order, form, eta=eta, sde=inside),
+            times.flip(1) if backward else times,
+        )
         together = pf.integrate(solver, mixture(2).field(path), X, grid, seed=3)
         for i in range(5):
             alone = pf.integrate(
@@ -274,8 +282,63 @@ def test_the_law_of_a_single_point_is_kept_by_steps_of_any_length(eta, path):
         assert variance == pytest.approx(float(sigma**2), rel=1e-9)
 
 
+class TwoNormals:
+    """Two normal numbers for each step, given beforehand: z (n, B, 2, 1)."""
+
+    def __init__(self, z, step=0):
+        self.z, self.step = z, step
+
+    def normal(self, shape, stream, dtype):
+        assert shape == self.z.shape[2:]
+        return self.z[self.step]
+
+
+def sde_law(solver, path, mean, variance, times):
+    """`law_after` for two normal numbers a step."""
+    n = len(times) - 1
+    field = pf.GaussianMixture([[mean]], variance).field(path)
+    x = torch.zeros(2 + 2 * n, 1).double()
+    x[1] = 1
+    z = torch.zeros(n, 2 + 2 * n, 2, 1).double()
+    for i in range(n):
+        z[i, 2 + 2 * i, 0] = z[i, 3 + 2 * i, 1] = 1
+    grid = times[:, None].expand(-1, len(x))
+    state = solver.init(x, grid, path)
+    for i in range(n):
+        x, state = solver.step(field, x, grid[i], grid[i + 1], state, TwoNormals(z, i))
+    a, b = path.alpha(times[0]), path.sigma(times[0])
+    slopes = (x[1:] - x[0])[:, 0]
+    m = x[0, 0] + slopes[0] * a * mean
+    return float(m), float(slopes[0] ** 2 * (a**2 * variance + b**2) + (slopes[1:] ** 2).sum())
+
+
+@pytest.mark.parametrize("path", THREE_PATHS)
+@pytest.mark.parametrize(("solver", "law"), [
+    (DPMSolver(2, "data", eta=1.0), law_after), (DPMSolver(2, "noise", eta=0.5), law_after),
+    (DPMSolver(2, "data", eta=1.0, sde=True), sde_law), (DPMSolver(2, "data", 0.3, eta=0.6, sde=True), sde_law),
+], ids=repr)  # fmt: skip
+def test_order_two_is_of_second_order_in_law_with_noise_after_or_inside_the_step(solver, law, path):
+    t, grids = torch.tensor(0.9).double(), (pf.times.log_snr(n, path, 0.1, 0.9) for n in (40, 80))
+    exact = float(path.alpha(t) ** 2 * 0.6 + path.sigma(t) ** 2)
+    before, after = (abs(law(solver, path, 0.8, 0.6, grid)[1] - exact) for grid in grids)
+    assert after < 1e-6 or before / after > 3.5, (before, after)
+
+
+@pytest.mark.parametrize("path", THREE_PATHS)
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_noise_inside_keeps_the_law_of_a_single_point_from_end_to_end(eta, path):
+    times = torch.tensor([0.0, 0.3, 0.5, 0.9, 1.0]).double()
+    solver = DPMSolver(2, "data", eta=eta, sde=True)
+    for n in (2, 3, 4, 5):
+        mean, variance = sde_law(solver, path, 0.8, 1e-18, times[:n])
+        alpha, sigma = path.alpha(times[n - 1]), path.sigma(times[n - 1])
+        assert mean == pytest.approx(float(alpha * 0.8), abs=1e-9)
+        assert variance == pytest.approx(float(sigma**2), rel=1e-9, abs=1e-15)
+
+
 def test_methods_that_are_none_are_errors():
     for bad in (
+        {"sde": True}, {"sde": True, "form": "data", "order": 3}, {"sde": True, "form": "data", "order": 1},
         {"order": 0}, {"order": 4}, {"form": "velocity"}, {"r1": 0.0}, {"r1": 1.2}, {"order": 1, "r1": 0.5},
         {"r2": 0.5}, {"order": 3, "r2": -1.0}, {"eta": -0.1}, {"eta": 1.1}, {"order": 3, "eta": 0.5},
     ):  # fmt: skip

@@ -87,6 +87,9 @@ K_DIFFUSION = {
     "dpmpp_2s_ancestral": (DPMSolver(2, "data", eta=1.0), {"eta": 1.0}),
     "dpmpp_2s_ancestral-less": (DPMSolver(2, "data", eta=0.6), {"eta": 0.6}),
     "dpmpp_2s_ancestral-none": (DPMSolver(2, "data"), {"eta": 0.0}),
+    "dpmpp_sde": (DPMSolver(2, "data", eta=1.0, sde=True), {"eta": 1.0}),
+    "dpmpp_sde-less": (DPMSolver(2, "data", 0.4, eta=0.6, sde=True), {"eta": 0.6, "r": 0.4}),
+    "dpmpp_sde-none": (DPMSolver(2, "data"), {"eta": 0.0}),
     "dpmpp_2m": (Multistep(weights="bh2"), {}),
     "dpmpp_2m_sde-midpoint": (
         Multistep(weights="bh2", eta=1.0), {"eta": 1.0, "solver_type": "midpoint"},
@@ -103,6 +106,32 @@ K_DIFFUSION = {
 }  # fmt: skip
 
 
+def brownian(levels: torch.Tensor, extra: dict):
+    """Its two noises of a step, from our two normals: parts of one path, of the variances that eta leaves."""
+    eta, r = extra["eta"], extra.get("r", 0.5)
+    calls = iter(range(2 * N))
+
+    def kept(high, low):
+        """(level of the step, variance of its noise) from sigma = high to low."""
+        variance = eta**2 * low**2 * (1 - low**2 / high**2)
+        return (low**2 - variance).sqrt(), variance
+
+    def sampler(*_):
+        step, second = divmod(next(calls), 2)
+        z, rest = (
+            pf.Noise.batch(len(X), SEED).at(step).normal((2, 2), SOLVER, torch.float64).unbind(1)
+        )
+        if not second or eta == 0:
+            return z
+        high, low = levels[step], levels[step + 1]
+        middle = high ** (1 - r) * low**r
+        carried = kept(middle, low)[0] / middle * kept(high, middle)[1].sqrt()
+        rho = carried / kept(high, low)[1].sqrt()
+        return rho * z + (1 - rho**2).sqrt() * rest
+
+    return sampler
+
+
 def by_k_diffusion(module, name: str, times: torch.Tensor, extra: dict) -> torch.Tensor:
     alpha, levels = PATH.alpha(times), PATH.edm_sigma(times)
     asked = []
@@ -115,7 +144,9 @@ def by_k_diffusion(module, name: str, times: torch.Tensor, extra: dict) -> torch
         asked.append(float(at))
         return FIELD(PATH.alpha(at) * y, at, "data")
 
-    if "ancestral" in name or "sde" in name:
+    if name.startswith("dpmpp_sde"):
+        extra = extra | {"noise_sampler": brownian(levels, extra)}
+    elif "ancestral" in name or "sde" in name:
         steps = iter(range(N))
         extra = extra | {"noise_sampler": lambda *_: draw(next(steps))}
     sampler = getattr(module, "sample_" + name.partition("-")[0])

@@ -75,6 +75,7 @@ SOLVERS: dict[str, Callable[[paths.Path], Solver]] = {
     "dpm++2s": lambda path: DPMSolver(2, "data"),
     "dpm++3s": lambda path: DPMSolver(3, "data"),
     "dpm++2s-ancestral": lambda path: DPMSolver(2, "data", eta=1),
+    "dpm++sde": lambda path: DPMSolver(2, "data", eta=1, sde=True),
     "ddim": lambda path: DDIM(),
     "ddpm": lambda path: DDPM(),
     "euler-maruyama": lambda path: EulerMaruyama(path.sigma),

@@ -20,7 +20,10 @@ from pushforward.solvers.multistep import combine
 
 
 class Stage(NamedTuple):
-    """`a x_t + sum_j c_j f_j` at every step of a grid: which f_j, and the weights a, c_j (n, B)."""
+    """`a x_t + sum_j c_j f_j` at every step of a grid: which f_j, and the weights a, c_j (n, B).
+
+    values: 0, 1, ... the predictions of the step in their order; -1, -2 its normal numbers.
+    """
 
     values: tuple[int, ...]
     weights: tuple[Tensor, ...]
@@ -30,7 +33,7 @@ class Plan(NamedTuple):
     """What every step of a grid takes.
 
     data: (n, B), whether the data or the noise is extrapolated. times: (stages, n, B). rows[i]: one list a stage,
-    numbers for all samples or tensors (B, 1, ...). spread[i]: that of the noise.
+    numbers for all samples or tensors (B, 1, ...).
     """
 
     data: Tensor
@@ -64,8 +67,12 @@ class DPMSolver:
              another r2 than 2/3 leaves order 2: the last formula integrates a parabola for that one alone.
     eta:     noise as in `DDIM`, from noise to data only: a step to the smaller sqrt(sigma_s^2 - eta^2 v) in place of
              sigma_s, and eta sqrt(v) z added, v the variance beta-tilde of q(x_s | x_t, x1). Order 1 is then DDIM(eta),
-             order 2 the ancestral 2S of k-diffusion; errors in law are of order 1. Not for order 3, which would ask
-             beyond s.
+             order 2 the ancestral 2S of k-diffusion. The flow is followed to a state of less noise, whose law is known
+             too, so that errors in law are of the flow's order. Not for order 3, which would ask beyond s.
+    sde:     the same noise at the point inside too, at r_1 h of the whole step, both parts of one Brownian path, which
+             keeps order 2 in law. u_1 is a step as above with noise n_1, and the noise of the whole step is e n_1 and a
+             rest independent of it, e the decay of x from s_1 to s. The step to sigma = 0 has none. It is
+             `sample_dpmpp_sde` of k-diffusion. For order 2 and form "data".
 
     Where log-SNR is infinite at an end of a step, the step goes to the very end, in the variable that is finite: from
     or to alpha = 0 the data are integrated over alpha/sigma, from or to sigma = 0 the noise over sigma/alpha, by the
@@ -79,6 +86,7 @@ class DPMSolver:
     r1: float | None = None
     r2: float | None = None
     eta: float = 0.0
+    sde: bool = False
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
@@ -96,6 +104,8 @@ class DPMSolver:
             raise InputError(
                 "eta > 0 is for order 1 or 2: order 3 would ask beyond the end of the step"
             )
+        if self.sde and (self.order, self.form) != (2, "data"):
+            raise InputError("sde=True is for order 2 and form 'data'")
 
     @property
     def calls(self) -> int:
@@ -122,16 +132,16 @@ class DPMSolver:
         **cond: Any,
     ) -> tuple[Tensor, Memory]:
         plan, i = state
-        *rows, spread = plan.rows[i]
-        values: list[Tensor] = []
+        values: dict[int, Tensor] = {}
+        if self.eta > 0:
+            shape = (2, *x.shape[1:]) if self.sde else x.shape[1:]
+            z = noise.normal(shape, SOLVER, x.dtype)
+            values = {-1: z[:, 0], -2: z[:, 1]} if self.sde else {-1: z}
         now, at = x, t
-        for k, (a, *c) in enumerate(rows):
-            values.append(self._ask(field, now, at, plan, i, **cond))
+        for k, (a, *c) in enumerate(plan.rows[i]):
+            values[k] = self._ask(field, now, at, plan, i, **cond)
             now = combine(x, a, c, [values[j] for j in plan.values[k]])
             at = plan.times[k][i].expand_as(t) if k < len(plan.times) else s
-        if self.eta > 0:
-            z = noise.normal(x.shape[1:], SOLVER, x.dtype)
-            now = combine(now, None, [spread], [z])
         return now, Memory(plan, i + 1)
 
     def _ask(self, field: Field, x: Tensor, t: Tensor, plan: Plan, i: int, **cond: Any) -> Tensor:
@@ -152,16 +162,22 @@ class DPMSolver:
         step = _Step.between(self.form, self.eta, path, t, s, forward)
         if not bool(step.data.all()):
             check_defined("noise", path)
-        inner = [step.inside(r) for r in self.fractions]
+        whole = _Step.between(self.form, 0.0, path, t, s, forward) if self.sde else step
+        inner = [whole.inside(r) for r in self.fractions]
         a, c0, c1 = step.weights(None, self.order == 2)
         stages: list[Stage]
         match self.order:
             case 1:
                 stages = [Stage((0,), (a, c0))]
             case 2:
-                (b, d0, _), (r1, _) = step.weights(inner[0]), inner[0]
+                (b, d0, _), (r1, at) = whole.weights(inner[0]), inner[0]
+                if self.sde:
+                    # From alpha = 0 all is forgotten: `step` is single there, `whole` is not.
+                    c1 = torch.where(whole.single, c0, c0 / 2)
                 slope = c1 / r1
                 stages = [Stage((0,), (b, d0)), Stage((0, 1), (a, c0 - slope, slope))]
+                if self.sde and self.eta > 0:
+                    stages = self._with_noise_inside(stages, path, t, s, at, step.spread)
             case _:
                 (r1, _), (r2, _) = inner
                 (b, d0, _), (e, g0, g1) = step.weights(inner[0]), step.weights(inner[1])
@@ -171,7 +187,10 @@ class DPMSolver:
                     Stage((0, 1), (e, g0 - first, first)),
                     Stage((0, 2), (a, c0 - last, last)),
                 ]
-        table = torch.stack([w for stage in stages for w in stage.weights] + [step.spread], 1)
+        if self.eta > 0 and not self.sde:
+            values, weights = stages[-1]
+            stages[-1] = Stage((*values, -1), (*weights, step.spread))
+        table = torch.stack([w for stage in stages for w in stage.weights], 1)
         rows: list[Any]
         if table.shape[2] == 1:
             rows = table[..., 0].tolist()
@@ -191,8 +210,27 @@ class DPMSolver:
             ],
             [at.to(home) for _, at in inner],
             [stage.values for stage in stages],
-            [[*(row[i:j] for i, j in itertools.pairwise(cuts)), row[-1]] for row in rows],
+            [[row[i:j] for i, j in itertools.pairwise(cuts)] for row in rows],
         )
+
+    def _with_noise_inside(
+        self, stages: list[Stage], path: Path, t: Tensor, s: Tensor, at: Tensor, spread: Tensor
+    ) -> list[Stage]:
+        """The stages of order 2 with noise at the point `at` inside the step, that goes on to its end."""
+        first = _Step.between("data", self.eta, path, t, at, True)
+        then = _Step.between("data", self.eta, path, at, s, True)
+        noisy = path.sigma(s) > 0
+        (b, d0, _), (e, _, _) = first.weights(None), then.weights(None)
+        kick = torch.where(noisy, first.spread, 0.0)
+        carried = e * kick
+        rest = (spread**2 - carried**2).clamp(min=0).sqrt()
+        inside = (
+            torch.where(noisy, w, old) for w, old in zip((b, d0), stages[0].weights, strict=True)
+        )
+        return [
+            Stage((0, -1), (*inside, kick)),
+            Stage((*stages[1].values, -1, -2), (*stages[1].weights, carried, rest)),
+        ]
 
 
 class _Step(NamedTuple):
