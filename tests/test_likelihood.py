@@ -416,15 +416,15 @@ def test_samples_come_with_the_density_that_they_have():
         x, log_p = pf.sample_with_log_prob(LAW.field(path), 4, seed=2, solver=adaptive)
         assert torch.allclose(log_p, LAW.log_prob(x), atol=1e-3)
     model = small_model(seed=3)
-    fine = {"solver": pf.solvers.RK4(), "grid": pf.times.uniform(50)}
+    fine = {"solver": pf.solvers.RK4(), "grid": pf.times.uniform(100)}
     x, log_p = pf.sample_with_log_prob(model, 6, seed=2, **fine)
     assert torch.allclose(log_p, log_prob(model, x, **fine), atol=1e-3)
-    assert torch.allclose(x, pf.generate(model, 6, solver=adaptive, seed=2), atol=1e-3)
+    assert torch.allclose(x, pf.generate(model, 6, seed=2, **fine), rtol=1e-9)
     # The mean of -ln p over samples is the entropy, and that of q/p is 1.
     law = pf.GaussianMixture([[0.3, 1.0]], 0.4)
     x, log_p = pf.sample_with_log_prob(law.field(pf.CondOT()), 300, **SHORT)
     entropy = 1 + math.log(2 * math.pi * 0.4)
-    assert abs(float(-log_p.mean()) - entropy) < 4.5 * float(log_p.std()) / math.sqrt(500) + 1e-3
+    assert abs(float(-log_p.mean()) - entropy) < 4.5 * float(log_p.std()) / math.sqrt(300) + 1e-3
 
 
 def test_estimates_along_the_trajectory_are_those_of_the_same_probes():
