@@ -231,12 +231,12 @@ def test_a_polynomial_of_lower_degree_is_integrated_exactly(form, variable, orde
 def test_with_the_corrector_a_polynomial_of_its_degree_is_integrated_exactly(form, variable, path):
     field = Polynomial(path, form, variable, (0.7, -1.3, 0.6))
     times = torch.tensor([0.35, 0.42, 0.57, 0.63, 0.8], dtype=torch.float64)
-    rules = pf.solvers.multistep.make_plan(
+    redone = pf.solvers.multistep.make_rules(
         Multistep(form, variable, 2, "always"), X[:1], times[:, None], path
-    )
+    )[1]
     x = X[:1]
     for i in (1, 2, 3):
-        rule = rules.correct[i]
+        rule = redone[i]
         values = [field.value(float(times[j])) for j in (i + 1, i, i - 1)]
         a = 1.0 if rule.a is None else rule.a
         got = a * x + sum(c * v for c, v in zip(rule.c, values, strict=True))
@@ -252,15 +252,54 @@ def test_the_first_step_is_redone_by_the_data_method_forward_and_the_noise_metho
     # Either way it is exact for what is linear in the variable, whatever form the method itself extrapolates.
     path, grid = pf.Cosine(), torch.tensor([0.35, 0.42, 0.57], dtype=torch.float64)[:, None]
     for asked, times in (("data", grid), ("noise", grid.flip(0))):
-        field, noise = Polynomial(path, asked, variable, (0.7, -1.3)), pf.Noise.batch(1)
-        solver = Multistep(form, variable, 3, "always")
-        x, state = solver.step(
-            field, X[:1], times[0], times[1], solver.init(X[:1], times, path), noise
+        field, solver = (
+            Polynomial(path, asked, variable, (0.7, -1.3)),
+            Multistep(form, variable, 3, "always"),
         )
         want = exact_step(field, X[:1], float(times[0]), float(times[1]))
-        assert not torch.allclose(x, want, atol=1e-4)
-        state = solver.step(field, x, times[1], times[2], state, noise)[1]
-        assert torch.allclose(state.base, want, atol=1e-11)
+        rules = pf.solvers.multistep.make_rules(solver, X[:1], times, path)
+        once, twice = (
+            rule[0].a * X[:1]
+            + sum(
+                c * field.value(float(times[j]))
+                for c, j in zip(rule[0].c, rule[0].nodes, strict=True)
+            )
+            for rule in rules
+        )
+        assert not torch.allclose(once, want, atol=1e-4)
+        assert torch.allclose(twice, want, atol=1e-11)
+
+
+@pytest.mark.parametrize(("form", "variable"), FORMS)
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_a_step_redone_by_the_next_one_is_that_redone_by_itself(order, form, variable):
+    path, n = pf.Cosine(), 7
+    field, z = mixture(2).field(path), randn(n, *X.shape, seed=7)
+    times = pf.times.straight(n, path, 0.1, 0.9)
+    for eta in (0.0, 0.6):
+        if eta and (form == "velocity" or order == 4):
+            continue
+        solver = Multistep(form, variable, order, "always", eta=eta)
+        predict, correct = pf.solvers.multistep.make_rules(solver, X, times[:, None], path)
+        assert correct[0].form == (form if form == "velocity" or eta else "data")
+        values, states, kick = {}, [], 0.0
+        asked = X
+
+        def by(rule, x, kick):
+            terms = zip(rule.c, rule.nodes, strict=True)
+            moved = x if rule.a is None else rule.a * x
+            return moved + sum(c * values[rule.form, j] for c, j in terms) + kick  # noqa: B023
+
+        for i, t in enumerate(times[:-1]):
+            for name in ("velocity", "data", "noise"):
+                values[name, i] = field(asked, t, name)
+            redo = correct[i - 1] if i else None
+            states.append(asked if redo is None else by(redo, states[redo.base], kick))
+            kick = predict[i].spread * z[i] if eta else 0.0
+            asked = by(predict[i], states[i], kick)
+        assert torch.allclose(run(solver, field, X, times, z)[-1], asked, rtol=1e-10, atol=1e-10)
+        plan = solver.init(X, times[:, None], path).plan
+        assert [r is None for r in plan.correct] == [order < 4 or i > 2 for i in range(n)]
 
 
 @pytest.mark.parametrize(
@@ -569,8 +608,8 @@ def test_a_first_step_with_noise_from_alpha_zero_is_redone_by_the_moments_of_its
     path, times = pf.CondOT(), torch.tensor([0.0, 0.3, 0.6], dtype=torch.float64)
     for eta in (0.0, 0.5, 1.0, 2.0):
         solver = Multistep("data", "log_snr", 2, "always", eta=eta)
-        rule = solver.init(X, times[:, None].expand(-1, 5), path).plan.correct[0]
-        end, start = rule.c
+        redone = pf.solvers.multistep.make_rules(solver, X, times[:, None], path)[1]
+        end, start = redone[0].c
         assert end + start == pytest.approx(0.3, abs=1e-12)
         assert end == pytest.approx(0.3 * (1 + eta) / (2 + eta), rel=1e-4)
 

@@ -57,10 +57,14 @@ NODES, WEIGHTS = torch.from_numpy(_NODES + 1) / 2, torch.from_numpy(_WEIGHTS) / 
 CHUNK = 1 << 20
 
 
+Key = tuple[Form, int]
+
+
 class Rule(NamedTuple):
     """`x_end = a x_base + sum_j c_j f_j + spread z`, f_j the prediction `form` at the grid points `nodes`.
 
     nodes: newest first. a, c_j, spread: numbers for all samples, or tensors (B, 1, ...).
+    others: further values, by form and grid point; their weights are the last of c.
     """
 
     form: Form
@@ -70,16 +74,19 @@ class Rule(NamedTuple):
     a: Any = None
     c: Any = ()
     spread: Any = None
+    others: tuple[Key, ...] = ()
 
-
-Key = tuple[Form, int]
+    @property
+    def values(self) -> tuple[Key, ...]:
+        return (*((self.form, j) for j in self.nodes), *self.others)
 
 
 class Plan(NamedTuple):
     """Rules of every step of a grid.
 
-    correct[i] redoes the state at i + 1 once the value there is known; None: it stays. keep[i]: the values, by form
-    and grid point, of use after step i; forms[i]: the forms in which the value at i is of use.
+    correct[i] redoes the state at i + 1 once the value there is known; None: it stays, or predict[i + 1] redoes it
+    on the way. keep[i]: the values, by form and grid point, of use after step i; forms[i]: the forms in which the value
+    at i is of use.
     """
 
     predict: list[Rule]
@@ -96,7 +103,6 @@ class Memory:
     step: int = 0
     values: dict[Key, Tensor] = field(default_factory=dict)
     base: Tensor | None = None
-    kick: Tensor | None = None  # the noise that was added since
 
 
 @dataclass(frozen=True)
@@ -176,25 +182,16 @@ class Multistep:
         value = field(x, t, rule.form, **cond)
         for form in plan.forms[i]:
             values[form, i] = convert(value, x, t, field.path, rule.form, form)
-        base, kick = None, None
-        redo = plan.correct[i - 1] if i else None
+        redo, later = plan.correct[i - 1] if i else None, plan.correct[i]
         if redo is not None and state.base is not None:
             # The newest value was asked at the state before, and is kept.
-            x = combine(state.base, redo.a, redo.c, [values[redo.form, j] for j in redo.nodes])
-            if state.kick is not None:
-                x = x.add_(state.kick)
-            base = state.base
-        x_s = combine(x, rule.a, rule.c, [values[rule.form, j] for j in rule.nodes])
+            x = combine(state.base, redo.a, redo.c, [values[key] for key in redo.values])
+        x_s = combine(x, rule.a, rule.c, [values[key] for key in rule.values])
         if self.eta > 0:
-            kick = (rule.spread * noise.normal(x.shape[1:], SOLVER, x.dtype)).to(x.dtype)
-            x_s = x_s + kick
-        later = plan.correct[i]
-        if later is None:
-            base = kick = None
-        elif later.base == i:
-            base = x
+            x_s = x_s + (rule.spread * noise.normal(x.shape[1:], SOLVER, x.dtype)).to(x.dtype)
+        base = None if later is None else x if later.base == i else state.base
         kept = {key: v for key, v in values.items() if key in plan.keep[i]}
-        return x_s, Memory(plan, i + 1, kept, base, kick)
+        return x_s, Memory(plan, i + 1, kept, base)
 
 
 def combine(x: Tensor, a: Any, c: Any, values: Iterable[Tensor]) -> Tensor:
@@ -219,6 +216,13 @@ def combine(x: Tensor, a: Any, c: Any, values: Iterable[Tensor]) -> Tensor:
 
 def make_plan(method: Multistep, x: Tensor, grid: Tensor, path: Path) -> Plan:
     """All coefficients of a method for states like x on a grid (n + 1, B), or (n + 1, 1) for all samples."""
+    return _with_keys(*_folded(*make_rules(method, x, grid, path)))
+
+
+def make_rules(
+    method: Multistep, x: Tensor, grid: Tensor, path: Path
+) -> tuple[list[Rule], list[Rule | None]]:
+    """The rules by which each step is taken, and redone."""
     home, grid = grid.device, grid.cpu()
     check_eta(method, grid, path)
     predict, correct = _nodes(method, len(grid) - 1)
@@ -249,9 +253,7 @@ def make_plan(method: Multistep, x: Tensor, grid: Tensor, path: Path) -> Plan:
         for rule, row in zip(rules, shared, strict=True)
     ]
     redone = iter(done[len(predict) :])
-    return _with_keys(
-        done[: len(predict)], [None if rule is None else next(redone) for rule in correct]
-    )
+    return done[: len(predict)], [None if rule is None else next(redone) for rule in correct]
 
 
 def check_eta(method: Multistep, grid: Tensor, path: Path) -> None:
@@ -288,6 +290,32 @@ def _nodes(method: Multistep, n: int) -> tuple[list[Rule], list[Rule | None]]:
     )
 
 
+def _folded(
+    predict: list[Rule], correct: list[Rule | None]
+) -> tuple[list[Rule], list[Rule | None]]:
+    """A step that is redone from where it was taken, redone by the next one.
+
+    With weights c of the step and c* of the same step redone, x_s* = x_s + sum_j (c*_j - c_j) f_j, noise included, so
+    that the next step, of weight a on x_s, takes `a (c*_j - c_j)` into its own weights: no state is kept.
+    """
+    steps, left = list(predict), [*correct[:-1], None]
+    for i, redo in enumerate(left):
+        # The state that a later one is redone from is itself kept, and redone before that.
+        needed = any(later is not None and later.base < k for k, later in enumerate(left[i:], i))
+        if redo is None or redo.base < i or needed:
+            continue
+        rule, now = predict[i], predict[i + 1]
+        weights = dict(zip(now.values, now.c, strict=True))
+        old = dict(zip(rule.values, rule.c, strict=True))
+        for key, c in zip(redo.values, redo.c, strict=True):
+            change = c - old.get(key, 0.0)
+            weights[key] = weights.get(key, 0.0) + (change if now.a is None else now.a * change)
+        others = tuple(key for key in weights if key not in now.values)
+        steps[i + 1] = now._replace(c=list(weights.values()), others=others)
+        left[i] = None
+    return steps, left
+
+
 def _with_keys(predict: list[Rule], correct: list[Rule | None]) -> Plan:
     n = len(predict)
     forms: list[set[Form]] = [set() for _ in range(n + 1)]
@@ -296,9 +324,9 @@ def _with_keys(predict: list[Rule], correct: list[Rule | None]) -> Plan:
     for i in range(n):
         # Step i uses predict[i] and correct[i - 1].
         for rule in (predict[i], correct[i - 1] if i else None):
-            for node in rule.nodes if rule is not None else ():
-                forms[node].add(rule.form)  # type: ignore[union-attr]
-                last[rule.form, node] = i  # type: ignore[union-attr]
+            for form, node in rule.values if rule is not None else ():
+                forms[node].add(form)
+                last[form, node] = i
     for key, end in last.items():
         for i in range(key[1], end):
             keep[i].add(key)
