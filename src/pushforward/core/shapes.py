@@ -32,7 +32,7 @@ def expand(c: Tensor, x: Tensor) -> Tensor:
     Always by position from the left, so that a batch that happens to be as large as the last dimension
     is never broadcast along it.
     """
-    return c.to(x.dtype).reshape(c.shape + (1,) * (x.ndim - c.ndim))
+    return c.to(x.dtype).reshape([*c.shape, *[1] * (x.ndim - c.ndim)])
 
 
 def sum_data(x: Tensor) -> Tensor:

@@ -40,19 +40,19 @@ class RungeKutta:
     def step(
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
     ) -> tuple[Tensor, None]:
-        slopes: list[Tensor] = []
+        h, slopes = s - t, list[Tensor]()
         for row, c in zip(self.a, self.c, strict=True):
             # The last stage is asked at s itself: t + (s - t) may round to the other side of the end of time.
-            at = s if c == 1 else t + c * (s - t)
-            slopes.append(field(advance(x, s - t, row, slopes), at, **cond))
-        return advance(x, s - t, self.b, slopes), None
+            at = t if c == 0 else s if c == 1 else t + c * h
+            slopes.append(field(advance(x, h, row, slopes), at, **cond))
+        return advance(x, h, self.b, slopes), None
 
 
 def advance(x: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     """`x + h sum_i weights_i slopes_i`, one pass over the data for each slope."""
     for weight, slope in zip(weights, slopes, strict=True):
         if weight:
-            x = torch.addcmul(x, expand(weight * h, x), slope)
+            x = torch.addcmul(x, expand(h if weight == 1 else weight * h, x), slope)
     return x
 
 
