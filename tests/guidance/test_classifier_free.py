@@ -7,6 +7,7 @@ import torch
 
 import pushforward as pf
 from contracts.members import PATHS, Counted, mixture, randn, relative
+from pushforward.core.noise import SOLVER
 from pushforward.guidance import ClassifierFree
 
 LAW = mixture(2, 4, "full", labels=[0, 1, 0, 2])
@@ -87,6 +88,51 @@ def test_each_sample_keeps_its_own_condition_whatever_its_kind():
     given = X * (1 + LABEL[:, None]) + text.flatten(1).sum(1, keepdim=True)
     assert torch.allclose(got, 2 * given)  # unconditional: label -1 and text 0 give 0
     assert seen["label"].tolist() == [-1] * 5 + LABEL.tolist()
+
+
+class WithVariance:
+    """LAW, with v = label/4 and, without a label, -1/4."""
+
+    def __init__(self, path):
+        self.field, self.path, self.sizes = LAW.field(path), path, []
+
+    def with_variance(self, x, t, want="data", **cond):
+        self.sizes.append(len(x))
+        value = self.field(x, t, want, **cond)
+        return value, (cond["label"] / 4.0)[:, None].expand_as(value)
+
+    def __call__(self, x, t, want="velocity", **cond):
+        raise AssertionError("one call for both")
+
+
+def test_the_guided_prediction_comes_with_the_variance_of_the_conditional_one():
+    path = pf.VP()
+    inner, plain = WithVariance(path), ClassifierFree(LAW.field(path), 2.5, (0.3, 0.7))
+    guided = ClassifierFree(inner, 2.5, (0.3, 0.7))
+    for want in pf.PREDICTIONS:
+        value, v = guided.with_variance(X, T, want, label=LABEL)
+        assert torch.allclose(value, plain(X, T, want, label=LABEL), rtol=1e-12)
+        assert torch.equal(v, (LABEL / 4.0)[:, None].expand_as(X))
+    # Nichol & Dhariwal, eq. 15: ln of the variance is v ln beta + (1 - v) ln beta-tilde.
+    x, s = pf.Noise.batch(5).normal((2,), dtype=torch.float64), T + 0.1
+    times = torch.stack((T, s), 1)
+    one, tilde, beta = (
+        pf.integrate(solver, field, x, times, seed=1, label=LABEL)
+        for solver, field in (
+            (pf.solvers.DDPM("learned"), guided), (pf.solvers.DDPM("beta-tilde"), plain),
+            (pf.solvers.DDPM("beta"), plain),
+        )
+    )  # fmt: skip
+    z = pf.Noise.batch(5, seed=1).normal((2,), SOLVER, torch.float64)
+    b = path.sigma(T) ** 2 - (path.alpha(T) / path.alpha(s)) ** 2 * path.sigma(s) ** 2
+    roots = b.sqrt()[:, None], (b.sqrt() * path.sigma(s) / path.sigma(T))[:, None]
+    mean = tilde - roots[1] * z
+    assert torch.allclose(beta - mean, roots[0] * z, rtol=1e-9, atol=1e-12)
+    share = LABEL[:, None] / 4
+    assert torch.allclose(one - mean, roots[0] ** share * roots[1] ** (1 - share) * z, rtol=1e-9)
+    assert inner.sizes == [10] * 6
+    with pytest.raises(pf.InputError, match="no variance to give"):
+        pf.integrate(pf.solvers.DDPM("learned"), plain, x, times, label=LABEL)
 
 
 @pytest.mark.parametrize("interval", [(-0.1, 1.0), (0.0, 1.1), (0.6, 0.4)])

@@ -283,6 +283,24 @@ def test_learned_variance_runs_from_beta_tilde_to_beta(path):
     assert torch.allclose(step(DDPM("learned"), both, x, T, S, z), want, rtol=1e-8, atol=1e-8)
 
 
+def test_learned_variance_is_the_same_step_along_another_path():
+    # Both paths have alpha^2 + sigma^2 = 1: equal log-SNRs have equal states.
+    old, new = pf.Cosine(), pf.VP()
+    field = WithVariance(LAW.field(old), lambda t: t**2)
+    moved = pf.ScheduleTransfer(field, new)
+    there = new.time_of_log_snr(old.log_snr(torch.stack((T, S.expand_as(T)))))
+    z = randn(5, 2, seed=8)
+    got = step(DDPM("learned"), moved, X, *there, z)
+    assert torch.allclose(got, step(DDPM("learned"), field, X, T, S, z), rtol=1e-9, atol=1e-11)
+    for want in pf.PREDICTIONS:
+        value, v = moved.with_variance(X, there[0], want)
+        truth = pf.ScheduleTransfer(LAW.field(old), new)(X, there[0], want)
+        assert torch.allclose(value, truth, rtol=1e-12)
+        assert torch.allclose(v, (T**2).reshape(-1, 1).expand_as(X), rtol=1e-9)
+    with pytest.raises(pf.InputError, match="no variance to give"):
+        step(DDPM("learned"), pf.ScheduleTransfer(LAW.field(old), new), X, *there, z)
+
+
 class Doubled(torch.nn.Module):
     """A network with two outputs for each channel: a linear map, and the v of the variance."""
 

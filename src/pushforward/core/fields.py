@@ -41,6 +41,15 @@ class VarianceField(Field, Protocol):
         """The prediction `want` and v, both of x's shape, by one call: variance beta^v beta-tilde^(1 - v)."""
 
 
+def require_variance(field: Field) -> VarianceField:
+    if not isinstance(field, VarianceField):
+        raise InputError(
+            f"{type(field).__name__} has no variance to give: DDPM('learned') takes a field with `with_variance`, "
+            f"such as a Model whose network has two outputs for each channel; or choose 'beta' or 'beta-tilde'"
+        )
+    return field
+
+
 @runtime_checkable
 class FlowMap(Protocol):
     """The solution operator x_t -> x_s of the flow, in one call."""
@@ -219,12 +228,27 @@ class ScheduleTransfer:
     def __call__(
         self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
     ) -> Tensor:
+        t, old_t, ratio = self._there(x, t)
+        v = self.field(ratio * x, old_t, "v", **cond) / ratio
+        return convert(v, x, t, self.path, "v", want)
+
+    def with_variance(
+        self, x: Tensor, t: Tensor | float, want: Prediction = "data", **cond: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The variance's v is the field's own: the same steps between paths of one alpha^2 + sigma^2.
+
+        Between others beta, unlike beta-tilde, is not the same step, by a factor that goes to 1 with the steps.
+        """
+        t, old_t, ratio = self._there(x, t)
+        v, variance = require_variance(self.field).with_variance(ratio * x, old_t, "v", **cond)
+        return convert(v / ratio, x, t, self.path, "v", want), variance
+
+    def _there(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """(t, the field's own time, the factor that takes x there)."""
         t = as_time(t, x).clamp(*self._times)
         old_t = self.field.path.time_of_log_snr(self.path.log_snr(t))
         old = torch.hypot(self.field.path.alpha(old_t), self.field.path.sigma(old_t))
-        ratio = expand(old / torch.hypot(self.path.alpha(t), self.path.sigma(t)), x)
-        v = self.field(ratio * x, old_t, "v", **cond) / ratio
-        return convert(v, x, t, self.path, "v", want)
+        return t, old_t, expand(old / torch.hypot(self.path.alpha(t), self.path.sigma(t)), x)
 
 
 def null_condition(cond: dict[str, Tensor], mask: Tensor | None = None) -> dict[str, Tensor]:

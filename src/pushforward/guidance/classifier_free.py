@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pushforward.core.fields import Field, null_condition
+from pushforward.core.fields import Field, null_condition, require_variance
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
 from pushforward.core.shapes import as_time, expand
@@ -44,14 +45,31 @@ class ClassifierFree:
     def __call__(
         self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
     ) -> Tensor:
+        return self._guided(lambda x, t, **c: (self.field(x, t, want, **c),), x, t, cond)[0]
+
+    def with_variance(
+        self, x: Tensor, t: Tensor | float, want: Prediction = "data", **cond: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The guided prediction, with the variance of the conditional one, as improved DDPM and DiT have it."""
+        field = require_variance(self.field)
+        value, v = self._guided(lambda x, t, **c: field.with_variance(x, t, want, **c), x, t, cond)
+        return value, v
+
+    def _guided(
+        self,
+        ask: Callable[..., tuple[Tensor, ...]],
+        x: Tensor,
+        t: Tensor | float,
+        cond: dict[str, Tensor],
+    ) -> tuple[Tensor, ...]:
+        """What `ask(x, t, **cond)` gives, the first of its values guided and the others the conditional ones."""
         t = as_time(t, x)
-        if not cond or self.scale == 1:
-            return self.field(x, t, want, **cond)
         acts = inside(self.interval, t)
-        if not bool(acts.any()):
-            return self.field(x, t, want, **cond)
+        if not cond or self.scale == 1 or not bool(acts.any()):
+            return ask(x, t, **cond)
         weight = torch.where(acts, self.scale, torch.ones_like(t))
         null = null_condition(cond)
         both = {name: torch.cat((null[name], value)) for name, value in cond.items()}
-        free, given = self.field(torch.cat((x, x)), torch.cat((t, t)), want, **both).chunk(2)
-        return free + expand(weight, x) * (given - free)
+        value, *others = ask(torch.cat((x, x)), torch.cat((t, t)), **both)
+        free, given = value.chunk(2)
+        return (free + expand(weight, x) * (given - free), *(v.chunk(2)[1] for v in others))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Field, VarianceField
+from pushforward.core.fields import Field, require_variance
 from pushforward.core.noise import SOLVER, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import check_defined, convert
@@ -119,12 +119,7 @@ class DDPM:
         """D, and the weight of beta against beta-tilde in the logarithm of the variance."""
         if self.variance != "learned":
             return field(x, t, "data", **cond), 1.0 if self.variance == "beta" else 0.0
-        if not isinstance(field, VarianceField):
-            raise InputError(
-                f"{type(field).__name__} has no variance to give: DDPM('learned') takes a field with `with_variance`, "
-                f"such as a Model whose network has two outputs for each channel; or choose 'beta' or 'beta-tilde'"
-            )
-        return field.with_variance(x, t, "data", **cond)
+        return require_variance(field).with_variance(x, t, "data", **cond)
 
 
 def both(field: Field, x: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from pushforward.core.paths import Path
 from pushforward.core.predictions import check_defined
 from pushforward.core.shapes import expand
 from pushforward.solvers.ancestral import both, posterior_variance
-from pushforward.solvers.multistep import combine
+from pushforward.solvers.multistep import combine, compact
 
 
 class Stage(NamedTuple):
@@ -118,8 +118,7 @@ class DPMSolver:
         return tuple(r or given for r, given in zip((self.r1, self.r2), standard, strict=False))
 
     def init(self, x: Tensor, grid: Tensor, path: Path) -> Memory:
-        shared = len(x) > 0 and (grid.shape[1] == 1 or grid.stride(1) == 0)
-        return Memory(self._plan(x, grid[:, :1] if shared else grid, path), 0)
+        return Memory(self._plan(x, compact(x, grid), path), 0)
 
     def step(
         self,

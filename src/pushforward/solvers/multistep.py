@@ -164,8 +164,7 @@ class Multistep:
         return 1
 
     def init(self, x: Tensor, grid: Tensor, path: Path) -> Memory:
-        shared = len(x) > 0 and (grid.shape[1] == 1 or grid.stride(1) == 0)
-        return Memory(make_plan(self, x, grid[:, :1] if shared else grid, path))
+        return Memory(make_plan(self, x, compact(x, grid), path))
 
     def step(
         self,
@@ -192,6 +191,12 @@ class Multistep:
         base = None if later is None else x if later.base == i else state.base
         kept = {key: v for key, v in values.items() if key in plan.keep[i]}
         return x_s, Memory(plan, i + 1, kept, base)
+
+
+def compact(x: Tensor, grid: Tensor) -> Tensor:
+    """The grid (n + 1, B) of samples x as (n + 1, 1) if it is one for all."""
+    shared = len(x) > 0 and (grid.shape[1] == 1 or grid.stride(1) == 0)
+    return grid[:, :1] if shared else grid
 
 
 def combine(x: Tensor, a: Any, c: Any, values: Iterable[Tensor]) -> Tensor:
