@@ -44,6 +44,7 @@ _NAMES = {
     "inversion": ("invert", "slerp"),
     "sampling": ("generate", "sample_with_log_prob"),
     "likelihood": ("log_prob", "variational_bound"),
+    "tuning": ("Tuned", "tune"),
     "train.share": ("load", "save"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
@@ -103,6 +104,8 @@ if TYPE_CHECKING:
     from pushforward.solvers.base import integrate as integrate
     from pushforward.train.share import load as load
     from pushforward.train.share import save as save
+    from pushforward.tuning import Tuned as Tuned
+    from pushforward.tuning import tune as tune
 
 
 def __getattr__(name: str) -> Any:

@@ -18,8 +18,9 @@ from pushforward.core.oracle import Law
 from pushforward.guidance import ClassifierFree
 from pushforward.likelihood import Carry, Estimate, source_log_prob, summary
 from pushforward.likelihood.flow import Probe
-from pushforward.solvers import Multistep, Solver, integrate
+from pushforward.solvers import Learned, Multistep, Solver, integrate
 from pushforward.solvers.base import Callback
+from pushforward.solvers.learned import Weights
 
 DEFAULT_NFE = 50
 
@@ -45,11 +46,11 @@ def generate(
 
     model:      a Field; with `shape`, or one of the library's models and exact laws, which know theirs. What is wrapped
                 (guidance, ScheduleTransfer) is as good as what is inside.
-    solver:     Adams-Bashforth of order 2 on the velocity if left out.
+    solver:     the best known for this model and number of calls if left out (`default_sampler`).
     nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call is one.
                 50 if left out, or what the model's info holds under "nfe".
     guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none.
-    grid:       times (n + 1,) in place of nfe; `times.straight` if left out.
+    grid:       times (n + 1,) in place of nfe; if left out, the solver's own, or else `times.straight`.
     source:     states to start from (num, *shape), or a law to draw them from; Gaussian noise if left out.
     seed:       sample i is a function of (seed, i), whatever the batch size, up to rounding in the network.
     label:      one class for all, or one for each sample; -1 or None for no class. cond: other conditions (num, ...).
@@ -59,18 +60,24 @@ def generate(
     """
     if num < 1 or batch_size < 1:
         raise InputError(f"num and batch_size must be positive, got {num} and {batch_size}")
-    solver = Multistep("velocity", "time", 2) if solver is None else solver
     if grid is not None and nfe is not None:
         raise InputError("give either nfe or a grid, not both")
+    if solver is None:
+        # What was fitted to a model was fitted along times of its own.
+        solver = (
+            default_sampler(model, _calls(model, nfe), guidance)
+            if grid is None
+            else default_solver(model, torch.as_tensor(grid).shape[-1] - 1)
+        )
     if grid is None:
         grid = _grid(model, solver, nfe)
-    size = _shape(model, shape, isinstance(source, Tensor))
-    device, dtype = _home(model)
-    cond = _conditions(model, num, label, cond)
+    size = shape_of(model, shape, isinstance(source, Tensor))
+    device, dtype = home(model, source)
+    cond = conditions(model, num, label, cond)
     field = model if guidance is None else ClassifierFree(model, guidance, interval)
 
     parts = []
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         for start in range(0, num, batch_size):
             rows = slice(start, min(start + batch_size, num))
             noise = Noise.batch(rows.stop - start, seed, start=start, device=device)
@@ -122,11 +129,11 @@ def sample_with_log_prob(
         )
     if source is None:
         model.path.require_gaussian("density of the source")
-    size = _shape(model, shape, False)
-    device, dtype = _home(model)
-    cond = _conditions(model, num, label, cond)
+    size = shape_of(model, shape, False)
+    device, dtype = home(model)
+    cond = conditions(model, num, label, cond)
     samples, values = [], []
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         for first in range(0, num, batch_size):
             rows = slice(first, min(first + batch_size, num))
             noise = Noise.batch(rows.stop - first, seed, start=start + first, device=device)
@@ -142,7 +149,7 @@ def sample_with_log_prob(
     return torch.cat(samples), summary(torch.cat(values), probes)
 
 
-def _shape(model: Field, shape: Sequence[int] | None, given: bool) -> tuple[int, ...]:
+def shape_of(model: Field, shape: Sequence[int] | None, given: bool) -> tuple[int, ...]:
     """Shape of a sample; `given` where the states to start from say it."""
     size = tuple(shape) if shape is not None else tuple(_find(model, "shape", ()))
     if not size and not given:
@@ -152,7 +159,7 @@ def _shape(model: Field, shape: Sequence[int] | None, given: bool) -> tuple[int,
     return size
 
 
-def _conditions(
+def conditions(
     model: Field, num: int, label: int | Sequence[int] | Tensor | None, cond: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """The label, if there is one, as (num,), and all else as it was."""
@@ -164,6 +171,34 @@ def _conditions(
     return cond
 
 
+def default_sampler(model: Field, nfe: int, guidance: float | None = None) -> Solver:
+    """The best solver known for this many calls of a model, each step taking one.
+
+    One that was fitted to the model, this number and this guidance (`tune`), if there is, or else `default_solver`.
+    """
+    for entry in getattr(model, "info", {}).get("samplers", ()):
+        if entry["nfe"] == nfe and _scale(entry["guidance"]) == _scale(guidance):
+            return Learned(Weights.from_json(entry["weights"]))
+    return default_solver(model, nfe)
+
+
+def default_solver(model: Field, steps: int) -> Solver:
+    """`Learned`, if the source is Gaussian noise and there are three steps or more; else Adams-Bashforth of order 2 on
+    the velocity, which is exact where trajectories are straight."""
+    if model.path.gaussian_source and steps >= 3:
+        return Learned()
+    return Multistep("velocity", "time", 2)
+
+
+def _scale(guidance: float | None) -> float:
+    return 1.0 if guidance is None else guidance
+
+
+def _calls(model: Field, nfe: int | None) -> int:
+    calls: int = nfe if nfe is not None else _find(model, "info", {}).get("nfe", DEFAULT_NFE)
+    return calls
+
+
 def _grid(model: Field, solver: Solver, nfe: int | None) -> Tensor:
     """As many steps as nfe calls allow."""
     if solver.calls == 0:
@@ -172,12 +207,14 @@ def _grid(model: Field, solver: Solver, nfe: int | None) -> Tensor:
                 f"{type(solver).__name__} makes as many calls as its tolerance takes: leave nfe out"
             )
         return times.uniform(1)
-    calls = nfe if nfe is not None else _find(model, "info", {}).get("nfe", DEFAULT_NFE)
+    calls = _calls(model, nfe)
     if calls < solver.calls:
         raise InputError(
             f"{type(solver).__name__} calls the network {solver.calls} times in a step: "
             f"nfe must be at least that, not {calls}"
         )
+    if isinstance(solver, Learned):
+        return solver.grid(calls, model.path)
     return times.straight(calls // solver.calls, model.path)
 
 
@@ -226,16 +263,19 @@ def _networks(model: Any) -> list[nn.Module]:
     return [net for value in inside for net in _networks(value)]
 
 
-def _home(model: Field) -> tuple[torch.device, torch.dtype]:
-    """Where and in what precision a model computes; exact laws do so in float64 on the CPU."""
+def home(model: Field, source: Any = None) -> tuple[torch.device, torch.dtype]:
+    """Where and in what precision a model computes; what has no parameters does so as the states that are given to
+    start from, or in float64 on the CPU."""
     parameter = next((p for net in _networks(model) for p in net.parameters()), None)
     if parameter is None:
+        if isinstance(source, Tensor) and source.is_floating_point():
+            return source.device, source.dtype
         return torch.device("cpu"), torch.float64
     return parameter.device, torch.promote_types(parameter.dtype, torch.float32)
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Dropout off, and back as it was."""
     networks = _networks(model)
     modes = [(m, m.training) for net in networks for m in net.modules()]

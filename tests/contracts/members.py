@@ -25,6 +25,7 @@ from pushforward.solvers import (
     EulerMaruyama,
     Heun,
     Langevin,
+    Learned,
     Midpoint,
     Multistep,
     PredictorCorrector,
@@ -95,6 +96,11 @@ ODE_SOLVERS = [
     pytest.param(DPMSolver(2, "data"), 2, 2, id="DPM++2S"),
     pytest.param(DPMSolver(3, "data"), 3, 3, id="DPM++3S"),
 ]
+# Exact for white data, where all others are for a single point; tests/solvers/test_learned.py has their order.
+LEARNED_SOLVERS = [
+    pytest.param(Learned(None), 3, 1, id="Learned-classical"),
+    pytest.param(Learned(), 3, 1, id="Learned"),
+]
 SDE_SOLVERS = [
     pytest.param(EulerMaruyama(0.7), 1, 1, id="EulerMaruyama"),
     pytest.param(StochasticHeun(0.7), 2, 2, id="StochasticHeun"),
@@ -105,7 +111,7 @@ SDE_SOLVERS = [
     pytest.param(DPMSolver(2, "data", eta=1.0), 2, 2, id="DPM++2S-ancestral"),
     pytest.param(DPMSolver(2, "data", eta=1.0, sde=True), 2, 2, id="DPM++SDE"),
 ]
-SOLVERS = ODE_SOLVERS + SDE_SOLVERS
+SOLVERS = ODE_SOLVERS + LEARNED_SOLVERS + SDE_SOLVERS
 
 # Objectives: (class, the prediction in which errors are squared).
 OBJECTIVES = [

@@ -13,6 +13,7 @@ from pushforward.solvers.langevin import (
     SignalToNoise,
     langevin,
 )
+from pushforward.solvers.learned import Learned
 from pushforward.solvers.multistep import Multistep
 from pushforward.solvers.ode import RK4, Euler, Heun, Midpoint, RungeKutta
 from pushforward.solvers.sde import EulerMaruyama, Reversal, StochasticHeun
@@ -30,6 +31,7 @@ __all__ = [
     "Heun",
     "Inverse",
     "Langevin",
+    "Learned",
     "Midpoint",
     "Multistep",
     "PredictorCorrector",
