@@ -292,11 +292,12 @@ def test_learned_variance_is_the_same_step_along_another_path():
     z = randn(5, 2, seed=8)
     got = step(DDPM("learned"), moved, X, *there, z)
     assert torch.allclose(got, step(DDPM("learned"), field, X, T, S, z), rtol=1e-9, atol=1e-11)
-    for want in pf.PREDICTIONS:
-        value, v = moved.with_variance(X, there[0], want)
-        truth = pf.ScheduleTransfer(LAW.field(old), new)(X, there[0], want)
-        assert torch.allclose(value, truth, rtol=1e-12)
-        assert torch.allclose(v, (T**2).reshape(-1, 1).expand_as(X), rtol=1e-9)
+    for path, want in itertools.product((new, pf.CondOT()), pf.PREDICTIONS):
+        t = path.time_of_log_snr(old.log_snr(T))
+        value, v = pf.ScheduleTransfer(field, path).with_variance(X, t, want)
+        truth = LAW.field(path)(X, t, want)  # the law is the same on every path
+        assert torch.allclose(value, truth, rtol=1e-8, atol=1e-10)
+        assert torch.allclose(v, (T**2).expand_as(X), rtol=1e-9)
     with pytest.raises(pf.InputError, match="no variance to give"):
         step(DDPM("learned"), pf.ScheduleTransfer(LAW.field(old), new), X, *there, z)
 
