@@ -21,6 +21,7 @@ from pushforward.recipes import Digits, Toy2D
 from pushforward.recipes.experiment import assemble
 from pushforward.recipes.experiment import train as train_recipe
 from pushforward.recipes.tables import PATHS
+from pushforward.solvers import Learned
 from pushforward.train.files import sha256
 from pushforward.train.loop import Settings, Trainer
 
@@ -94,7 +95,8 @@ def test_a_run_folder_holds_its_options_log_pictures_checkpoints_and_model(
     assert [p.name for p in (run / "samples").iterdir()] == ["step-00000003.png"]
     picture = Image.open(run / "samples" / "step-00000003.png")
     assert json.loads(picture.text["pushforward"]) == {
-        "version": pf.__version__, "seed": 0, "nfe": 20, "solver": "ab2", "weights": "EMA, in training",
+        "version": pf.__version__, "seed": 0, "nfe": 20, "solver": "learned", "grid": "learned",
+        "weights": "EMA, in training",
     }  # fmt: skip
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["00000000", "00000003"]
     shape, classes = RUNS[name]
@@ -119,7 +121,7 @@ def test_samples_come_with_how_they_were_made_and_are_the_same_bytes_again(
     assert arrays["samples"].shape == (12, *shape)
     assert np.isfinite(arrays["samples"]).all()
     want = {
-        "solver": "ab2", "nfe": 4, "guidance": None, "seed": 5, "num": 12,
+        "solver": "learned", "grid": "learned", "nfe": 4, "guidance": None, "seed": 5, "num": 12,
         "model": sha256(runs / name / "model.safetensors"), "label": list(range(classes or 0)),
     }  # fmt: skip
     assert json.loads(str(arrays["settings"])) == want
@@ -161,6 +163,36 @@ def test_labels_and_guidance_and_solver_of_the_command_line_are_those_of_generat
     assert json.loads(str(arrays["settings"]))["label"] == [7, -1, 2]
 
 
+def test_solver_and_grid_by_name_are_those_of_the_tables_and_are_written_down(
+    runs: Path, tmp_path: Path
+) -> None:
+    model = pf.load(runs / "toy2d")
+    for solver, grid in (("heun", "karras"), ("abm3", "auto"), ("auto", "log-snr")):
+        line = f"--nfe 6 --num 5 --solver {solver} --grid {grid}"
+        call("sample", runs / "toy2d", *line.split(), "--out", tmp_path)
+        arrays = np.load(tmp_path / "samples.npz")
+        settings = json.loads(str(arrays["settings"]))
+        method, times = {
+            "heun": (pf.solvers.Heun(), pf.times.karras(3, model.path)),
+            "abm3": (Learned(None), Learned(None).grid(6, model.path)),
+            "auto": (Learned(), pf.times.log_snr(6, model.path)),
+        }[solver]
+        want = pf.generate(model, 5, solver=method, grid=times)
+        assert np.array_equal(arrays["samples"], want.numpy())
+        names = {
+            "heun": ("heun", "karras"),
+            "abm3": ("abm3", "angle"),
+            "auto": ("learned", "log-snr"),
+        }
+        assert (settings["solver"], settings["grid"]) == names[solver]
+
+
+def test_an_adaptive_solver_has_neither_calls_nor_times(runs: Path, tmp_path: Path) -> None:
+    call("sample", runs / "toy2d", "--num", 5, "--solver", "dopri5", "--out", tmp_path)
+    settings = json.loads(str(np.load(tmp_path / "samples.npz")["settings"]))
+    assert (settings["solver"], settings["grid"], settings["nfe"]) == ("dopri5", None, None)
+
+
 @pytest.mark.parametrize(("name", "num"), [("toy2d", 4000), ("digits", 80), ("npy", 64)])
 def test_samples_are_counted_by_kind_where_no_number_is_given(
     runs: Path, name: str, num: int
@@ -178,7 +210,7 @@ def test_evaluation_writes_its_figures_with_how_they_were_made(
     call("evaluate", runs / name, "--nfe", 4, "--num", 40, "--seed", 2)
     report = json.loads((runs / name / "evaluation.json").read_text())
     assert report["settings"] == {
-        "solver": "ab2", "nfe": 4, "guidance": None, "seed": 2, "num": 40,
+        "solver": "learned", "grid": "learned", "nfe": 4, "guidance": None, "seed": 2, "num": 40,
         "model": sha256(runs / name / "model.safetensors"),
     }  # fmt: skip
     keys = {"energy", "energy_law", "log_density", "log_density_law", "outside"}

@@ -162,7 +162,7 @@ ERRORS = {
     "likelihood digits --data smooth.npy":
     "the data are not quantised: their values lie on no grid of up to 65536 steps from -1 to 1",
     "likelihood plane --bound --variance learned --tolerance 0.1 --num 4":
-    "MLP gives no variance: that takes a network with two outputs for each of x's 2 channels",
+    "MLP gives no variance: that takes a network with two outputs for each channel",
     "train digits-classifier --prediction data --out new":
     "a classifier predicts classes: leave --prediction, --measure and --edm out",
 }  # fmt: skip

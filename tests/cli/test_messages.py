@@ -84,9 +84,28 @@ ERRORS = {
     "sample plane --label 3": "--label needs a model with classes, and this one has none",
     "sample plane --guidance 2": "--guidance needs a model with classes, and this one has none",
     "evaluate plane --guidance 2": "--guidance needs a model with classes, and this one has none",
-    "sample plane --nfe 1 --solver heun": "Heun calls the network 2 times in a step: nfe must be at least that, not 1",
-    "evaluate plane --nfe 3 --solver rk4": "RK4 calls the network 4 times in a step: nfe must be at least that, not 3",
-    "sample plane --nfe 9 --solver dopri5": "DormandPrince makes as many calls as its tolerance takes: leave nfe out",
+    "sample plane --nfe 1 --solver heun":
+    "heun calls the network 2 times in a step: --nfe must be at least that, not 1",
+    "evaluate plane --nfe 3 --solver rk4":
+    "rk4 calls the network 4 times in a step: --nfe must be at least that, not 3",
+    "sample plane --nfe 9 --solver dopri5": "dopri5 makes as many calls as its tolerance takes: leave --nfe out",
+    "sample plane --grid karras --solver dopri5": "dopri5 chooses its own times: leave --grid out",
+    "evaluate plane --grids karras": "--grids needs --compare",
+    "evaluate plane --distance": "--distance needs --compare",
+    "evaluate plane --compare --solver heun": "--compare takes --solvers in place of --solver",
+    "evaluate plane --compare --nfe 8": "--compare takes --nfes in place of --nfe",
+    "evaluate plane --compare --nfes 8 0": "--nfes must be positive, got 0",
+    "evaluate plane --compare --nfes": "--nfes is empty: give some, or leave it out",
+    "evaluate plane --compare --solvers heun dopri5":
+    "dopri5 makes as many calls as it takes: it cannot be compared by them",
+    "evaluate plane --compare --solvers heun ddpm":
+    "ddpm draws noise of its own, so that its samples have no error: add --distance, or leave it out",
+    "evaluate empty --compare":
+    "empty holds no model: model.json is missing. A run writes it with its first checkpoint",
+    "tune plane": "for how many network calls? Give --nfe, as in --nfe 6 10",
+    "tune plane --nfe 6 2": "--nfe is 2; a fitted sampler takes at least 3 calls",
+    "tune plane --nfe 6 --guidance 2": "--guidance needs a model with classes, and this one has none",
+    "tune empty --nfe 6": "empty holds no model: model.json is missing. A run writes it with its first checkpoint",
     "sample plane --nfe 4 --out file": "cannot create file: File exists",
     "sample nowhere": "nowhere holds no model: model.json is missing. A run writes it with its first checkpoint",
     "sample file": "file holds no model: model.json is missing. A run writes it with its first checkpoint",
@@ -143,7 +162,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(call, line: str) -> Non
 
 # Command lines that cannot be understood: exit code 2, in the words of the parser.
 MISUSE = {
-    "": "Expected one of {train, sample, evaluate, likelihood, info}",
+    "": "Expected one of {train, sample, evaluate, likelihood, tune, info}",
     "fly": "Unrecognized options: fly",
     "train": "Expected one of {toy2d, digits, images, digits-classifier}",
     "train nothing": "Unrecognized options: nothing",
@@ -171,7 +190,12 @@ MISUSE = {
     "Expected one of ('8gaussians', 'moons', 's-curve', 'checkerboard', 'spirals', 'pinwheel')",
     "train images --channels 2": "Expected one of ('1', '3')",
     "sample": "Missing from pushforward sample",
-    "sample plane --solver nothing": "Expected one of ('euler', 'midpoint', 'heun', 'rk4', ",
+    "sample plane --solver nothing": "Expected one of ('auto', 'learned', 'abm3', 'euler', ",
+    "sample plane --grid nothing":
+    "Expected one of ('auto', 'learned', 'angle', 'straight', 'uniform', 'quadratic', 'shifted', 'log-snr', 'karras')",
+    "tune plane --nfe 6 --method magic": "Expected one of ('gradient', 'least-squares')",
+    "tune plane --nfe x": "Error parsing --nfe",
+    "tune plane --nfe 6 --num 7": "Input should be greater than or equal to 8",
     "sample plane --nfe 0": "Input should be greater than or equal to 1",
     "sample plane --num 0": "Input should be greater than or equal to 1",
     "sample plane --batch-size 0": "Input should be greater than or equal to 1",
@@ -195,7 +219,13 @@ def test_a_command_line_that_cannot_be_understood_is_explained_and_exit_code_2(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["sample", "--help"], ["--version-that-is-not-there"]],
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["sample", "--help"],
+        ["tune", "--help"],
+        ["--version-that-is-not-there"],
+    ],
 )
 def test_help_and_misuse_need_no_torch(arguments: list[str]) -> None:
     code = (
@@ -215,7 +245,7 @@ def test_help_shows_every_command_and_what_it_does(capsys: pytest.CaptureFixture
         main(["--help"])
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    for command in ("train", "sample", "evaluate", "likelihood", "info"):
+    for command in ("train", "sample", "evaluate", "likelihood", "tune", "info"):
         assert command in said
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import pushforward as pf
-from pushforward.cli import SolverName
+from pushforward.cli.sampling import GridName, SolverName
 from pushforward.data import LAWS
 from pushforward.recipes import RECIPES
 from pushforward.recipes.options import PathName, PredictionName, Recipe, TimesName
-from pushforward.recipes.tables import PATHS, SOLVERS, training_times
+from pushforward.recipes.tables import GRIDS, PATHS, SOLVERS, STOCHASTIC, own_grid, training_times
 from pushforward.recipes.toy2d import LawName
 from pushforward.train.loop import Settings
 from pushforward.train.schedules import Decay
@@ -20,8 +20,14 @@ from pushforward.train.schedules import Decay
 
 @pytest.mark.parametrize(
     ("names", "table"),
-    [(PathName, PATHS), (SolverName, SOLVERS), (LawName, LAWS), (PredictionName, pf.PREDICTIONS)],
-    ids=["paths", "solvers", "laws", "predictions"],
+    [
+        (PathName, PATHS),
+        (SolverName, SOLVERS),
+        (GridName, GRIDS),
+        (LawName, LAWS),
+        (PredictionName, pf.PREDICTIONS),
+    ],
+    ids=["paths", "solvers", "grids", "laws", "predictions"],
 )
 def test_names_are_the_keys_of_their_table(names, table) -> None:
     assert sorted(get_args(names)) == sorted(table)
@@ -63,6 +69,44 @@ def test_every_solver_samples_every_path(solver: str, path: str) -> None:
     method = SOLVERS[solver](made)
     x = pf.generate(law.field(made), 4, solver=method, nfe=20 if method.calls else None)
     assert bool(x.isfinite().all())
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_grid_goes_from_noise_to_data_on_every_path(grid: str, path: str) -> None:
+    for n in (1, 7):
+        times = GRIDS[grid](n, PATHS[path]())
+        assert times.shape == (n + 1,)
+        assert (float(times[0]), float(times[-1])) == (0, 1)
+        assert bool((times.diff() > 0).all())
+
+
+def test_grids_are_different_grids() -> None:
+    grids = {name: tuple(grid(7, pf.Cosine()).tolist()) for name, grid in GRIDS.items()}
+    assert len(set(grids.values())) == len(grids)
+
+
+MIXTURE = pf.GaussianMixture([[-2.0, 0.0], [2.0, 1.0]], 0.1, [0.3, 0.7])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solvers_are_stochastic_if_they_are_said_to_be(solver: str) -> None:
+    """From one start, with keys of their own."""
+    field = MIXTURE.field(pf.VP())
+    start = pf.Noise.batch(3).normal((2,), dtype=torch.float64)
+    method = SOLVERS[solver](field.path)
+    times = pf.times.straight(20, field.path)
+    a, b = (pf.integrate(method, field, start, times, seed=seed) for seed in (0, 1))
+    assert torch.equal(a, b) == (solver not in STOCHASTIC)
+
+
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "dopri5"])
+def test_the_grid_said_to_be_a_solvers_own_is_what_generate_takes(solver: str) -> None:
+    field = MIXTURE.field(pf.VP())
+    method = SOLVERS[solver](field.path)
+    times = GRIDS[own_grid(solver)](12 // method.calls, field.path)
+    a = pf.generate(field, 3, solver=method, nfe=12)
+    assert torch.equal(a, pf.generate(field, 3, solver=method, grid=times))
 
 
 def test_a_recipe_has_every_setting_of_a_run() -> None:

@@ -162,7 +162,8 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
         settings = {
             "seed": PICTURE_SEED,
             "nfe": 20,
-            "solver": "ab2",
+            "solver": "learned",
+            "grid": "learned",
             "weights": "EMA, in training",
         }
         return pictures.png(experiment.picture(samples, label, ""), settings)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from pushforward.core import paths, times
 from pushforward.core.errors import InputError
 from pushforward.solvers import (
@@ -18,6 +20,7 @@ from pushforward.solvers import (
     EulerMaruyama,
     Heun,
     Langevin,
+    Learned,
     Midpoint,
     Multistep,
     PredictorCorrector,
@@ -54,6 +57,9 @@ def training_times(name: str, path: paths.Path, low_discrepancy: bool) -> times.
 
 # Solvers take the path, since the noise level of one of them depends on it.
 SOLVERS: dict[str, Callable[[paths.Path], Solver]] = {
+    "learned": lambda path: Learned(),
+    # Adams, Bashforth, Moulton: the learned method without what it learned.
+    "abm3": lambda path: Learned(None),
     "euler": lambda path: Euler(),
     "midpoint": lambda path: Midpoint(),
     "heun": lambda path: Heun(),
@@ -64,12 +70,16 @@ SOLVERS: dict[str, Callable[[paths.Path], Solver]] = {
     "ab4": lambda path: Multistep("velocity", "time", 4),
     "deis2": lambda path: Multistep("noise", "time", 2),
     "deis3": lambda path: Multistep("noise", "time", 3),
+    "lms": lambda path: Multistep("noise", "ratio", 4),
     "dpm++2m": lambda path: Multistep("data", "log_snr", 2),
     "dpm++3m": lambda path: Multistep("data", "log_snr", 3),
     "unipc2": lambda path: Multistep("data", "log_snr", 2, "always"),
     "unipc3": lambda path: Multistep("data", "log_snr", 3, "always"),
     "dpm++2m-sde": lambda path: Multistep("data", "log_snr", 2, eta=1),
     "dpm++3m-sde": lambda path: Multistep("data", "log_snr", 3, eta=1),
+    "sa-solver": lambda path: Multistep("data", "log_snr", 3, "always", eta=1),
+    "dpm2m": lambda path: Multistep("noise", "log_snr", 2),
+    "dpm3m": lambda path: Multistep("noise", "log_snr", 3),
     "dpm2": lambda path: DPMSolver(2),
     "dpm3": lambda path: DPMSolver(3),
     "dpm++2s": lambda path: DPMSolver(2, "data"),
@@ -86,3 +96,26 @@ SOLVERS: dict[str, Callable[[paths.Path], Solver]] = {
     "annealed-langevin": lambda path: AnnealedLangevin(),
     "predictor-corrector": lambda path: PredictorCorrector(DDPM(), Langevin(4 * 0.16**2)),
 }
+
+# Those whose samples are a function of more than the noise at the start.
+STOCHASTIC = frozenset({
+    "dpm++2m-sde", "dpm++3m-sde", "sa-solver", "dpm++2s-ancestral", "dpm++sde", "ddpm", "euler-maruyama",
+    "stochastic-heun", "euler-ancestral", "edm-churn", "annealed-langevin", "predictor-corrector",
+})  # fmt: skip
+
+# Times of n steps on a path.
+GRIDS: dict[str, Callable[[int, paths.Path], Tensor]] = {
+    "learned": lambda n, path: Learned().grid(n, path),
+    "angle": Learned(None).grid,
+    "straight": times.straight,
+    "uniform": lambda n, path: times.uniform(n),
+    "quadratic": lambda n, path: times.quadratic(n),
+    "shifted": lambda n, path: times.shifted(n),
+    "log-snr": times.log_snr,
+    "karras": times.karras,
+}
+
+
+def own_grid(solver: str) -> str:
+    """The grid that `generate` takes for a solver."""
+    return {"learned": "learned", "abm3": "angle"}.get(solver, "straight")

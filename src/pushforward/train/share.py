@@ -161,6 +161,15 @@ def save(model: Shared, folder: str | FilePath) -> str:
     return digest
 
 
+def save_info(model: Shared, folder: str | FilePath) -> None:
+    """Write the info of a model anew into the folder that it was loaded from; the weights there stay untouched."""
+    place = FilePath(folder) / DESCRIPTION
+    info = {key: value for key, value in model.info.items() if key != "sha256"}
+    description = json.loads(json.dumps(json.loads(place.read_text()) | {"info": info}))
+    description["check"] = _digest(description)
+    write_file(place, (json.dumps(description, indent=1) + "\n").encode())
+
+
 def load(folder: str | FilePath, device: torch.device | str = "cpu") -> Model:
     """The model in a run folder, ready to sample. `model.info["sha256"]` is the hash of its weights.
 

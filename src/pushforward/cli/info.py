@@ -1,0 +1,54 @@
+"""`pushforward info`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from pushforward.cli.base import Command, RunFolder, show
+
+
+class Info(Command):
+    """Say what is in a run folder."""
+
+    folder: RunFolder = Field(description="Run folder, or any folder with a model.")
+
+    def run(self) -> int:
+        from pushforward.recipes.experiment import CONFIG, read_config
+        from pushforward.train.checkpoint import Checkpoints
+        from pushforward.train.log import JSONLines
+        from pushforward.train.share import load
+
+        model = load(self.folder)
+        count = sum(p.numel() for p in model.parameters())
+        facts: dict[str, Any] = {
+            "network": f"{type(model.net).__name__}, {count / 1e6:.3f} M parameters",
+            "path": str(model.path),
+            "predicts": model.prediction
+            + (" (EDM preconditioning)" if model.preconditioning else ""),
+            "sample shape": " x ".join(map(str, model.shape)),
+            "classes": model.classes or "none",
+            "weights": f"EMA at step {model.info.get('step', '?')}, SHA-256 {model.info['sha256'][:16]}",
+        }
+        if model.info.get("samplers"):
+            facts["fitted samplers"] = "\n".join(map(described, model.info["samplers"]))
+        if (self.folder / CONFIG).is_file():
+            name, options = read_config(self.folder)
+            steps = Checkpoints(self.folder / "checkpoints").steps()
+            facts["recipe"] = name
+            facts["trained"] = f"{steps[-1] if steps else 0} of {options.get('steps', '?')} steps"
+            entries = JSONLines(self.folder / "log.jsonl").read()
+            if entries:
+                facts["last loss"] = f"{entries[-1]['loss']:.5f}"
+        show(facts, str(self.folder))
+        return 0
+
+
+def described(entry: Mapping[str, Any]) -> str:
+    """A sampler that was fitted to the model, in words."""
+    guided = "" if entry["guidance"] is None else f" under guidance {entry['guidance']:g}"
+    return (
+        f"{entry['nfe']} calls{guided}: error {entry['after']:.2g}, learned {entry['before']:.2g}"
+    )

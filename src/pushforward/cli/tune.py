@@ -1,0 +1,105 @@
+"""`pushforward tune`."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+from tyro.conf import UseAppendAction
+
+from pushforward.cli.base import Command, Device, RunFolder, say
+
+if TYPE_CHECKING:
+    from pushforward.core.fields import Model
+    from pushforward.tuning import Tuned
+
+
+class Tune(Command):
+    """Fit a sampler to a trained model, for each number of network calls, and keep it with the model.
+
+    sample and evaluate then use it at that number of calls, and so does pf.generate. It belongs to the weights it was
+    fitted to: when training goes on, it is dropped.
+    """
+
+    folder: RunFolder = Field(description="Run folder, or any folder with a model.")
+    nfe: UseAppendAction[tuple[tuple[int, ...], ...]] = Field(
+        (), description="Network calls for each sample: one number or more."
+    )
+    guidance: float | None = Field(
+        None, description="Scale of classifier-free guidance to fit it for."
+    )
+    method: Literal["gradient", "least-squares"] = Field(
+        "gradient",
+        description="How: by gradients through the sampler, or without them, for large networks.",
+    )
+    num: int = Field(1024, ge=8, description="Samples to fit it on.")
+    held_out: int = Field(512, ge=1, description="Further samples to judge it by.")
+    iterations: int = Field(300, ge=1, description="Steps of the gradient method.")
+    batch_size: int = Field(128, ge=1, description="Samples at a time.")
+    seed: int = Field(0, ge=0, lt=2**64, description="Key of the noise it is fitted on.")
+    device: Device = "auto"
+
+    def run(self) -> int:
+        from rich.console import Console
+        from rich.table import Table
+
+        from pushforward.core.errors import InputError
+        from pushforward.recipes.experiment import find_device
+        from pushforward.train.share import load
+        from pushforward.tuning import tune
+
+        calls = sorted(set(chain.from_iterable(self.nfe)))
+        if not calls:
+            raise InputError("for how many network calls? Give --nfe, as in --nfe 6 10")
+        if calls[0] < 3:
+            raise InputError(f"--nfe is {calls[0]}; a fitted sampler takes at least 3 calls")
+        model = load(self.folder, find_device(self.device))
+        if self.guidance is not None and model.classes is None:
+            raise InputError("--guidance needs a model with classes, and this one has none")
+        console = Console(highlight=False)
+        table = Table("calls", "learned", "fitted", "ratio", "seconds", "kept")
+        for column in table.columns[:-1]:
+            column.justify = "right"
+        for nfe in calls:
+            with console.status(f"fitting a sampler of {nfe} calls"):
+                tuned = tune(
+                    model,
+                    nfe,
+                    num=self.num,
+                    held_out=self.held_out,
+                    iterations=self.iterations,
+                    method=self.method,
+                    batch_size=self.batch_size,
+                    guidance=self.guidance,
+                    seed=self.seed,
+                )
+            better = tuned.after < tuned.before
+            if better:
+                self.keep(model, tuned)
+            table.add_row(
+                str(nfe),
+                f"{tuned.before:.2e}",
+                f"{tuned.after:.2e}",
+                f"{tuned.after / tuned.before:.2f}",
+                f"{tuned.seconds:.0f}",
+                "yes" if better else "no, it is not better",
+            )
+        say(f"RMSE against a precise solver, on {self.held_out} samples that no fit has seen")
+        console.print(table)
+        return 0
+
+    def keep(self, model: Model, tuned: Tuned) -> None:
+        """Write the sampler into the model's folder, beside those that are there by now."""
+        from pushforward.core.errors import CheckpointError
+        from pushforward.train.files import locked
+        from pushforward.train.share import load, save_info
+
+        with locked(self.folder):
+            there = load(self.folder)
+            if there.info["sha256"] != model.info["sha256"]:
+                raise CheckpointError(
+                    f"the weights in {self.folder} changed while a sampler was fitted to them: fit it again"
+                )
+            tuned.attach(there)
+            save_info(there, self.folder)
