@@ -46,7 +46,8 @@ def generate(
 
     model:      a Field; with `shape`, or one of the library's models and exact laws, which know theirs. What is wrapped
                 (guidance, ScheduleTransfer) is as good as what is inside.
-    solver:     the best known for this model and number of calls if left out (`default_sampler`).
+    solver:     the best known for this model and number of calls if left out (`default_sampler`); with a grid of yours,
+                Adams-Bashforth of order 2 on the velocity.
     nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call is one.
                 50 if left out, or what the model's info holds under "nfe".
     guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none.
@@ -63,11 +64,11 @@ def generate(
     if grid is not None and nfe is not None:
         raise InputError("give either nfe or a grid, not both")
     if solver is None:
-        # What was fitted to a model was fitted along times of its own.
+        # Learned coefficients belong to their own times: with a few steps at others they are worse than none.
         solver = (
             default_sampler(model, _calls(model, nfe), guidance)
             if grid is None
-            else default_solver(model, torch.as_tensor(grid).shape[-1] - 1)
+            else Multistep("velocity", "time", 2)
         )
     if grid is None:
         grid = _grid(model, solver, nfe)
@@ -174,18 +175,14 @@ def conditions(
 def default_sampler(model: Field, nfe: int, guidance: float | None = None) -> Solver:
     """The best solver known for this many calls of a model, each step taking one.
 
-    One that was fitted to the model, this number and this guidance (`tune`), if there is, or else `default_solver`.
+    One that was fitted to the model, this number and this guidance (`tune`), if there is; `Learned`, if the source is
+    Gaussian noise and there are three steps or more; else Adams-Bashforth of order 2 on the velocity, which is exact
+    where trajectories are straight.
     """
     for entry in getattr(model, "info", {}).get("samplers", ()):
         if entry["nfe"] == nfe and _scale(entry["guidance"]) == _scale(guidance):
             return Learned(Weights.from_json(entry["weights"]))
-    return default_solver(model, nfe)
-
-
-def default_solver(model: Field, steps: int) -> Solver:
-    """`Learned`, if the source is Gaussian noise and there are three steps or more; else Adams-Bashforth of order 2 on
-    the velocity, which is exact where trajectories are straight."""
-    if model.path.gaussian_source and steps >= 3:
+    if model.path.gaussian_source and nfe >= 3:
         return Learned()
     return Multistep("velocity", "time", 2)
 

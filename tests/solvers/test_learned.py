@@ -368,9 +368,13 @@ def test_generate_takes_it_where_it_is_best():
     got = pf.generate(counted, 16, nfe=7)
     assert counted.calls == 7
     assert torch.equal(got, pf.generate(field, 16, solver=Learned(), nfe=7))
-    assert torch.equal(got, pf.generate(field, 16, grid=Learned().grid(7, path)))
+    assert torch.equal(got, pf.generate(field, 16, solver=Learned(), grid=Learned().grid(7, path)))
     straight = Multistep("velocity", "time", 2)
-    # Too few steps, and a source that is not noise.
+    # Times of the user's, too few steps, and a source that is not noise.
+    grid = pf.times.karras(7, path)
+    assert torch.equal(
+        pf.generate(field, 16, grid=grid), pf.generate(field, 16, solver=straight, grid=grid)
+    )
     assert torch.equal(
         pf.generate(field, 16, nfe=2), pf.generate(field, 16, solver=straight, nfe=2)
     )
