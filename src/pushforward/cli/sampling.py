@@ -49,8 +49,8 @@ def find_sampler(
     """The sampler of these names at nfe calls; "auto" is what `generate` takes by itself."""
     from pushforward.core.errors import InputError
     from pushforward.recipes.tables import GRIDS, SOLVERS, own_grid
-    from pushforward.sampling import default_sampler, default_solver
-    from pushforward.solvers import Learned
+    from pushforward.sampling import default_sampler
+    from pushforward.solvers import Learned, Multistep
     from pushforward.solvers.learned import universal
 
     name: str = solver
@@ -59,9 +59,12 @@ def find_sampler(
     elif nfe is None:
         raise InputError("the number of network calls is missing: --nfe")
     else:
-        # What was fitted to a model was fitted along times of its own.
-        free = grid == "auto"
-        made = default_sampler(field, nfe, guidance) if free else default_solver(field, nfe)
+        # As `generate` does with a grid: learned coefficients belong to their own times.
+        made = (
+            default_sampler(field, nfe, guidance)
+            if grid == "auto"
+            else Multistep("velocity", "time", 2)
+        )
         universally = isinstance(made, Learned) and made.weights is universal()
         name = "learned" if universally else "tuned" if isinstance(made, Learned) else "ab2"
     if made.calls == 0:
@@ -92,7 +95,7 @@ class Sampling(Command):
     solver: SolverChoice = Field(
         "auto",
         description="Solver; auto: the sampler fitted to the model by pushforward tune if there is one for this "
-        "number of calls, else the learned one.",
+        "number of calls, else the learned one; with --grid, ab2.",
     )
     grid: GridChoice = Field("auto", description="Times of the steps; auto: the solver's own.")
     nfe: int | None = Field(

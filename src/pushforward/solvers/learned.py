@@ -16,8 +16,8 @@ A small network finds q from the shape of the history,
     q = (8/(n + 2))^{3-m} (C tanh(S s + F f + a) + c)
 
 f: cosines between z, w and the differences h^m d_m, and their sizes, of at most 64 coordinates; s: where in the grid of
-n steps this one is. Each sample has its own f and so depends on no other; in up to 64 dimensions rotations of space leave
-f as it is. The factor in front leaves the order of convergence what it is without a network.
+n steps this one is. Each sample has its own f and so depends on no other; f is the same in rotated spaces of up to 64
+dimensions. The factor in front leaves the order of convergence what it is without a network.
 
 The weights that come with the library were fitted once, for all paths and all numbers of steps, to the flows of many
 random mixtures (benchmarks/universal.py); `pushforward.tune` fits others to one model. Related: the bespoke solvers of
@@ -147,7 +147,8 @@ class Learned:
 
     weights: None for the classical method, q = 0. Towards the noise it is what is used in any case.
 
-    `grid(n, path)` gives the times that were learned with the weights; any others do as well.
+    `grid(n, path)` gives the times that were learned with the weights. With few steps, others take the coefficients out
+    of their range: less than 10 steps along Karras' times can end far off.
     """
 
     weights: Weights | None = field(default_factory=universal)
