@@ -53,7 +53,7 @@ def run(out: Path, digits_steps: int, plane_steps: int) -> dict[str, Any]:
     model = load(out / "digits")
     experiment = replace(experiment_of(out / "digits"), model=model)
     figures["digits"] = experiment.judge(JUDGED, nfe=NFE, seed=SEED, batch_size=500)[0]
-    settings = {"solver": "ab2", "nfe": NFE, "seed": SEED, "model": model.info["sha256"]}
+    settings = {"solver": "learned", "nfe": NFE, "seed": SEED, "model": model.info["sha256"]}
     draw_digits(out, model, settings)
     figures["seconds"] = time.perf_counter() - began
     return figures
@@ -143,7 +143,7 @@ def report(out: Path, figures: dict[str, Any]) -> None:
         table.add_row(what, value, bound)
         lines.append(f"| {what} | {value} | {bound} |")
     settings = (
-        f"seed {SEED}, ab2, {NFE} network calls, no guidance; {figures['seconds']:.0f} s in all"
+        f"seed {SEED}, {NFE} network calls, no guidance; {figures['seconds']:.0f} s in all"
     )
     Console(highlight=False).print(table)
     print(settings)
