@@ -142,9 +142,7 @@ def report(out: Path, figures: dict[str, Any]) -> None:
         value = f"{figures[group][name]:.4f}"
         table.add_row(what, value, bound)
         lines.append(f"| {what} | {value} | {bound} |")
-    settings = (
-        f"seed {SEED}, {NFE} network calls, no guidance; {figures['seconds']:.0f} s in all"
-    )
+    settings = f"seed {SEED}, {NFE} network calls, no guidance; {figures['seconds']:.0f} s in all"
     Console(highlight=False).print(table)
     print(settings)
     write_file(out / "figures.md", ("\n".join(lines) + f"\n\n{settings}\n").encode())

@@ -41,6 +41,7 @@ from pushforward.solvers.learned import (
     factors,
     some,
     spread,
+    strength,
     times_of_angles,
     universal,
 )
@@ -114,7 +115,7 @@ def tune(
     callback:      called with (iteration, RMSE on the batch).
 
     The best moment of the fit, on all of its noise, is kept; the universal weights, if none beats them. Errors have heavy
-    tails where trajectories part, so that a few hundred samples tell little of them.
+    tails where trajectories part: a few hundred samples tell little there.
     """
     began = time.monotonic()
     if nfe < 3:
@@ -283,11 +284,10 @@ def _solve_in_turn(
     start, x = universal(), problem.x0[: len(index)]
     home = grid.to(x.device)[:, None]
     width = len(start.bias) + 1
-    strength = (8 / (problem.nfe + 2)) ** (3 - torch.arange(VALUES, dtype=torch.float64))
     plan = Learned().init(x, home.expand(-1, len(x)), problem.path).plan
     network = plan.network
     assert network is not None
-    strength = strength.to(network.inputs)
+    e = strength(problem.nfe).to(network.inputs)
     values: list[Tensor] = []
     rows: list[Tensor] = []
     out, constant = start.out.repeat(problem.nfe, 1, 1), start.constant.repeat(problem.nfe, 1)
@@ -303,11 +303,11 @@ def _solve_in_turn(
         hidden = describe(network, i, [some(x, network), *rows])
         terms = plan.terms[i][0, :, : len(values)].to(x)
         basis = torch.stack([v.flatten(1) for v in values], 1)
-        basis = terms @ basis * strength[:, None].to(x)
-        q = (factors(network, i, hidden) - 1) / strength
-        # Units of `basis`: x_s = scale x + sum_m basis_m (1/strength_m + q_m).
+        basis = terms @ basis * e[:, None].to(x)
+        q = (factors(network, i, hidden) - 1) / e
+        # Units of `basis`: x_s = scale x + sum_m basis_m (1/e_m + q_m), q without e_m.
         x_s = expand(plan.scale[i].expand(len(x)), x) * x
-        now = ((1 / strength + q).to(x)[:, None] @ basis)[:, 0]
+        now = ((1 / e + q).to(x)[:, None] @ basis)[:, 0]
         lack = (targets[i] - x_s).flatten(1) - now
         y = torch.cat((hidden, torch.ones_like(hidden[:, :1])), 1).double()
         inner = (basis @ basis.mT).double()

@@ -85,7 +85,7 @@ def test_the_order_is_three(path, weights):
     solver = Learned() if weights else Learned(None)
     field, x = mixture(3, 2).field(path), path.source_std * randn(8, 3)
     exact = solution(field, x, 400)
-    steps = [75, 150, 300]
+    steps = [100, 200, 400]
     errors = [
         float((pf.integrate(solver, field, x, solver.grid(n, path)) - exact).norm()) for n in steps
     ]
@@ -175,23 +175,23 @@ def transcription(weights, field, x, times):
             hidden = np.tanh(w["step"] @ s + w["history"] @ f + w["bias"])
             q = w["out"] @ hidden + w["constant"]
             for m in range(k):
-                factor = 1 + (8 / (n + 2)) ** (3 - m) * q[m]
+                factor = 1 + (8 / (n + 2)) ** (3 - m) * min(1, 100 / n) * q[m]
                 z = z + factor * classical[m] * h ** (m + 1) * differences[m]
         out.append(z * r[-1])
     return torch.from_numpy(np.stack(out)).reshape(x.shape)
 
 
-@pytest.mark.parametrize("dim", [2, 64, 300])
-def test_a_run_equals_the_formulas_written_out_by_hand(dim):
+@pytest.mark.parametrize(("dim", "steps"), [(2, 6), (64, 6), (300, 6), (1, 120)])
+def test_a_run_equals_the_formulas_written_out_by_hand(dim, steps):
     weights, path = random_weights(seed=dim, scale=0.3), pf.CondOT()
     field, x = mixture(dim, 3, "diagonal").field(path), randn(3, dim)
     solver = Learned(weights)
-    times = solver.grid(6, path)
+    times = solver.grid(steps, path)
     expected = transcription(weights, field, x, times)
     torch.testing.assert_close(
         pf.integrate(solver, field, x, times), expected, rtol=1e-9, atol=1e-9
     )
-    assert (pf.integrate(Learned(None), field, x, times) - expected).abs().max() > 1e-3
+    assert (pf.integrate(Learned(None), field, x, times) - expected).abs().max() > 1e-5
 
 
 def test_weights_for_each_step_are_those_of_that_step():

@@ -13,11 +13,11 @@ With q = 0 it is the method of Adams and Bashforth of order 3 whose every step i
 and Moulton once the value at its end is known: in this form the correction is one more term, in the highest difference.
 A small network finds q from the shape of the history,
 
-    q = (8/(n + 2))^{3-m} (C tanh(S s + F f + a) + c)
+    q = e_m (C tanh(S s + F f + a) + c),   e_m = (8/(n + 2))^{3-m} min(1, 100/n)
 
 f: cosines between z, w and the differences h^m d_m, and their sizes, of at most 64 coordinates; s: where in the grid of
 n steps this one is. Each sample has its own f and so depends on no other; f is the same in rotated spaces of up to 64
-dimensions. The factor in front leaves the order of convergence what it is without a network.
+dimensions. The factor e_m leaves the order of convergence what it is without a network, which was fitted to few steps.
 
 The weights that come with the library were fitted once, for all paths and all numbers of steps, to the flows of many
 random mixtures (benchmarks/universal.py); `pushforward.tune` fits others to one model. Related: the bespoke solvers of
@@ -273,9 +273,9 @@ def make_plan(weights: Weights | None, x: Tensor, grid: Tensor, path: Path) -> P
     pairs = torch.zeros((VALUES + 1) ** 2, len(weights.bias), dtype=h.dtype, device=h.device)
     pairs[PAIRS[0] * (VALUES + 1) + PAIRS[1]] = weights.history[:, :-VALUES].T.to(h)
     sizes = weights.history[:, -VALUES:].T.to(h) / 8
-    strength = (8 / (n + 2)) ** (3 - torch.arange(VALUES, device=h.device))
-    out = weights.out.to(h).mT.expand(n, -1, -1) * strength
-    constant = 1 + weights.constant.to(h).expand(n, -1) * strength
+    e = strength(n).to(h)
+    out = weights.out.to(h).mT.expand(n, -1, -1) * e
+    constant = 1 + weights.constant.to(h).expand(n, -1) * e
     return plan._replace(
         network=Network(
             frame.to(**home),
@@ -284,6 +284,12 @@ def make_plan(weights: Weights | None, x: Tensor, grid: Tensor, path: Path) -> P
             (out.to(**home), constant.to(**home)),
         )
     )
+
+
+def strength(n: int) -> Tensor:
+    """e_m (4,) on a grid of n steps."""
+    e: Tensor = (8 / (n + 2)) ** (3 - torch.arange(VALUES, dtype=torch.float64))
+    return e * min(1, 100 / n)
 
 
 def _past(values: Tensor) -> Tensor:
