@@ -114,8 +114,8 @@ def tune(
                    its classes in turn.
     callback:      called with (iteration, RMSE on the batch).
 
-    The best moment of the fit, on all of its noise, is kept; the universal weights, if none beats them. Errors have heavy
-    tails where trajectories part: a few hundred samples tell little there.
+    The best moment of the fit, on all of its noise, is kept, or the universal weights if none beats them. Errors have
+    heavy tails where trajectories part: a few hundred samples tell little there.
     """
     began = time.monotonic()
     if nfe < 3:
