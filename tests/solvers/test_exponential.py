@@ -316,7 +316,7 @@ def sde_law(solver, path, mean, variance, times):
 @pytest.mark.parametrize(("solver", "law"), [
     (DPMSolver(2, "data", eta=1.0), law_after), (DPMSolver(2, "noise", eta=0.5), law_after),
     (DPMSolver(2, "data", eta=1.0, sde=True), sde_law), (DPMSolver(2, "data", 0.3, eta=0.6, sde=True), sde_law),
-], ids=repr)  # fmt: skip
+], ids=["data-after", "noise-after", "data-inside", "data-inside-other"])  # fmt: skip
 def test_order_two_is_of_second_order_in_law_with_noise_after_or_inside_the_step(solver, law, path):
     t, grids = torch.tensor(0.9).double(), (pf.times.log_snr(n, path, 0.1, 0.9) for n in (40, 80))
     exact = float(path.alpha(t) ** 2 * 0.6 + path.sigma(t) ** 2)
