@@ -174,3 +174,11 @@ def test_wrong_calls_are_told():
         pf.tune(field, 4, num=0)
     with pytest.raises(pf.UndefinedError, match="learned sampler"):
         pf.tune(RING.field(pf.CondOT(gaussian_source=False)), 4)
+
+
+@pytest.mark.parametrize("entry", [{}, "x", {"nfe": 4, "guidance": None, "weights": 3}])
+def test_a_saved_sampler_that_cannot_be_read_is_told(entry):
+    model = pf.Model(MLP(2, 8, 1), pf.CondOT(), shape=(2,), info={"samplers": [entry]})
+    with pytest.raises(pf.InputError, match="fitted sampler that cannot be read"):
+        pf.generate(model, 2, nfe=4)
+    assert pf.generate(model, 2, nfe=4, solver=Learned()).shape == (2, 2)

@@ -179,9 +179,15 @@ def default_sampler(model: Field, nfe: int, guidance: float | None = None) -> So
     Gaussian noise and there are three steps or more; else Adams-Bashforth of order 2 on the velocity, which is exact
     where trajectories are straight.
     """
-    for entry in getattr(model, "info", {}).get("samplers", ()):
-        if entry["nfe"] == nfe and _scale(entry["guidance"]) == _scale(guidance):
-            return Learned(Weights.from_json(entry["weights"]))
+    try:
+        for entry in getattr(model, "info", {}).get("samplers", ()):
+            if entry["nfe"] == nfe and _scale(entry["guidance"]) == _scale(guidance):
+                return Learned(Weights.from_json(entry["weights"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the model's info holds a fitted sampler that cannot be read ({type(error).__name__}: {error}): "
+            f"pass solver=, or fit it again"
+        ) from error
     if model.path.gaussian_source and nfe >= 3:
         return Learned()
     return Multistep("velocity", "time", 2)
