@@ -41,7 +41,7 @@ from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
 from pushforward.core.noise import Noise
 from pushforward.core.paths import Path
-from pushforward.solvers.multistep import combine
+from pushforward.solvers.multistep import combine, compact
 
 VALUES = 4
 # Coordinates of a sample that its history is described by; so many tell what all would.
@@ -164,8 +164,7 @@ class Learned:
         return times_of_angles(spread(self.weights, n, first, last), path)
 
     def init(self, x: Tensor, grid: Tensor, path: Path) -> History:
-        shared = len(x) > 0 and (grid.shape[1] == 1 or grid.stride(1) == 0)
-        return History(make_plan(self.weights, x, grid[:, :1] if shared else grid, path))
+        return History(make_plan(self.weights, x, compact(x, grid), path))
 
     def step(
         self,
