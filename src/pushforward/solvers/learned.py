@@ -110,7 +110,7 @@ def universal() -> Weights:
 class Network(NamedTuple):
     """The network of a grid of n steps, ready to be asked; B samples or 1 row for all.
 
-    frame:  (n, B, 5, 5) from x and values of v to z, w and differences.    offset: (n, B, K) S s + a.
+    frame:  (n, B, 5, 5) from x and values of v to z, w and differences over sqrt(P).    offset: (n, B, K) S s + a.
     inputs: (29, K) F, for all 25 cosines and 4 sizes.    outputs: (n, K, 4) and (n, 4) of 1 + q.
     """
 
@@ -193,16 +193,19 @@ class Learned:
 def some(x: Tensor, network: Network) -> Tensor:
     """(B, 1, P): P <= COORDINATES coordinates of x, evenly spread."""
     flat = x.flatten(1)
-    # An odd stride meets every column of a picture whose width is a power of two.
-    stride = -(-flat.shape[1] // COORDINATES) | 1
-    return flat[:, None, ::stride].to(network.inputs)
+    return flat[:, None, :: stride(flat.shape[1])].to(network.inputs).contiguous()
+
+
+def stride(size: int) -> int:
+    """From one coordinate to the next; odd, to meet every column of a picture whose width is a power of two."""
+    return -(-size // COORDINATES) | 1
 
 
 def describe(network: Network, i: int, rows: list[Tensor]) -> Tensor:
     """The hidden layer (B, K) of step i, from some coordinates of x and of the values of v, newest first."""
     k = len(rows)
     vectors = network.frame[i][:, :k, :k] @ torch.cat(rows, 1)
-    products = vectors @ vectors.mT / vectors.shape[2]
+    products = vectors @ vectors.mT
     if k <= VALUES:
         products = torch.nn.functional.pad(products, (0, VALUES + 1 - k, 0, VALUES + 1 - k))
     size = products.diagonal(dim1=1, dim2=2) + FLOOR
@@ -261,6 +264,9 @@ def make_plan(weights: Weights | None, x: Tensor, grid: Tensor, path: Path) -> P
     frame = torch.zeros(*h.shape, VALUES + 1, VALUES + 1, dtype=h.dtype, device=h.device)
     frame[..., 0, 0] = 1 / r[:-1]
     frame[..., 1:, 1:] = powers[..., None] * to_w
+    # Squares are to be means over coordinates.
+    seen = len(range(0, x[0].numel(), stride(x[0].numel()))) if len(x) else 1
+    frame = frame / math.sqrt(max(seen, 1))
     i = torch.arange(n, dtype=h.dtype, device=h.device)
     same = [
         2 * i / n - 1, (i + 1 - n).exp(), 0 * i + math.log(n) / 2 - 1, 0 * i + 3 / n, *(i == k for k in range(3)),
