@@ -67,6 +67,9 @@ def overhead() -> Report:
         "RK4": pf.solvers.RK4(),
         "Multistep, order 2": pf.solvers.Multistep("velocity", "time", 2),
         "Multistep, order 3": pf.solvers.Multistep("data", "log_snr", 3),
+        "Multistep, UniPC2": pf.solvers.Multistep("data", "log_snr", 2, "always"),
+        "Learned": pf.solvers.Learned(),
+        "Learned, classical": pf.solvers.Learned(None),
         "EulerMaruyama(0.5)": pf.solvers.EulerMaruyama(0.5),
     }
     peers = peer_loops(x)
