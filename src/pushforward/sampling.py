@@ -15,6 +15,7 @@ from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
 from pushforward.core.noise import START, Noise
 from pushforward.core.oracle import Law
+from pushforward.core.paths import Path
 from pushforward.guidance import ClassifierFree
 from pushforward.likelihood import Carry, Estimate, source_log_prob, summary
 from pushforward.likelihood.flow import Probe
@@ -47,7 +48,7 @@ def generate(
     model:      a Field; with `shape`, or one of the library's models and exact laws, which know theirs. What is wrapped
                 (guidance, ScheduleTransfer) is as good as what is inside.
     solver:     the best known for this model and number of calls if left out (`default_sampler`); with a grid of yours,
-                Adams-Bashforth of order 2 on the velocity.
+                `Learned(None)`.
     nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call is one.
                 50 if left out, or what the model's info holds under "nfe".
     guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none.
@@ -64,11 +65,10 @@ def generate(
     if grid is not None and nfe is not None:
         raise InputError("give either nfe or a grid, not both")
     if solver is None:
-        # Learned coefficients belong to their own times: with a few steps at others they are worse than none.
         solver = (
             default_sampler(model, _calls(model, nfe), guidance)
             if grid is None
-            else Multistep("velocity", "time", 2)
+            else solver_of_any_grid(model.path)
         )
     if grid is None:
         grid = _grid(model, solver, nfe)
@@ -191,6 +191,12 @@ def default_sampler(model: Field, nfe: int, guidance: float | None = None) -> So
     if model.path.gaussian_source and nfe >= 3:
         return Learned()
     return Multistep("velocity", "time", 2)
+
+
+def solver_of_any_grid(path: Path) -> Solver:
+    """`Learned(None)`: learned coefficients belong to their own times, and with a few steps at others are worse than
+    none. Adams-Bashforth of order 2 on the velocity where the source is not Gaussian noise."""
+    return Learned(None) if path.gaussian_source else Multistep("velocity", "time", 2)
 
 
 def _scale(guidance: float | None) -> float:

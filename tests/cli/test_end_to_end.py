@@ -21,7 +21,7 @@ from pushforward.recipes import Digits, Toy2D
 from pushforward.recipes.experiment import assemble
 from pushforward.recipes.experiment import train as train_recipe
 from pushforward.recipes.tables import PATHS
-from pushforward.solvers import Learned, Multistep
+from pushforward.solvers import Learned
 from pushforward.train.files import sha256
 from pushforward.train.loop import Settings, Trainer
 
@@ -175,14 +175,14 @@ def test_solver_and_grid_by_name_are_those_of_the_tables_and_are_written_down(
         method, times = {
             "heun": (pf.solvers.Heun(), pf.times.karras(3, model.path)),
             "abm3": (Learned(None), Learned(None).grid(6, model.path)),
-            "auto": (Multistep("velocity", "time", 2), pf.times.log_snr(6, model.path)),
+            "auto": (Learned(None), pf.times.log_snr(6, model.path)),
         }[solver]
         want = pf.generate(model, 5, solver=method, grid=times)
         assert np.array_equal(arrays["samples"], want.numpy())
         names = {
             "heun": ("heun", "karras"),
             "abm3": ("abm3", "angle"),
-            "auto": ("ab2", "log-snr"),
+            "auto": ("abm3", "log-snr"),
         }
         assert (settings["solver"], settings["grid"]) == names[solver]
 

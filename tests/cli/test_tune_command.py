@@ -126,7 +126,7 @@ def test_samplers_add_up_by_calls_and_guidance(
     for options, solver in {
         "--nfe 6": "tuned", "--nfe 6 --guidance 1": "tuned", "--nfe 6 --guidance 2": "tuned",
         "--nfe 6 --guidance 3": "learned", "--nfe 7": "learned", "--nfe 4 --guidance 2": "learned",
-        "--nfe 6 --grid straight": "ab2", "--nfe 2": "ab2",
+        "--nfe 6 --grid straight": "abm3", "--nfe 2": "ab2",
     }.items():  # fmt: skip
         assert call(f"sample {run} --num 1 {options} --out {place}") == 0
         settings = json.loads(str(np.load(place / "samples.npz")["settings"]))

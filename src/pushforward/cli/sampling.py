@@ -49,8 +49,8 @@ def find_sampler(
     """The sampler of these names at nfe calls; "auto" is what `generate` takes by itself."""
     from pushforward.core.errors import InputError
     from pushforward.recipes.tables import GRIDS, SOLVERS, own_grid
-    from pushforward.sampling import default_sampler
-    from pushforward.solvers import Learned, Multistep
+    from pushforward.sampling import default_sampler, solver_of_any_grid
+    from pushforward.solvers import Learned
     from pushforward.solvers.learned import universal
 
     name: str = solver
@@ -59,14 +59,17 @@ def find_sampler(
     elif nfe is None:
         raise InputError("the number of network calls is missing: --nfe")
     else:
-        # As `generate` does with a grid: learned coefficients belong to their own times.
         made = (
             default_sampler(field, nfe, guidance)
             if grid == "auto"
-            else Multistep("velocity", "time", 2)
+            else solver_of_any_grid(field.path)
         )
-        universally = isinstance(made, Learned) and made.weights is universal()
-        name = "learned" if universally else "tuned" if isinstance(made, Learned) else "ab2"
+        if not isinstance(made, Learned):
+            name = "ab2"
+        elif made.weights is None:
+            name = "abm3"
+        else:
+            name = "learned" if made.weights is universal() else "tuned"
     if made.calls == 0:
         if grid != "auto":
             raise InputError(f"{solver} chooses its own times: leave --grid out")
@@ -95,7 +98,7 @@ class Sampling(Command):
     solver: SolverChoice = Field(
         "auto",
         description="Solver; auto: the sampler fitted to the model by pushforward tune if there is one for this "
-        "number of calls, else the learned one; with --grid, ab2.",
+        "number of calls, else the learned one; with --grid, abm3.",
     )
     grid: GridChoice = Field("auto", description="Times of the steps; auto: the solver's own.")
     nfe: int | None = Field(
