@@ -31,7 +31,7 @@ class Evaluate(Sampling):
     """
 
     num: int | None = Field(
-        None, ge=2, description="Samples to judge. Left out: 5000, or 512 to compare."
+        None, ge=2, description="Samples to judge. Left out: 5000, or 128 to compare."
     )
     compare: bool = Field(
         False,
@@ -136,7 +136,7 @@ class Evaluate(Sampling):
                 "dopri5 makes as many calls as it takes: it cannot be compared by them"
             )
         model = self.model()
-        num = self.num or 512
+        num = self.num or 128
         distance = None
         if self.distance:
             run = reopen(self.folder, self.device, model)
