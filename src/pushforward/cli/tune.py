@@ -33,10 +33,12 @@ class Tune(Command):
         "gradient",
         description="How: by gradients through the sampler, or without them, for large networks.",
     )
-    num: int = Field(1024, ge=8, description="Samples to fit it on.")
-    held_out: int = Field(512, ge=1, description="Further samples to judge it by.")
-    iterations: int = Field(300, ge=1, description="Steps of the gradient method.")
-    batch_size: int = Field(128, ge=1, description="Samples at a time.")
+    num: int = Field(
+        128, ge=8, description="Samples to fit it on; more for data of few dimensions."
+    )
+    held_out: int = Field(64, ge=1, description="Further samples to judge it by.")
+    iterations: int = Field(60, ge=1, description="Steps of the gradient method.")
+    batch_size: int = Field(24, ge=1, description="Samples at a time.")
     seed: int = Field(0, ge=0, lt=2**64, description="Key of the noise it is fitted on.")
     device: Device = "auto"
 
