@@ -28,16 +28,16 @@ def problem(law, path, nfe, num, seed=0):
 def test_a_fit_by_gradient_gains_on_noise_it_has_not_seen(path):
     field = RING.field(path)
     tuned = pf.tune(
-        field, 5, num=128, held_out=128, iterations=50, batch_size=64, learning_rate=1e-2
+        field, 5, num=256, held_out=256, iterations=60, batch_size=64, learning_rate=1e-2
     )
     assert tuned.after < 0.6 * tuned.before
     assert tuned.reference < 0.02 * tuned.after
     # Both figures are what they are called, on noise of one's own.
-    x = path.source_std * randn(256, 2, seed=5)
+    x = path.source_std * randn(512, 2, seed=5)
     exact = pf.integrate(RK4(), field, x, pf.times.straight(200, path))
     for solver, stated in ((Learned(), tuned.before), (tuned.solver, tuned.after)):
         got = pf.integrate(solver, field, x, solver.grid(5, path))
-        assert 0.4 < float((got - exact).square().mean().sqrt()) / stated < 2.5
+        assert 0.5 < float((got - exact).square().mean().sqrt()) / stated < 2
 
 
 def test_a_fit_by_least_squares_gains_without_a_gradient():
@@ -88,9 +88,9 @@ def test_the_rolled_out_end_is_that_of_the_sampler():
 def test_least_squares_leave_no_error_that_a_step_could_take_away():
     # At the least, the error of a step has no part along any derivative of its end by the last layer.
     path, law = pf.CondOT(), mixture(3, 3)
-    case = problem(law, path, 4, 64)
-    grid, index = Learned().grid(4, path), torch.arange(64)
-    targets = [randn(64, 3, seed=20 + i) for i in range(4)]
+    case = problem(law, path, 4, 512)
+    grid, index = Learned().grid(4, path), torch.arange(512)
+    targets = [randn(512, 3, seed=20 + i) for i in range(4)]
     with torch.no_grad():
         weights = tuning._solve_in_turn(case, grid, index, targets, 1e-11)
     out, constant = (v.clone().requires_grad_() for v in (weights.out, weights.constant))
@@ -119,7 +119,7 @@ def test_least_squares_leave_no_error_that_a_step_could_take_away():
         )
         worst = max(float(g[i].abs().max()) for g in slopes)
         untouched = float((before[i + 1] - targets[i]).square().sum())
-        assert worst < 2e-3 * untouched
+        assert worst < 1e-4 * untouched
         assert float(loss.detach()) < untouched
 
 

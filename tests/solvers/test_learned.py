@@ -90,7 +90,7 @@ def test_the_order_is_three(path, weights):
         float((pf.integrate(solver, field, x, solver.grid(n, path)) - exact).norm()) for n in steps
     ]
     assert -np.polyfit(np.log(steps), np.log(errors), 1)[0] > 2.6
-    assert errors[-1] < 2e-6 * math.sqrt(len(x))
+    assert errors[-1] < 1e-6 * math.sqrt(len(x))
 
 
 def test_the_flow_of_white_data_is_exact_in_any_number_of_steps():
@@ -191,7 +191,9 @@ def test_a_run_equals_the_formulas_written_out_by_hand(dim, steps):
     torch.testing.assert_close(
         pf.integrate(solver, field, x, times), expected, rtol=1e-9, atol=1e-9
     )
-    assert (pf.integrate(Learned(None), field, x, times) - expected).abs().max() > 1e-5
+    assert (pf.integrate(Learned(None), field, x, times) - expected).abs().max() > 1e-3 * (
+        6 / steps
+    ) ** 3
 
 
 def test_weights_for_each_step_are_those_of_that_step():
