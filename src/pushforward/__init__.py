@@ -34,6 +34,7 @@ _NAMES = {
         "CheckpointError", "ConvergenceError", "DataError", "Error", "InputError", "NonFiniteError", "UndefinedError",
     ),
     "core.paths": ("CondOT", "Cosine", "DiscretePath", "EDM", "Path", "SubVP", "VE", "VP"),
+    "core.interpolants": ("BrownianBridge", "Interpolant", "SmoothBridge", "Tube"),
     "core.predictions": ("PREDICTIONS", "Prediction", "convert"),
     "core.fields": ("EDMPreconditioning", "Field", "FlowMap", "Model", "ScheduleTransfer"),
     "core.oracle": ("Empirical", "ExactField", "GaussianMixture", "Law"),
@@ -75,6 +76,10 @@ if TYPE_CHECKING:
     from pushforward.core.fields import FlowMap as FlowMap
     from pushforward.core.fields import Model as Model
     from pushforward.core.fields import ScheduleTransfer as ScheduleTransfer
+    from pushforward.core.interpolants import BrownianBridge as BrownianBridge
+    from pushforward.core.interpolants import Interpolant as Interpolant
+    from pushforward.core.interpolants import SmoothBridge as SmoothBridge
+    from pushforward.core.interpolants import Tube as Tube
     from pushforward.core.noise import Noise as Noise
     from pushforward.core.oracle import Empirical as Empirical
     from pushforward.core.oracle import ExactField as ExactField

@@ -184,12 +184,12 @@ def test_without_a_condition_nothing_is_dropped():
     assert net.asked[0][2] == {}
 
 
-def reverse(x0, x1, noise):
+def reverse(x0, x1, noise, cond=None):
     n = len(x1)
     return torch.arange(n), torch.arange(n).flip(0)
 
 
-def twist(x0, x1, noise):
+def twist(x0, x1, noise, cond=None):
     n = len(x1)
     return (torch.arange(n) + 1) % n, torch.arange(n).flip(0)
 

@@ -22,7 +22,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pushforward.core.errors import InputError
+from pushforward.core.errors import InputError, UndefinedError
+from pushforward.core.interpolants import Interpolant
 from pushforward.core.paths import Coefficients, Path
 from pushforward.core.shapes import as_time, expand
 
@@ -57,6 +58,11 @@ def check_defined(name: Prediction, path: Path) -> None:
         )
     if name in ("score", "noise"):
         path.require_gaussian(name)
+    if name != "velocity" and isinstance(path, Interpolant):
+        raise UndefinedError(
+            f"the {name} does not follow from the velocity on {path}, which adds noise on the way: ask for the "
+            f"velocity, or train a model that knows both"
+        )
 
 
 def target(name: Prediction, x0: Tensor, x1: Tensor, t: Tensor | float, path: Path) -> Tensor:

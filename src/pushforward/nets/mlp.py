@@ -14,8 +14,9 @@ from pushforward.nets.layers import Conditioning, zero
 class MLP(nn.Module):
     """Residual blocks modulated by time and label: `h <- h + W2 silu(W1 silu(h) + E(t, label))`.
 
-    dim: size of a sample, (B, dim) -> (B, dim). width: of the hidden layers. depth: number of blocks.
+    dim: size of a sample, (B, dim) -> (B, outputs dim). width: of the hidden layers. depth: number of blocks.
     classes: number of labels, None for none. time: "sinusoidal" or "fourier" features.
+    outputs: answers for each dimension, one after the other: 2 for a learned variance or a score beside the velocity.
     The last layer starts at 0.
     """
 
@@ -26,19 +27,22 @@ class MLP(nn.Module):
         depth: int = 3,
         classes: int | None = None,
         time: str = "sinusoidal",
+        outputs: int = 1,
     ) -> None:
         super().__init__()
-        if min(dim, width, depth) < 1:
-            raise InputError(f"dim, width and depth must be positive, got {dim}, {width}, {depth}")
+        if min(dim, width, depth, outputs) < 1:
+            raise InputError(
+                f"dim, width, depth and outputs must be positive, got {dim}, {width}, {depth}, {outputs}"
+            )
         self.config: dict[str, Any] = {
-            "dim": dim, "width": width, "depth": depth, "classes": classes, "time": time,
+            "dim": dim, "width": width, "depth": depth, "classes": classes, "time": time, "outputs": outputs,
         }  # fmt: skip
         self.enter = nn.Linear(dim, width)
         self.conditioning = Conditioning(width, classes, time)
         self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.modulate = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.leave = zero(nn.Linear(width, dim))
+        self.leave = zero(nn.Linear(width, outputs * dim))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         if x.ndim != 2:

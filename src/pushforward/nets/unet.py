@@ -70,12 +70,14 @@ class Layer(nn.Module):
 class UNet(nn.Module):
     """Convolutions down to a coarse grid and up again, with skip connections; conditioned on time and label.
 
-    (B, channels, H, W) -> the same, for any H and W of at least 2^(levels - 1); 8 x 8 is plenty for two levels.
+    (B, channels, H, W) -> (B, outputs channels, H, W), for any H and W of at least 2^(levels - 1); 8 x 8 is plenty for
+    two levels.
 
     width:     channels at full resolution; level i has width * multipliers[i].
     blocks:    residual blocks in each level, on the way down; one more on the way up.
     attention: levels, counted from 0 at full resolution, that attend over their pixels; the middle always does.
     classes:   number of labels, None for none.
+    outputs:   answers for each channel, one after the other: 2 for a learned variance or a score beside the velocity.
 
     Ronneberger et al. 2015; Ho et al. 2020 (arXiv 2006.11239), app. B.
     """
@@ -90,13 +92,17 @@ class UNet(nn.Module):
         classes: int | None = None,
         dropout: float = 0.0,
         time: str = "sinusoidal",
+        outputs: int = 1,
     ) -> None:
         super().__init__()
-        if channels < 1 or width < 1 or blocks < 1 or not multipliers:
-            raise InputError("channels, width, blocks must be positive and multipliers not empty")
+        if min(channels, width, blocks, outputs) < 1 or not multipliers:
+            raise InputError(
+                "channels, width, blocks and outputs must be positive and multipliers not empty"
+            )
         self.config: dict[str, Any] = {
             "channels": channels, "width": width, "multipliers": list(multipliers), "blocks": blocks,
             "attention": list(attention), "classes": classes, "dropout": dropout, "time": time,
+            "outputs": outputs,
         }  # fmt: skip
         condition = 4 * width
         self.conditioning = Conditioning(condition, classes, time)
@@ -123,7 +129,10 @@ class UNet(nn.Module):
                 now = width * multiplier
             if level:
                 self.up.append(nn.Conv2d(now, now, 3, padding=1))
-        self.leave_norm, self.leave = _norm(now), zero(nn.Conv2d(now, channels, 3, padding=1))
+        self.leave_norm, self.leave = (
+            _norm(now),
+            zero(nn.Conv2d(now, outputs * channels, 3, padding=1)),
+        )
         self.smallest = 2 ** (len(multipliers) - 1)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:

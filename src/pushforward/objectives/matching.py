@@ -17,7 +17,8 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Model, null_condition
-from pushforward.core.noise import DROP, SOURCE, Noise
+from pushforward.core.interpolants import Interpolant
+from pushforward.core.noise import DROP, LATENT, SOURCE, Noise
 from pushforward.core.predictions import Prediction, check_defined, target
 from pushforward.core.shapes import mean_data
 from pushforward.core.times import TimeDraw, Uniform
@@ -79,8 +80,11 @@ class Matching:
         if self.drop > 0 and cond:
             cond = null_condition(cond, noise.uniform((), DROP) < self.drop)
         path, measured = self.model.path, self.measured
-        predicted = self.model(path.sample(x0, x1, t), t, measured, **cond)
-        loss = mean_data((predicted - target(measured, x0, x1, t, path)) ** 2)
+        if isinstance(path, Interpolant):
+            x_t, goal = path.mix(x0, x1, noise.normal(x1.shape[1:], LATENT, x1.dtype), t)
+        else:
+            x_t, goal = path.sample(x0, x1, t), target(measured, x0, x1, t, path)
+        loss = mean_data((self.model(x_t, t, measured, **cond) - goal) ** 2)
         if self.weight is not None:
             loss = self.weight(t).to(loss.dtype) * loss
         return {"loss": loss}
@@ -98,7 +102,7 @@ class Matching:
             x0 = batch.x0
         if self.coupling is independent:
             return x0, x1, batch.cond
-        i, j = self.coupling(x0, x1, noise)
+        i, j = self.coupling(x0, x1, noise, batch.cond)
         return x0[i], x1[j], {name: value[j] for name, value in batch.cond.items()}
 
 

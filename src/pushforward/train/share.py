@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from pushforward import __version__
-from pushforward.core import paths
+from pushforward.core import interpolants, paths
 from pushforward.core.errors import CheckpointError, Error
 from pushforward.core.fields import EDMPreconditioning, Model
 from pushforward.guidance import NoisyClassifier
@@ -33,6 +33,7 @@ PATHS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         paths.CondOT, paths.Cosine, paths.VP, paths.SubVP, paths.VE, paths.EDM, paths.DiscretePath,
+        interpolants.Tube, interpolants.BrownianBridge, interpolants.SmoothBridge,
     )
 }  # fmt: skip
 PRECONDITIONINGS: dict[str, type] = {"EDMPreconditioning": EDMPreconditioning}
