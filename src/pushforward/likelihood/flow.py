@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from pushforward.core import derivatives
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
 from pushforward.core.noise import PROBE, Noise
@@ -47,13 +48,7 @@ def divergence(field: Field, x: Tensor, t: Tensor | float, **cond: Any) -> tuple
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         u = field(x, t, **cond)
-        flat = u.flatten(1)
-        total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        for i in range(
-            flat.shape[1] if u.requires_grad else 0
-        ):  # a velocity without x in it has none
-            (row,) = torch.autograd.grad(flat[:, i].sum(), x, retain_graph=True)
-            total = total + row.flatten(1)[:, i]
+        total = derivatives.divergence(u, x)
     return u.detach(), total.detach()
 
 
@@ -67,11 +62,7 @@ def traces(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         u = field(x, t, **cond)
-        u = u if u.requires_grad else u + 0 * x  # a velocity without x in it
-        rows = [
-            sum_data(torch.autograd.grad(u, x, probe, retain_graph=True)[0] * probe)
-            for probe in probes.unbind(1)
-        ]
+        rows = [derivatives.quadratic_form(u, x, probe) for probe in probes.unbind(1)]
     return u.detach(), torch.stack(rows, dim=1).detach()
 
 

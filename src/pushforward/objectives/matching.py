@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from pushforward.core.errors import InputError
 from pushforward.core.fields import Model, null_condition
 from pushforward.core.interpolants import Interpolant
 from pushforward.core.noise import DROP, LATENT, SOURCE, Noise
+from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction, check_defined, target
 from pushforward.core.shapes import mean_data
 from pushforward.core.times import TimeDraw, Uniform
@@ -30,6 +31,53 @@ class Objective(Protocol):
     """What the training loop minimises: per-sample losses (B,), under one key for each optimiser."""
 
     def __call__(self, batch: Batch, noise: Noise) -> dict[str, Tensor]: ...
+
+
+class Drawn(NamedTuple):
+    """Pairs x0, x1 (B, ...), their times (B,), and what the network is told of x1."""
+
+    x0: Tensor
+    x1: Tensor
+    t: Tensor
+    cond: dict[str, Tensor]
+
+
+def draw(
+    path: Path,
+    batch: Batch | Tensor,
+    noise: Noise,
+    times: TimeDraw,
+    drop: float = 0.0,
+    coupling: Coupling = independent,
+) -> Drawn:
+    """What an objective along a path draws for a batch: source, pairs, times, and which conditions are dropped."""
+    if isinstance(batch, Tensor):
+        batch = Batch(batch)
+    if len(noise) != len(batch):
+        raise InputError(f"{len(noise)} noise ids for a batch of {len(batch)}")
+    noise, x0, x1, cond = noise.to(batch.x1.device), batch.x0, batch.x1, batch.cond
+    if x0 is None:
+        x0 = noise.normal(x1.shape[1:], SOURCE, x1.dtype)
+    elif path.gaussian_source:
+        raise InputError(
+            f"the batch brings its own source samples, and {path} says the source is Gaussian "
+            f"noise: build the model on a path with gaussian_source=False"
+        )
+    if coupling is not independent:
+        i, j = coupling(x0, x1, noise, cond)
+        x0, x1, cond = x0[i], x1[j], {name: value[j] for name, value in cond.items()}
+    if drop > 0 and cond:
+        cond = null_condition(cond, noise.uniform((), DROP) < drop)
+    return Drawn(x0, x1, times(noise), cond)
+
+
+def weighted(loss: Tensor, weight: Callable[[Tensor], Tensor] | None, t: Tensor) -> Tensor:
+    return loss if weight is None else weight(t).to(loss.dtype) * loss
+
+
+def check_drop(drop: float) -> None:
+    if not 0 <= drop <= 1:
+        raise InputError(f"drop is {drop}; it is a probability")
 
 
 @dataclass(frozen=True)
@@ -56,8 +104,7 @@ class Matching:
 
     def __post_init__(self) -> None:
         check_defined(self.measured, self.model.path)
-        if not 0 <= self.drop <= 1:
-            raise InputError(f"drop is {self.drop}; it is a probability")
+        check_drop(self.drop)
         if self.coupling is not independent and self.model.path.gaussian_source:
             raise InputError(
                 f"a coupling makes x0 depend on x1, and {self.model.path} says they are independent: "
@@ -70,40 +117,15 @@ class Matching:
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
-        if isinstance(batch, Tensor):
-            batch = Batch(batch)
-        if len(noise) != len(batch):
-            raise InputError(f"{len(noise)} noise ids for a batch of {len(batch)}")
-        noise = noise.to(batch.x1.device)
-        x0, x1, cond = self._pairs(batch, noise)
-        t = self.times(noise)
-        if self.drop > 0 and cond:
-            cond = null_condition(cond, noise.uniform((), DROP) < self.drop)
         path, measured = self.model.path, self.measured
+        x0, x1, t, cond = draw(path, batch, noise, self.times, self.drop, self.coupling)
         if isinstance(path, Interpolant):
-            x_t, goal = path.mix(x0, x1, noise.normal(x1.shape[1:], LATENT, x1.dtype), t)
+            z = noise.to(x1.device).normal(x1.shape[1:], LATENT, x1.dtype)
+            x_t, goal = path.mix(x0, x1, z, t)
         else:
             x_t, goal = path.sample(x0, x1, t), target(measured, x0, x1, t, path)
         loss = mean_data((self.model(x_t, t, measured, **cond) - goal) ** 2)
-        if self.weight is not None:
-            loss = self.weight(t).to(loss.dtype) * loss
-        return {"loss": loss}
-
-    def _pairs(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        x1 = batch.x1
-        if batch.x0 is None:
-            x0 = noise.normal(x1.shape[1:], SOURCE, x1.dtype)
-        elif self.model.path.gaussian_source:
-            raise InputError(
-                f"the batch brings its own source samples, and {self.model.path} says the source is Gaussian "
-                f"noise: build the model on a path with gaussian_source=False"
-            )
-        else:
-            x0 = batch.x0
-        if self.coupling is independent:
-            return x0, x1, batch.cond
-        i, j = self.coupling(x0, x1, noise, batch.cond)
-        return x0[i], x1[j], {name: value[j] for name, value in batch.cond.items()}
+        return {"loss": weighted(loss, self.weight, t)}
 
 
 @dataclass(frozen=True)
