@@ -236,6 +236,11 @@ def _start(
     dtype: torch.dtype,
 ) -> Tensor:
     if source is None:
+        trained = _find(model, "info", {}).get("source")
+        if trained is not None:
+            raise InputError(
+                f"this model was trained to start from {trained}, and not from noise: pass source="
+            )
         return model.path.source_std * noise.normal(size, START, dtype)
     x = source[rows] if isinstance(source, Tensor) else source.draw(noise)
     return x.to(noise.ids.device, dtype)

@@ -121,9 +121,9 @@ ERRORS = {
     "train toy2d --out empty --resume": "empty is not a run folder: it has no config.toml",
     "train toy2d --out file --resume": "file is not a run folder: it has no config.toml",
     "train digits --out plane --resume": "plane holds a run of the recipe toy2d, not digits",
-    "train toy2d --out plane --resume --lr 0.5 --law moons":
+    "train toy2d --out plane --resume --lr 0.5 --target moons":
     "--resume goes on with the options of plane; these differ: "
-    "--lr 0.5 (the run has 0.002), --law moons (the run has 8gaussians). "
+    "--lr 0.5 (the run has 0.002), --target moons (the run has 8gaussians). "
     "Leave them out, or start a new run in another --out",
     "train images --out new": "--data is missing: a folder of images, or a .npy or .npz file",
     "train images --data nowhere --out new": "there is no folder nowhere",
@@ -182,11 +182,11 @@ MISUSE = {
     "train digits --drop 1.5": "Input should be less than or equal to 1",
     "train digits --dropout 1": "Input should be less than 1",
     "train toy2d --path nothing":
-    "Expected one of ('condot', 'cosine', 'vp', 'subvp', 've', 'edm', 'ddpm-linear', 'ddpm-cosine')",
-    "train toy2d --prediction nothing": "Expected one of ('velocity', 'data', 'noise', 'score', 'v')",
+    "Expected one of ('auto', 'condot', 'cosine', 'vp', 'subvp', 've', 'edm', 'ddpm-linear', 'ddpm-cosine', 'tube', ",
+    "train toy2d --prediction nothing": "Expected one of ('auto', 'velocity', 'data', 'noise', 'score', 'v')",
     "train toy2d --times nothing": "Expected one of ('uniform', 'logit-normal', 'mode', 'cosmap', 'edm')",
     "train toy2d --decay nothing": "Expected one of ('constant', 'cosine', 'linear')",
-    "train toy2d --law nothing":
+    "train toy2d --target nothing":
     "Expected one of ('8gaussians', 'moons', 's-curve', 'checkerboard', 'spirals', 'pinwheel')",
     "train images --channels 2": "Expected one of ('1', '3')",
     "sample": "Missing from pushforward sample",

@@ -11,9 +11,10 @@ import pushforward as pf
 from pushforward.cli.sampling import GridName, SolverName
 from pushforward.data import LAWS
 from pushforward.recipes import RECIPES
-from pushforward.recipes.options import PathName, PredictionName, Recipe, TimesName
+from pushforward.recipes.objectives import WEIGHTS
+from pushforward.recipes.options import PathName, PredictionName, Recipe, TimesName, WeightName
 from pushforward.recipes.tables import GRIDS, PATHS, SOLVERS, STOCHASTIC, own_grid, training_times
-from pushforward.recipes.toy2d import LawName
+from pushforward.recipes.toy2d import LawName, SourceName
 from pushforward.train.loop import Settings
 from pushforward.train.schedules import Decay
 
@@ -25,9 +26,11 @@ from pushforward.train.schedules import Decay
         (SolverName, SOLVERS),
         (GridName, GRIDS),
         (LawName, LAWS),
+        (SourceName, ["gaussian", *LAWS]),
+        (WeightName, ["none", *WEIGHTS]),
         (PredictionName, pf.PREDICTIONS),
     ],
-    ids=["paths", "solvers", "grids", "laws", "predictions"],
+    ids=["paths", "solvers", "grids", "laws", "sources", "weights", "predictions"],
 )
 def test_names_are_the_keys_of_their_table(names, table) -> None:
     assert sorted(get_args(names)) == sorted(table)
@@ -35,6 +38,10 @@ def test_names_are_the_keys_of_their_table(names, table) -> None:
 
 def test_a_falling_rate_has_one_set_of_names() -> None:
     assert get_args(Recipe.model_fields["decay"].annotation) == get_args(Decay)
+
+
+# Paths whose source is Gaussian noise.
+GAUSSIAN = [name for name, path in PATHS.items() if path().gaussian_source]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -61,7 +68,7 @@ def test_laws_of_times_are_different_laws() -> None:
     assert len({tuple(draw) for draw in draws}) == len(draws)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", GAUSSIAN)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_samples_every_path(solver: str, path: str) -> None:
     law = pf.GaussianMixture(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1))

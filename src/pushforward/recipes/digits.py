@@ -32,7 +32,15 @@ class Digits(Recipe):
         train, held_out = digits.halves(seed=0)
         return assemble(
             self,
-            lambda: UNet(1, self.width, (1, 2), self.blocks, classes=10, dropout=self.dropout),
+            lambda outputs: UNet(
+                1,
+                self.width,
+                (1, 2),
+                self.blocks,
+                classes=10,
+                dropout=self.dropout,
+                outputs=outputs,
+            ),
             train,
             held_out,
             shape=train.shape,

@@ -29,15 +29,19 @@ class DigitsClassifier(Recipe):
         from pushforward.nets import ImageClassifier
         from pushforward.objectives import Classification
         from pushforward.recipes.experiment import Classifying, find_device, seeded
-        from pushforward.recipes.tables import PATHS, training_times
+        from pushforward.recipes.objectives import find_path
+        from pushforward.recipes.tables import training_times
         from pushforward.train.stream import Shuffled
 
-        if (self.prediction, self.measure, self.edm) != ("velocity", None, False):
+        if (self.prediction, self.measure, self.edm, self.objective, self.coupling, self.weight) != (
+            "auto", None, False, "matching", "independent", "none",
+        ):  # fmt: skip
             raise InputError(
-                "a classifier predicts classes: leave --prediction, --measure and --edm out"
+                "a classifier predicts classes: leave --prediction, --measure, --edm, --objective, --coupling and "
+                "--weight out"
             )
         train, held_out = load_digits().halves(seed=0)
-        path = PATHS[self.path]()
+        path = find_path(self, gaussian_source=True)
         model = NoisyClassifier(
             seeded(
                 lambda: ImageClassifier(1, 10, self.width, (1, 2), self.blocks, self.dropout),

@@ -7,24 +7,25 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from pushforward.core.errors import CheckpointError, InputError
-from pushforward.core.fields import EDMPreconditioning, Model
+from pushforward.core.fields import Model
 from pushforward.core.oracle import Law
 from pushforward.data.arrays import Dataset
+from pushforward.data.toy import LAWS
 from pushforward.evaluate import pictures
 from pushforward.evaluate.report import balanced_labels, judge_dataset, judge_law
 from pushforward.guidance import NoisyClassifier
-from pushforward.objectives import Classification, Matching
+from pushforward.objectives import Classification, Objective
+from pushforward.recipes.objectives import NetFactory, find_coupling, find_objective, find_path
 from pushforward.recipes.options import PLACE, Recipe
-from pushforward.recipes.tables import PATHS, training_times
-from pushforward.sampling import generate
+from pushforward.sampling import default_sampler, generate
 from pushforward.train.files import locked, write_file
 from pushforward.train.log import Reporter
 from pushforward.train.loop import Settings, Trainer
@@ -40,14 +41,16 @@ class Experiment:
     """The parts of a run.
 
     held_out: data kept apart for evaluation; None where the data are a law. fingerprint: of the data.
+    source: what samples start from; None for Gaussian noise.
     """
 
-    model: Model
-    objective: Matching
+    model: Any
+    objective: Objective
     stream: Stream
     data: Dataset | Law
     held_out: Dataset | None
     fingerprint: str
+    source: Law | None = None
 
     def picture(self, samples: Tensor, label: Tensor | None, title: str) -> Any:
         """Samples as a Pillow image: a grid, or where points of the plane fall."""
@@ -55,6 +58,7 @@ class Experiment:
 
     def judge(self, num: int, **sampling: Any) -> tuple[dict[str, float], Tensor, Tensor | None]:
         """Figures, samples and labels; see evaluate.report."""
+        sampling = {"source": self.source} | sampling
         if isinstance(self.data, Dataset):
             if self.held_out is None:
                 raise InputError(
@@ -97,7 +101,7 @@ def draw(samples: Tensor, info: Mapping[str, Any], label: Tensor | None, title: 
 
 def assemble(
     recipe: Recipe,
-    net: Callable[[], nn.Module],
+    net: NetFactory,
     data: Dataset | Law,
     held_out: Dataset | None,
     shape: tuple[int, ...],
@@ -105,38 +109,63 @@ def assemble(
     fingerprint: str,
     info: dict[str, Any],
     drop: float = 0.0,
+    source: Law | None = None,
+    stream: Stream | None = None,
 ) -> Experiment:
-    """The parts of a run from a recipe's options, its network and its data."""
-    path = PATHS[recipe.path]()
+    """The parts of a run from a recipe's options, its network and its data.
+
+    net: builds the network with so many answers for each channel. source: what x0 is drawn from, None for Gaussian
+    noise. stream: batches, if they are not plain draws of the data and the source.
+    """
+    coupling = find_coupling(recipe)
+    path = find_path(recipe, source is None and coupling is None)
     device = find_device(recipe.device)
-    model = Model(
-        seeded(net, recipe.seed),
-        path,
-        "data" if recipe.edm else recipe.prediction,
-        EDMPreconditioning() if recipe.edm else None,
-        shape=shape,
-        classes=classes,
-        info=info | {"data": fingerprint},
-    ).to(device)
-    objective = Matching(
-        model,
-        recipe.measure,
-        training_times(recipe.times, path, recipe.low_discrepancy),
-        drop=drop if classes else 0.0,
+    model, objective = seeded(
+        lambda: find_objective(
+            recipe,
+            net,
+            path,
+            drop if classes else 0.0,
+            shape=shape,
+            classes=classes,
+            info=info | {"data": fingerprint},
+        ),
+        recipe.seed,
     )
-    stream: Stream
-    if isinstance(data, Dataset):
-        stream = Shuffled(data, recipe.batch_size, recipe.seed)
-    else:
-        stream = Drawn(data, recipe.batch_size, recipe.seed)
-    return Experiment(model, objective, stream, data, held_out, fingerprint)
+    model.to(device)
+    if stream is None:
+        if isinstance(data, Dataset):
+            stream = Shuffled(data, recipe.batch_size, recipe.seed)
+        else:
+            stream = Drawn(data, recipe.batch_size, recipe.seed)
+        if source is not None:
+            from pushforward.train.stream import Sourced
+
+            stream = Sourced(stream, source, recipe.seed)
+    if coupling is not None:
+        from pushforward.train.ahead import Ahead
+        from pushforward.train.stream import Coupled
+
+        stream = Ahead(Coupled(stream, coupling, recipe.seed))
+    return Experiment(model, objective, stream, data, held_out, fingerprint, source)
 
 
-def seeded(net: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A network whose weights are a function of the seed; the generator of the caller is left as it was."""
+Made = TypeVar("Made")
+
+
+def seeded(make: Callable[[], Made], seed: int) -> Made:
+    """Networks whose weights are a function of the seed; the generator of the caller is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        return net()
+        return make()
+
+
+def find_source(model: Any, folder: Path) -> Law | None:
+    """What samples of the model in a run folder start from; None for Gaussian noise."""
+    name = model.info.get("source")
+    if name is None:
+        return None
+    return LAWS[name]() if name in LAWS else experiment_of(folder).source
 
 
 def find_device(name: str) -> torch.device:
@@ -158,12 +187,21 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
 
     def png(model: Model) -> bytes:
         label = None if classes is None else balanced_labels(num, classes)
-        samples = generate(model, num, nfe=20, seed=PICTURE_SEED, label=label, batch_size=1024)
+        solver = default_sampler(model, 20)
+        samples = generate(
+            model,
+            num,
+            solver=solver,
+            nfe=20,
+            source=experiment.source,
+            seed=PICTURE_SEED,
+            label=label,
+            batch_size=1024,
+        )
         settings = {
             "seed": PICTURE_SEED,
             "nfe": 20,
-            "solver": "learned",
-            "grid": "learned",
+            "solver": type(solver).__name__,
             "weights": "EMA, in training",
         }
         return pictures.png(experiment.picture(samples, label, ""), settings)

@@ -75,7 +75,7 @@ class Images(Recipe):
         train, held_out = whole.split(1 - self.held_out, seed=0)
         return assemble(
             self,
-            lambda: UNet(
+            lambda outputs: UNet(
                 train.shape[0],
                 self.width,
                 self.multipliers,
@@ -83,6 +83,7 @@ class Images(Recipe):
                 self.attention,
                 train.classes,
                 self.dropout,
+                outputs=outputs,
             ),
             train,
             held_out,

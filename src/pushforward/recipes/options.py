@@ -11,9 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from pushforward.recipes.experiment import Classifying, Experiment
 
-PathName = Literal["condot", "cosine", "vp", "subvp", "ve", "edm", "ddpm-linear", "ddpm-cosine"]
+PathName = Literal[
+    "condot", "cosine", "vp", "subvp", "ve", "edm", "ddpm-linear", "ddpm-cosine", "tube", "brownian", "smooth-bridge"
+]  # fmt: skip
 TimesName = Literal["uniform", "logit-normal", "mode", "cosmap", "edm"]
 PredictionName = Literal["velocity", "data", "noise", "score", "v"]
+ObjectiveName = Literal[
+    "matching", "denoising", "implicit", "sliced", "variational", "hybrid", "sf2m", "dsbm", "dsb", "diffflow",
+    "maximum-likelihood",
+]  # fmt: skip
+CouplingName = Literal["independent", "ot", "sinkhorn", "conditional-ot"]
+WeightName = Literal["none", "likelihood", "min-snr", "truncated-snr", "p2"]
 
 # Options that say where and how a run goes on the machine at hand, and not what it computes.
 PLACE = frozenset({"out", "resume", "device"})
@@ -33,14 +41,43 @@ class Recipe(BaseModel, ABC):
     )
     seed: int = Field(0, ge=0, lt=2**64, description="Key of all randomness.")
 
-    path: PathName = Field("condot", description="Probability path.")
-    prediction: PredictionName = Field("velocity", description="What the network predicts.")
+    objective: ObjectiveName = Field(
+        "matching",
+        description="What is minimised: regression of a prediction; score matching (denoising, implicit, sliced); "
+        "DDPM's bound with a learned variance (variational, hybrid); a Schroedinger bridge (sf2m, dsbm, dsb); "
+        "DiffFlow; the likelihood of a continuous normalising flow.",
+    )
+    coupling: CouplingName = Field(
+        "independent", description="How source and data are paired within a batch."
+    )
+    regularisation: float | None = Field(
+        None,
+        gt=0,
+        description="Epsilon of the entropic plan of cost |x0 - x1|^2, for --coupling sinkhorn. Left out: 2 std^2.",
+    )
+    path: Literal["auto", PathName] = Field(
+        "auto",
+        description="Probability path; auto: brownian for bridges, ddpm-linear for variational and hybrid, "
+        "condot for all else.",
+    )
+    std: float | None = Field(
+        None,
+        gt=0,
+        description="Noise on the way, of the paths tube, brownian and smooth-bridge. Left out: 0.01, 1, 1.",
+    )
+    prediction: Literal["auto", PredictionName] = Field(
+        "auto",
+        description="What the network predicts; auto: noise for variational and hybrid, else velocity.",
+    )
     measure: PredictionName | None = Field(
         None,
         description="Prediction in which the loss is measured. Left out: what the network predicts.",
     )
     edm: bool = Field(
         False, description="Wrap the network by EDM preconditioning; it then predicts data."
+    )
+    weight: WeightName = Field(
+        "none", description="Weight of the loss over time, for regression of a prediction."
     )
     times: TimesName = Field("uniform", description="Law of training times.")
     low_discrepancy: bool = Field(True, description="Spread the times of a batch evenly.")

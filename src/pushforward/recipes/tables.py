@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pushforward.core import paths, times
+from pushforward.core import interpolants, paths, times
 from pushforward.core.errors import InputError
 from pushforward.solvers import (
     DDIM,
@@ -27,6 +27,7 @@ from pushforward.solvers import (
     Solver,
     StochasticHeun,
 )
+from pushforward.solvers.sde import NoiseLevel
 
 PATHS: dict[str, Callable[[], paths.Path]] = {
     "condot": paths.CondOT,
@@ -37,6 +38,9 @@ PATHS: dict[str, Callable[[], paths.Path]] = {
     "edm": paths.EDM,
     "ddpm-linear": paths.DiscretePath.linear,
     "ddpm-cosine": paths.DiscretePath.cosine,
+    "tube": interpolants.Tube,
+    "brownian": interpolants.BrownianBridge,
+    "smooth-bridge": interpolants.SmoothBridge,
 }
 
 
@@ -88,7 +92,7 @@ SOLVERS: dict[str, Callable[[paths.Path], Solver]] = {
     "dpm++sde": lambda path: DPMSolver(2, "data", eta=1, sde=True),
     "ddim": lambda path: DDIM(),
     "ddpm": lambda path: DDPM(),
-    "euler-maruyama": lambda path: EulerMaruyama(path.sigma),
+    "euler-maruyama": lambda path: EulerMaruyama(noise_level(path)),
     "stochastic-heun": lambda path: StochasticHeun(path.sigma),
     "euler-ancestral": lambda path: DDIM(eta=1),
     "edm": lambda path: ChurnedHeun(),
@@ -96,6 +100,12 @@ SOLVERS: dict[str, Callable[[paths.Path], Solver]] = {
     "annealed-langevin": lambda path: AnnealedLangevin(),
     "predictor-corrector": lambda path: PredictorCorrector(DDPM(), Langevin(4 * 0.16**2)),
 }
+
+
+def noise_level(path: paths.Path) -> NoiseLevel:
+    """The g of a stochastic solver on a path: that of its Brownian motion, or sigma(t)."""
+    return path.std if isinstance(path, interpolants.BrownianBridge) else path.sigma
+
 
 # Those whose samples are a function of more than the noise at the start.
 STOCHASTIC = frozenset({

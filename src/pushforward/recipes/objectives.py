@@ -1,0 +1,135 @@
+"""Objectives by their names on the command line, each with the model that it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from pushforward.core.errors import InputError
+from pushforward.core.fields import EDMPreconditioning, Model
+from pushforward.core.interpolants import BrownianBridge, Interpolant
+from pushforward.core.paths import Path
+from pushforward.core.predictions import Prediction
+from pushforward.core.times import TimeDraw
+from pushforward.couplings import Coupling
+from pushforward.objectives import Matching, Objective
+from pushforward.recipes.options import Recipe
+from pushforward.recipes.tables import PATHS, training_times
+
+# What `net(outputs)` builds: a network with this many answers for each channel.
+NetFactory = Callable[[int], nn.Module]
+
+# Weights of a regression over time, from the path and the measure.
+WEIGHTS: dict[str, Callable[[Path, Prediction], Callable[[Tensor], Tensor]]] = {}
+
+BRIDGES = ("sf2m", "dsbm", "dsb")
+BOUNDS = ("variational", "hybrid")
+
+
+def find_path(recipe: Recipe, gaussian_source: bool) -> Path:
+    """The path of a recipe: its own, or that of its objective."""
+    name = recipe.path
+    if name == "auto":
+        name = "condot"
+        if recipe.objective in BRIDGES:
+            name = "brownian"
+        elif recipe.objective in BOUNDS:
+            name = "ddpm-linear"
+    path = PATHS[name]()
+    if recipe.std is not None:
+        if not isinstance(path, Interpolant):
+            raise InputError(f"--std is for the paths tube, brownian and smooth-bridge, not {name}")
+        path = replace(path, std=recipe.std)  # type: ignore[call-arg]
+    return path if gaussian_source else replace(path, gaussian_source=False)
+
+
+def find_coupling(recipe: Recipe) -> Coupling | None:
+    """The coupling of a recipe; None for independent pairs."""
+    if recipe.coupling != "sinkhorn" and recipe.regularisation is not None:
+        raise InputError("--regularisation is for --coupling sinkhorn")
+    if recipe.coupling == "independent":
+        return None
+    from pushforward.couplings import ConditionalTransport, OptimalTransport, Sinkhorn
+
+    match recipe.coupling:
+        case "ot":
+            return OptimalTransport()
+        case "conditional-ot":
+            return ConditionalTransport()
+        case "sinkhorn":
+            epsilon = recipe.regularisation
+            if epsilon is None:
+                path = find_path(recipe, False)
+                if not isinstance(path, BrownianBridge):
+                    raise InputError(
+                        "--coupling sinkhorn needs --regularisation: only on the path brownian it follows from --std"
+                    )
+                epsilon = 2 * path.std**2
+            return Sinkhorn(epsilon)
+    raise InputError(f"there is no coupling {recipe.coupling!r}")
+
+
+def find_objective(
+    recipe: Recipe, net: NetFactory, path: Path, drop: float, **about: Any
+) -> tuple[Any, Objective]:
+    """The model and what it minimises. drop: share of samples trained without their condition.
+
+    about: shape, classes and info of the model.
+    """
+    name = recipe.objective
+    prediction: Prediction = "noise" if name in BOUNDS else "velocity"
+    if recipe.prediction != "auto":
+        prediction = recipe.prediction
+    if name != "matching":
+        check_unused(recipe)
+    times = training_times(recipe.times, path, recipe.low_discrepancy)
+    if name in BRIDGES:
+        return bridge(recipe, net, path, times, about)
+    if name == "diffflow":
+        from pushforward.objectives import DiffFlow, DiffFlowModel
+
+        model = DiffFlowModel(net(1), net(1), **about)
+        return model, DiffFlow(model)
+    model = Model(
+        net(2 if name in BOUNDS else 1),
+        path,
+        "data" if recipe.edm else prediction,
+        EDMPreconditioning() if recipe.edm else None,
+        **about,
+    )
+    return model, regression(recipe, model, times, drop)
+
+
+def check_unused(recipe: Recipe) -> None:
+    """Refuse options that only the regression of a prediction takes."""
+    for option, default in (("measure", None), ("weight", "none")):
+        if getattr(recipe, option) != default:
+            raise InputError(f"--{option} is for --objective matching, not {recipe.objective}")
+
+
+def regression(recipe: Recipe, model: Model, times: TimeDraw, drop: float) -> Objective:
+    """Objectives of one network that predicts one thing."""
+    match recipe.objective:
+        case "matching":
+            if isinstance(model.path, BrownianBridge):
+                raise InputError(
+                    "the velocity of a Brownian bridge has infinite variance at its ends: take --objective sf2m, or "
+                    "--path smooth-bridge"
+                )
+            weight = None
+            if recipe.weight != "none":
+                weight = WEIGHTS[recipe.weight](model.path, recipe.measure or model.prediction)
+            return Matching(model, recipe.measure, times, weight, drop=drop)
+    raise InputError(f"there is no objective {recipe.objective!r}")
+
+
+def bridge(
+    recipe: Recipe, net: NetFactory, path: Path, times: TimeDraw, about: dict[str, Any]
+) -> tuple[Any, Objective]:
+    """Schroedinger bridges."""
+    if not isinstance(path, BrownianBridge):
+        raise InputError(f"--objective {recipe.objective} takes the path brownian, not {path}")
+    raise InputError(f"there is no objective {recipe.objective!r}")
