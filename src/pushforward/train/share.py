@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pushforward import __version__
 from pushforward.core import interpolants, paths
+from pushforward.core.bridges import BridgeModel, HalfBridges
 from pushforward.core.errors import CheckpointError, Error
 from pushforward.core.fields import EDMPreconditioning, Model
 from pushforward.guidance import NoisyClassifier
@@ -39,29 +40,33 @@ PATHS: dict[str, type] = {
 PRECONDITIONINGS: dict[str, type] = {"EDMPreconditioning": EDMPreconditioning}
 
 
-# What a folder can hold.
-Shared = Model | NoisyClassifier
+# What draws samples, and what a folder can hold.
+Sampled = Model | BridgeModel | HalfBridges
+Shared = Sampled | NoisyClassifier
+# The networks of a model of each kind, by the names that they have in it.
+KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "model": (Model, ("net",)),
+    "classifier": (NoisyClassifier, ("net",)),
+    "bridge": (BridgeModel, ("net",)),
+    "half-bridges": (HalfBridges, ("ahead", "back")),
+}
 
 
 def describe(model: Shared) -> dict[str, Any]:
     """All of a model but its weights, as JSON values."""
-    name = type(model.net).__name__
-    if NETS.get(name) is not type(model.net):
-        raise CheckpointError(
-            f"{name} is not one of the networks that a shared model may name ({', '.join(NETS)}): keep its state_dict, "
-            f"and rebuild it in code"
-        )
+    kind, parts = next((k, parts) for k, (cls, parts) in KINDS.items() if type(model) is cls)
     common = {
         "format": FORMAT,
         "pushforward": __version__,
-        "net": _component(name, model.net.config),
+        "kind": kind,
+        **{part: _of_network(getattr(model, part)) for part in parts},
         "path": _component(type(model.path).__name__, dataclasses.asdict(model.path)),
         "shape": list(model.shape),
         "classes": model.classes,
         "info": model.info,
     }
-    if isinstance(model, NoisyClassifier):
-        return common | {"kind": "classifier"}
+    if not isinstance(model, Model):
+        return common
     return common | {
         "prediction": model.prediction,
         "preconditioning": None
@@ -72,6 +77,16 @@ def describe(model: Shared) -> dict[str, Any]:
         ),
         "margin": model.margin,
     }
+
+
+def _of_network(net: Any) -> dict[str, Any]:
+    name = type(net).__name__
+    if NETS.get(name) is not type(net):
+        raise CheckpointError(
+            f"{name} is not one of the networks that a shared model may name ({', '.join(NETS)}): keep its state_dict, "
+            f"and rebuild it in code"
+        )
+    return _component(name, net.config)
 
 
 def _component(name: str, arguments: Any) -> dict[str, Any]:
@@ -86,27 +101,26 @@ def build(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Shar
             raise CheckpointError(
                 f"shape {shape!r} and classes {classes!r} must be positive whole numbers"
             )
-        _check_size(description, weights)
-        if description.get("kind") == "classifier":
-            return NoisyClassifier(
-                _network(description, weights),
-                _make("path", PATHS, description["path"]),
-                classes=classes,
-                shape=tuple(shape),
-                info=description["info"],
-            )
+        kind = description.get("kind", "model")
+        if kind not in KINDS:
+            raise CheckpointError(f"unknown kind of model {kind!r}; known are {', '.join(KINDS)}")
+        made, parts = KINDS[kind]
+        _check_size(description, weights, parts)
+        networks = [_network(description[part], weights) for part in parts]
+        path = _make("path", PATHS, description["path"])
+        about = {"shape": tuple(shape), "classes": classes, "info": description["info"]}
+        if made is not Model:
+            return made(*networks, path, **about)
         preconditioning = description["preconditioning"]
         return Model(
-            _network(description, weights),
-            _make("path", PATHS, description["path"]),
+            *networks,
+            path,
             description["prediction"],
             None
             if preconditioning is None
             else _make("preconditioning", PRECONDITIONINGS, preconditioning),
             margin=description["margin"],
-            shape=tuple(shape),
-            classes=classes,
-            info=description["info"],
+            **about,
         )
     except Error:
         raise
@@ -123,19 +137,23 @@ def _make(kind: str, table: Mapping[str, type], component: Mapping[str, Any]) ->
     return table[name](**component["arguments"])
 
 
-def _check_size(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """That the network's tensors are those of the file, before memory is taken for them."""
-    held = sum(w.numel() for w in weights.values())
-    if any(type(n) is int and n > held for n in description["net"]["arguments"].values()):
-        raise CheckpointError(f"{DESCRIPTION} describes a network larger than {WEIGHTS}")
-    with torch.device("meta"):
-        net = _network(description, weights)
-    check_fit({f"net.{name}": value for name, value in net.state_dict().items()}, weights, WEIGHTS)
+def _check_size(
+    description: Mapping[str, Any], weights: Mapping[str, Tensor], parts: Sequence[str]
+) -> None:
+    """That the networks' tensors are those of the file, before memory is taken for them."""
+    held, wanted = sum(w.numel() for w in weights.values()), {}
+    for part in parts:
+        if any(type(n) is int and n > held for n in description[part]["arguments"].values()):
+            raise CheckpointError(f"{DESCRIPTION} describes a network larger than {WEIGHTS}")
+        with torch.device("meta"):
+            net = _network(description[part], weights)
+        wanted |= {f"{part}.{name}": value for name, value in net.state_dict().items()}
+    check_fit(wanted, weights, WEIGHTS)
 
 
-def _network(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+def _network(component: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
     """The network, in the precision of its weights."""
-    net: nn.Module = _make("network", NETS, description["net"])
+    net: nn.Module = _make("network", NETS, component)
     kinds = {w.dtype for w in weights.values() if w.is_floating_point()}
     return net.to(kinds.pop()) if len(kinds) == 1 else net
 
@@ -171,7 +189,7 @@ def save_info(model: Shared, folder: str | FilePath) -> None:
     write_file(place, (json.dumps(description, indent=1) + "\n").encode())
 
 
-def load(folder: str | FilePath, device: torch.device | str = "cpu") -> Model:
+def load(folder: str | FilePath, device: torch.device | str = "cpu") -> Any:
     """The model in a run folder, ready to sample. `model.info["sha256"]` is the hash of its weights.
 
     Raises CheckpointError if it is missing, damaged or not of this library. Nothing in the files is executed.
