@@ -34,9 +34,11 @@ _NAMES = {
         "CheckpointError", "ConvergenceError", "DataError", "Error", "InputError", "NonFiniteError", "UndefinedError",
     ),
     "core.paths": ("CondOT", "Cosine", "DiscretePath", "EDM", "Path", "SubVP", "VE", "VP"),
+    "core.bridges": ("BridgeModel", "HalfBridges", "ScoreField"),
     "core.interpolants": ("BrownianBridge", "Interpolant", "SmoothBridge", "Tube"),
     "core.predictions": ("PREDICTIONS", "Prediction", "convert"),
     "core.fields": ("EDMPreconditioning", "Field", "FlowMap", "Model", "ScheduleTransfer"),
+    "core.pairs": ("GaussianPair",),
     "core.oracle": ("Empirical", "ExactField", "GaussianMixture", "Law"),
     "core.noise": ("Noise",),
     "core.shapes": ("as_time", "expand"),
@@ -64,6 +66,9 @@ if TYPE_CHECKING:
     from pushforward.core import oracle as oracle
     from pushforward.core import predictions as predictions
     from pushforward.core import times as times
+    from pushforward.core.bridges import BridgeModel as BridgeModel
+    from pushforward.core.bridges import HalfBridges as HalfBridges
+    from pushforward.core.bridges import ScoreField as ScoreField
     from pushforward.core.errors import CheckpointError as CheckpointError
     from pushforward.core.errors import ConvergenceError as ConvergenceError
     from pushforward.core.errors import DataError as DataError
@@ -85,6 +90,7 @@ if TYPE_CHECKING:
     from pushforward.core.oracle import ExactField as ExactField
     from pushforward.core.oracle import GaussianMixture as GaussianMixture
     from pushforward.core.oracle import Law as Law
+    from pushforward.core.pairs import GaussianPair as GaussianPair
     from pushforward.core.paths import EDM as EDM
     from pushforward.core.paths import VE as VE
     from pushforward.core.paths import VP as VP

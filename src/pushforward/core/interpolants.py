@@ -6,7 +6,9 @@ The source may be any law, and the pair coupled in any way: the velocity and the
 
     u(x, t) = E[alpha' x1 + sigma' x0 + gamma' z | x_t = x],      score = -E[z | x_t = x]/gamma
 
-With noise g, `dX = (u + g^2/2 score) dt + g dW` has the same marginals, forwards and, with dt < 0, backwards.
+and so `u = line - gamma gamma' score` with line = E[alpha' x1 + sigma' x0 | x_t = x]: finite where gamma' is not.
+With noise g, `dX = (u + g^2/2 score) dt + g dW` has the same marginals, and so has `dX = (u - g^2/2 score) dt + g dW`
+with dt < 0, backwards.
 
 Albergo, Boffi, Vanden-Eijnden 2023 (arXiv 2303.08797), sec. 2; Tong et al. 2024 (arXiv 2307.03672), eq. 8 for the
 Brownian bridge.
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pushforward.core.errors import InputError
+from pushforward.core.errors import InputError, UndefinedError
 from pushforward.core.paths import Coefficients, Path
 from pushforward.core.shapes import as_time, expand
 
@@ -30,11 +32,19 @@ from pushforward.core.shapes import as_time, expand
 class Interpolant(Path):
     """A path with gamma(t): `x_t = alpha x1 + sigma x0 + gamma z`.
 
-    A new one writes alpha, sigma and gamma. Of the five predictions only the velocity follows from a network that
-    knows the velocity: data and noise are two of three unknowns here.
+    A new one writes alpha, sigma and gamma, and `latent` and `growth` in closed form where gamma' is infinite. Of the
+    five predictions only the velocity follows from a network that knows the velocity: data and noise are two of three
+    unknowns here. No noising diffusion leads along it, so that `forward_sde` is an error.
     """
 
     gaussian_source: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.gaussian_source:
+            raise InputError(
+                f"{type(self).__name__} adds noise of its own to a source of any law: leave gaussian_source=False, "
+                f"also for Gaussian noise, or take a path such as CondOT"
+            )
 
     @abstractmethod
     def gamma(self, t: Tensor) -> Tensor:
@@ -45,8 +55,23 @@ class Interpolant(Path):
         t = t.contiguous()
         return torch.func.jvp(self.gamma, (t,), (torch.ones_like(t),))[:2]
 
+    def growth(self, t: Tensor) -> Tensor:
+        """`gamma gamma' = (gamma^2)'/2` at t."""
+        gamma, d_gamma = self.latent(t)
+        return gamma * d_gamma
+
+    def forward_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        raise UndefinedError(
+            f"{self} is not the time reversal of a noising diffusion: give the noise level as a number or a function "
+            f"of t, such as the std of the Brownian bridge"
+        )
+
     def mix(self, x0: Tensor, x1: Tensor, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """x_t and d x_t / dt for the pair and its noise, (B, ...) each."""
+        """x_t and d x_t / dt for the pair and its noise, (B, ...) each; the latter is infinite where gamma' is."""
+        if z.shape != x1.shape:
+            raise InputError(
+                f"z is noise for x1, so their shapes must agree: {tuple(z.shape)} and {tuple(x1.shape)}"
+            )
         t = as_time(t, x1)
         gamma, d_gamma = (expand(value, z) for value in self.latent(t))
         return self.sample(x0, x1, t) + gamma * z, self.velocity(x0, x1, t) + d_gamma * z
@@ -59,6 +84,7 @@ class _Straight(Interpolant):
     std: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.std < math.inf:
             raise InputError(f"std is {self.std}; it must be positive and finite")
 
@@ -91,8 +117,10 @@ class Tube(_Straight):
 class BrownianBridge(_Straight):
     """Brownian motion of diffusion std, pinned to x0 and x1: `x_t = t x1 + (1 - t) x0 + std sqrt(t (1 - t)) z`.
 
-    gamma' is infinite at both ends. With g = std and (x0, x1) from the entropic plan of cost |x0 - x1|^2/2 and
-    regularisation std^2, the process is the Schroedinger bridge (Tong et al. 2024, arXiv 2307.03672, prop. 3.1).
+    gamma' is infinite at both ends, and the mean square of gamma' z over all t with it: `ScoreAndFlowMatching` has
+    targets of finite variance, plain matching of the velocity has not. With g = std and (x0, x1) from the entropic plan
+    of cost |x0 - x1|^2/2 and regularisation std^2, the process is the Schroedinger bridge (Tong et al. 2024, arXiv
+    2307.03672, prop. 3.1).
     """
 
     def gamma(self, t: Tensor) -> Tensor:
@@ -101,6 +129,9 @@ class BrownianBridge(_Straight):
     def latent(self, t: Tensor) -> tuple[Tensor, Tensor]:
         gamma = self.gamma(t)
         return gamma, self.std**2 * (1 - 2 * t) / (2 * gamma)
+
+    def growth(self, t: Tensor) -> Tensor:
+        return self.std**2 * (1 - 2 * t) / 2
 
 
 @dataclass(frozen=True)

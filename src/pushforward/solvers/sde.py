@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pushforward.core.bridges import require_score
 from pushforward.core.errors import InputError, UndefinedError
 from pushforward.core.fields import Field
+from pushforward.core.interpolants import Interpolant
 from pushforward.core.noise import SOLVER, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import check_defined
@@ -50,7 +52,10 @@ class Reversal:
 
 @dataclass(frozen=True)
 class _Diffusion:
-    """The SDE with the flow's marginals and noise level g, and what its solvers share."""
+    """The SDE with the flow's marginals and noise level g, and what its solvers share.
+
+    On a Gaussian path the velocity gives the score; on an interpolant the field is asked for both, in one call.
+    """
 
     g: NoiseLevel = 1.0
 
@@ -61,6 +66,8 @@ class _Diffusion:
             )
 
     def init(self, x: Tensor, grid: Tensor, path: Path) -> None:
+        if isinstance(path, Interpolant):
+            return  # the score is the field's own
         check_defined("score", path)
         # Later steps start within (0, 1).
         terms = torch.stack(self._terms(path, grid[0], self.noise_level(grid[0])))
@@ -76,7 +83,7 @@ class _Diffusion:
         return self.g(t) if callable(self.g) else torch.full_like(t, self.g)
 
     def correction(self, x: Tensor, t: Tensor, velocity: Tensor, field: Field) -> Tensor:
-        """`g^2/2 score`, from the velocity already in hand; 0 where g is."""
+        """`g^2/2 score`, from the velocity already in hand, on a Gaussian path; 0 where g is."""
         check_defined("score", field.path)
         a, b = self._terms(field.path, t, self.noise_level(t))
         return expand(a, x) * x + expand(b, x) * velocity
@@ -84,8 +91,16 @@ class _Diffusion:
     def drift(self, field: Field, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """`u + g^2/2 score`, the drift of the SDE that runs from noise to data."""
         t = as_time(t, x)
+        if isinstance(field.path, Interpolant):
+            u, c = self._asked(field, x, t, **cond)
+            return u + c
         u = field(x, t, **cond)
         return u + self.correction(x, t, u, field)
+
+    def _asked(self, field: Field, x: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
+        """(u, g^2/2 score) of a field on an interpolant."""
+        u, score = require_score(field).with_score(x, t, **cond)
+        return u, expand(self.noise_level(t) ** 2 / 2, x) * score
 
     def _terms(self, path: Path, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """(a, b) with `g^2/2 score = a x + b u`, each (B,).
@@ -111,7 +126,9 @@ class EulerMaruyama(_Diffusion):
 
     g: a number, or a function of t (B,) that returns (B,): `lambda t: path.sigma(t)`, or `Reversal(path, lam)` for the
     family between the flow and the time reversal of the noising diffusion. It needs a score, hence an independent
-    Gaussian source, and raises UndefinedError where a step would start from an infinite g^2/2 score.
+    Gaussian source or, on an interpolant, a `ScoreField`; and raises UndefinedError where a step would start from an
+    infinite g^2/2 score. On `BrownianBridge(std)`, g = std is the process itself: the Schroedinger bridge, if that was
+    learned.
 
     Holderrieth & Erives 2025 (arXiv 2506.02070), the SDE extension trick; Song et al. 2021 (arXiv 2011.13456).
     """
@@ -123,13 +140,18 @@ class EulerMaruyama(_Diffusion):
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
     ) -> tuple[Tensor, None]:
         h = s - t
-        u = field(x, t, **cond)
         g = self.noise_level(t)
-        a, b = (expand(h.abs() * c, x) for c in self._terms(field.path, t, g))
+        if isinstance(field.path, Interpolant):
+            u, c = self._asked(field, x, t, **cond)
+            kick = expand(h.abs(), x) * c
+        else:
+            u = field(x, t, **cond)
+            a, b = (expand(h.abs() * c, x) for c in self._terms(field.path, t, g))
+            kick = a * x + b * u
         z = noise.normal(x.shape[1:], SOLVER, x.dtype)
         # The first term as in `Euler`, to the last bit.
         moved = torch.addcmul(x, expand(h, x), u)
-        return moved + (a * x + b * u) + expand(g * h.abs().sqrt(), x) * z, None
+        return moved + kick + expand(g * h.abs().sqrt(), x) * z, None
 
 
 @dataclass(frozen=True)
@@ -159,6 +181,12 @@ class StochasticHeun(_Diffusion):
         size = expand(h.abs(), x)
         g = self.noise_level(t + h / 2)
         spread = expand(g * h.abs().sqrt(), x) * noise.normal(x.shape[1:], SOLVER, x.dtype)
+        if isinstance(field.path, Interpolant):
+            u, c = self._asked(field, x, t, **cond)
+            there = advance(x, h, (1,), [u]) + size * c + spread
+            u_there, c_there = self._asked(field, there, s, **cond)
+            moved = advance(x, h, (1 / 2, 1 / 2), [u, u_there])
+            return moved + size / 2 * (c + c_there) + spread, None
         a, b = (expand(c, x) for c in self._terms(field.path, t, self.noise_level(t)))
         u = field(x, t, **cond)
         c = a * x + b * u
