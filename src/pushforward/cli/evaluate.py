@@ -65,7 +65,7 @@ class Evaluate(Sampling):
         model = self.model()
         experiment = reopen(self.folder, self.device, model)
         sampler, num = self.sampler(model), self.num or 5000
-        figures, _, _ = experiment.judge(num, **self.arguments(sampler))
+        figures, _, _ = experiment.judge(num, **self.arguments(sampler, model))
         settings = self.settings(model, sampler) | {"num": num}
         write_json(self.folder / "evaluation.json", {"figures": figures, "settings": settings})
         show(figures, f"{num} samples, {described(sampler, self.budget(model))}, seed {self.seed}")
@@ -136,6 +136,7 @@ class Evaluate(Sampling):
                 "dopri5 makes as many calls as it takes: it cannot be compared by them"
             )
         model = self.model()
+        model.path.require_gaussian("comparison of samplers")
         num = self.num or 128
         distance = None
         if self.distance:

@@ -24,10 +24,10 @@ class Info(Command):
         model = load(self.folder)
         count = sum(p.numel() for p in model.parameters())
         facts: dict[str, Any] = {
-            "network": f"{type(model.net).__name__}, {count / 1e6:.3f} M parameters",
+            "network": f"{networks(model)}, {count / 1e6:.3f} M parameters",
             "path": str(model.path),
-            "predicts": model.prediction
-            + (" (EDM preconditioning)" if model.preconditioning else ""),
+            "predicts": predicted(model),
+            "starts from": model.info.get("source", "Gaussian noise"),
             "sample shape": " x ".join(map(str, model.shape)),
             "classes": model.classes or "none",
             "weights": f"EMA at step {model.info.get('step', '?')}, SHA-256 {model.info['sha256'][:16]}",
@@ -44,6 +44,18 @@ class Info(Command):
                 facts["last loss"] = f"{entries[-1]['loss']:.5f}"
         show(facts, str(self.folder))
         return 0
+
+
+def networks(model: Any) -> str:
+    """The classes of a model's networks."""
+    return " and ".join(type(part).__name__ for part in model.children())
+
+
+def predicted(model: Any) -> str:
+    """What a model predicts, in words."""
+    if not isinstance(getattr(model, "prediction", None), str):
+        return "velocity and score"
+    return str(model.prediction) + (" (EDM preconditioning)" if model.preconditioning else "")
 
 
 def described(entry: Mapping[str, Any]) -> str:

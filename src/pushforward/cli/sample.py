@@ -69,7 +69,7 @@ class Sample(Sampling):
         num = self.num or (8 * len(classes) if classes else 4000 if len(model.shape) == 1 else 64)
         label = torch.tensor([classes[i % len(classes)] for i in range(num)]) if classes else None
         sampler = self.sampler(model, field)
-        samples = generate(field, num, label=label, **self.arguments(sampler)).cpu()
+        samples = generate(field, num, label=label, **self.arguments(sampler, model)).cpu()
         out = self.out or self.folder / "generated"
         try:
             out.mkdir(parents=True, exist_ok=True)

@@ -141,9 +141,12 @@ class Sampling(Command):
             settings["sampler"] = fingerprint(sampler.solver)
         return settings
 
-    def arguments(self, sampler: Sampler) -> dict[str, Any]:
+    def arguments(self, sampler: Sampler, model: Model) -> dict[str, Any]:
         """Of `generate`."""
+        from pushforward.recipes.experiment import find_source
+
         return {
+            "source": find_source(model, self.folder),
             "solver": sampler.solver,
             "grid": sampler.grid,
             "guidance": self.guidance,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pushforward.core.bridges import BridgeModel, HalfBridges
 from pushforward.core.errors import InputError
 from pushforward.core.fields import EDMPreconditioning, Model
 from pushforward.core.interpolants import BrownianBridge, Interpolant
@@ -15,7 +16,13 @@ from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
 from pushforward.core.times import TimeDraw
 from pushforward.couplings import Coupling
-from pushforward.objectives import Matching, Objective
+from pushforward.objectives import (
+    BridgeMatching,
+    Matching,
+    Objective,
+    ProportionalFitting,
+    ScoreAndFlowMatching,
+)
 from pushforward.recipes.options import Recipe
 from pushforward.recipes.tables import PATHS, training_times
 
@@ -87,7 +94,7 @@ def find_objective(
         check_unused(recipe)
     times = training_times(recipe.times, path, recipe.low_discrepancy)
     if name in BRIDGES:
-        return bridge(recipe, net, path, times, about)
+        return bridge(recipe, net, path, times, drop, about)
     if name == "diffflow":
         from pushforward.objectives import DiffFlow, DiffFlowModel
 
@@ -127,9 +134,20 @@ def regression(recipe: Recipe, model: Model, times: TimeDraw, drop: float) -> Ob
 
 
 def bridge(
-    recipe: Recipe, net: NetFactory, path: Path, times: TimeDraw, about: dict[str, Any]
+    recipe: Recipe,
+    net: NetFactory,
+    path: Path,
+    times: TimeDraw,
+    drop: float,
+    about: dict[str, Any],
 ) -> tuple[Any, Objective]:
     """Schroedinger bridges."""
     if not isinstance(path, BrownianBridge):
-        raise InputError(f"--objective {recipe.objective} takes the path brownian, not {path}")
-    raise InputError(f"there is no objective {recipe.objective!r}")
+        raise InputError(f"--objective {recipe.objective} takes --path brownian, not {path}")
+    if recipe.objective == "sf2m":
+        model = BridgeModel(net(2), path, **about)
+        return model, ScoreAndFlowMatching(model, times=times, drop=drop)
+    halves = HalfBridges(net(1), net(1), path, **about)
+    if recipe.objective == "dsb":
+        return halves, ProportionalFitting(halves, recipe.phase)
+    return halves, BridgeMatching(halves, recipe.phase, times=times)

@@ -76,6 +76,9 @@ class Recipe(BaseModel, ABC):
     edm: bool = Field(
         False, description="Wrap the network by EDM preconditioning; it then predicts data."
     )
+    phase: int = Field(
+        1000, ge=1, description="Steps for which dsbm and dsb train in one direction of time."
+    )
     weight: WeightName = Field(
         "none", description="Weight of the loss over time, for regression of a prediction."
     )
