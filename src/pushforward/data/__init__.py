@@ -1,7 +1,8 @@
-"""Data: laws in the plane with known density, digits, arrays, folders of images."""
+"""Data: laws in the plane with known density, digits, arrays, folders of images, single cells."""
 
 from pushforward.data.arrays import Dataset, load_array
 from pushforward.data.batch import Batch
+from pushforward.data.cytometry import Asinh, Cells, load_cells
 from pushforward.data.digits import load_digits
 from pushforward.data.folder import load_folder
 from pushforward.data.toy import (
@@ -17,7 +18,9 @@ from pushforward.data.toy import (
 
 __all__ = [
     "LAWS",
+    "Asinh",
     "Batch",
+    "Cells",
     "Checkerboard",
     "Dataset",
     "EightGaussians",
@@ -27,6 +30,7 @@ __all__ = [
     "SCurve",
     "Spirals",
     "load_array",
+    "load_cells",
     "load_digits",
     "load_folder",
 ]
