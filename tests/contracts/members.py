@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 import pushforward as pf
 from pushforward.nets import MLP, UNet
-from pushforward.objectives import DenoisingScoreMatching, FlowMatching, Matching, NoisePrediction
+from pushforward.objectives import (
+    ControlledDenoising,
+    DenoisingScoreMatching,
+    FlowMatching,
+    ImplicitScoreMatching,
+    Matching,
+    NoisePrediction,
+    SlicedScoreMatching,
+)
 from pushforward.solvers import (
     DDIM,
     RK4,
@@ -120,6 +128,13 @@ OBJECTIVES = [
     pytest.param(NoisePrediction, "noise", id="NoisePrediction"),
     pytest.param(lambda m, **k: Matching(m, measure="data", **k), "data", id="Matching-data"),
     pytest.param(lambda m, **k: Matching(m, measure="v", **k), "v", id="Matching-v"),
+]
+
+# Those whose minimiser is the score as well, without being the regression of a target.
+SCORE_OBJECTIVES = [
+    pytest.param(ImplicitScoreMatching, "score", id="ImplicitScoreMatching"),
+    pytest.param(SlicedScoreMatching, "score", id="SlicedScoreMatching"),
+    pytest.param(ControlledDenoising, "score", id="ControlledDenoising"),
 ]
 
 # Networks: (builder, shape of one sample, number of classes or None).

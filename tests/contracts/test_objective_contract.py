@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from torch import nn
 
 import pushforward as pf
-from contracts.members import COUPLINGS, OBJECTIVES, Lookup, mixture, randn
+from contracts.members import COUPLINGS, OBJECTIVES, SCORE_OBJECTIVES, Lookup, mixture, randn
 from pushforward.core.noise import SOURCE
 from pushforward.core.times import Uniform
 from pushforward.objectives import DenoisingScoreMatching, FlowMatching, Matching, NoisePrediction
@@ -34,7 +34,7 @@ class Affine(nn.Module):
 
 
 @pytest.mark.parametrize("path", [pf.CondOT(), pf.Cosine(), pf.VP()], ids=repr)
-@pytest.mark.parametrize(("make", "measure"), OBJECTIVES)
+@pytest.mark.parametrize(("make", "measure"), OBJECTIVES + SCORE_OBJECTIVES)
 def test_the_conditional_loss_has_the_gradient_of_the_marginal_loss(make, measure, path):
     law = mixture(2, 3)
     field, net = law.field(path), Affine()
@@ -113,7 +113,7 @@ def test_the_loss_of_a_sample_is_its_mean_squared_error(make, measure):
     assert torch.allclose(loss, truth, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("make", "measure"), OBJECTIVES)
+@pytest.mark.parametrize(("make", "measure"), OBJECTIVES + SCORE_OBJECTIVES)
 def test_losses_do_not_depend_on_the_batch_and_weights_multiply_them(make, measure):
     path = pf.CondOT()
     model = pf.Model(Affine(), path)

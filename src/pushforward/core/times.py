@@ -55,6 +55,20 @@ class Uniform(TimeDraw):
 
 
 @dataclass(frozen=True)
+class Constant(TimeDraw):
+    """One and the same t: a single noise level, the ends included."""
+
+    time: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.time <= 1:
+            raise InputError(f"time is {self.time}; it must lie in [0, 1]")
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return torch.full_like(u, self.time)
+
+
+@dataclass(frozen=True)
 class LogitNormal(TimeDraw):
     """logit(t) ~ N(mean, std^2), density `exp(-(logit t - m)^2 / 2 s^2) / (s sqrt(2 pi) t (1 - t))`.
 

@@ -1,12 +1,14 @@
 """Objectives: what a model is trained to minimise."""
 
 from pushforward.objectives import weights
+from pushforward.objectives.adjoint import trajectory
 from pushforward.objectives.bridge import (
     BridgeMatching,
     ProportionalFitting,
     ScoreAndFlowMatching,
 )
 from pushforward.objectives.classification import Classification, noisy_accuracy
+from pushforward.objectives.diffflow import DiffFlow, DiffFlowModel
 from pushforward.objectives.matching import (
     DenoisingScoreMatching,
     FlowMatching,
@@ -14,6 +16,7 @@ from pushforward.objectives.matching import (
     NoisePrediction,
     Objective,
 )
+from pushforward.objectives.maximum_likelihood import MaximumLikelihood
 from pushforward.objectives.score import (
     ControlledDenoising,
     ExplicitScoreMatching,
@@ -26,15 +29,19 @@ __all__ = [
     "Classification",
     "ControlledDenoising",
     "DenoisingScoreMatching",
+    "DiffFlow",
+    "DiffFlowModel",
     "ExplicitScoreMatching",
     "FlowMatching",
     "ImplicitScoreMatching",
     "Matching",
+    "MaximumLikelihood",
     "NoisePrediction",
     "Objective",
     "ProportionalFitting",
     "ScoreAndFlowMatching",
     "SlicedScoreMatching",
     "noisy_accuracy",
+    "trajectory",
     "weights",
 ]

@@ -25,6 +25,7 @@ from pushforward.core.shapes import mean_data
 from pushforward.core.times import TimeDraw, Uniform
 from pushforward.couplings import Coupling, independent
 from pushforward.data.batch import Batch
+from pushforward.objectives.weights import Weight
 
 
 class Objective(Protocol):
@@ -75,6 +76,17 @@ def weighted(loss: Tensor, weight: Callable[[Tensor], Tensor] | None, t: Tensor)
     return loss if weight is None else weight(t).to(loss.dtype) * loss
 
 
+def check_weight(
+    weight: Callable[[Tensor], Tensor] | None, measure: Prediction, path: Path
+) -> None:
+    """That a published weight was made for this measure of errors and this path."""
+    if isinstance(weight, Weight) and (weight.measure, weight.path) != (measure, path):
+        raise InputError(
+            f"{type(weight).__name__} was made for errors of the {weight.measure} on {weight.path}, and they are "
+            f"measured in the {measure} on {path}: pass {type(weight).__name__}(model.path, {measure!r})"
+        )
+
+
 def check_drop(drop: float) -> None:
     if not 0 <= drop <= 1:
         raise InputError(f"drop is {drop}; it is a probability")
@@ -105,6 +117,7 @@ class Matching:
     def __post_init__(self) -> None:
         check_defined(self.measured, self.model.path)
         check_drop(self.drop)
+        check_weight(self.weight, self.measured, self.model.path)
         if self.coupling is not independent and self.model.path.gaussian_source:
             raise InputError(
                 f"a coupling makes x0 depend on x1, and {self.model.path} says they are independent: "
