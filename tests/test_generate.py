@@ -70,6 +70,8 @@ def test_samples_of_exact_laws_do_not_depend_on_the_batch_size(solver: pf.Solver
         torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)
     fewer = pf.generate(field, 9, solver=solver, nfe=20, label=label[:9], seed=3)
     torch.testing.assert_close(fewer, whole[:9], rtol=1e-12, atol=1e-12)
+    share = pf.generate(field, 14, solver=solver, nfe=20, label=label[9:], seed=3, start=9, batch_size=5)  # fmt: skip
+    torch.testing.assert_close(share, whole[9:], rtol=1e-12, atol=1e-12)
 
 
 def test_samples_of_networks_do_not_depend_on_the_batch_size_beyond_rounding() -> None:

@@ -37,6 +37,7 @@ def generate(
     grid: Tensor | None = None,
     source: Tensor | Law | None = None,
     seed: int = 0,
+    start: int = 0,
     batch_size: int = 256,
     shape: Sequence[int] | None = None,
     callback: Callback | None = None,
@@ -54,7 +55,8 @@ def generate(
     guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none.
     grid:       times (n + 1,) in place of nfe; if left out, the solver's own, or else `times.straight`.
     source:     states to start from (num, *shape), or a law to draw them from; Gaussian noise if left out.
-    seed:       sample i is a function of (seed, i), whatever the batch size, up to rounding in the network.
+    seed:       sample i is a function of (seed, start + i), whatever the batch size, up to rounding in the network.
+    start:      id of the first sample: calls that take shares make the samples of one.
     label:      one class for all, or one for each sample; -1 or None for no class. cond: other conditions (num, ...).
     callback:   called as by `integrate`, for each batch.
 
@@ -62,6 +64,8 @@ def generate(
     """
     if num < 1 or batch_size < 1:
         raise InputError(f"num and batch_size must be positive, got {num} and {batch_size}")
+    if start < 0:
+        raise InputError(f"start is {start}; ids count from 0")
     if grid is not None and nfe is not None:
         raise InputError("give either nfe or a grid, not both")
     if solver is None:
@@ -79,9 +83,9 @@ def generate(
 
     parts = []
     with torch.no_grad(), evaluating(model):
-        for start in range(0, num, batch_size):
-            rows = slice(start, min(start + batch_size, num))
-            noise = Noise.batch(rows.stop - start, seed, start=start, device=device)
+        for first in range(0, num, batch_size):
+            rows = slice(first, min(first + batch_size, num))
+            noise = Noise.batch(rows.stop - first, seed, start=start + first, device=device)
             x = _start(source, noise, rows, size, model, dtype)
             here = {name: value[rows].to(device) for name, value in cond.items()}
             x = integrate(
@@ -269,18 +273,18 @@ def _find(model: Any, name: str, default: Any) -> Any:
     return default
 
 
-def _networks(model: Any) -> list[nn.Module]:
+def networks(model: Any) -> list[nn.Module]:
     """The networks of a model and of all that it wraps, its own first."""
     if model is None or isinstance(model, nn.Module):
         return [] if model is None else [model]
     inside = vars(model).values() if is_dataclass(model) else [getattr(model, "field", None)]
-    return [net for value in inside for net in _networks(value)]
+    return [net for value in inside for net in networks(value)]
 
 
 def home(model: Field, source: Any = None) -> tuple[torch.device, torch.dtype]:
     """Where and in what precision a model computes; what has no parameters does so as the states that are given to
     start from, or in float64 on the CPU."""
-    parameter = next((p for net in _networks(model) for p in net.parameters()), None)
+    parameter = next((p for net in networks(model) for p in net.parameters()), None)
     if parameter is None:
         if isinstance(source, Tensor) and source.is_floating_point():
             return source.device, source.dtype
@@ -291,9 +295,9 @@ def home(model: Field, source: Any = None) -> tuple[torch.device, torch.dtype]:
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Dropout off, and back as it was."""
-    networks = _networks(model)
-    modes = [(m, m.training) for net in networks for m in net.modules()]
-    for net in networks:
+    inside = networks(model)
+    modes = [(m, m.training) for net in inside for m in net.modules()]
+    for net in inside:
         net.eval()
     try:
         yield
