@@ -55,7 +55,7 @@ class Likelihood(Command):
 
     def run(self) -> int:
         from pushforward.evaluate.likelihood import Settings, judge
-        from pushforward.recipes.experiment import find_device
+        from pushforward.recipes.experiment import find_device, find_source
         from pushforward.train.share import load
 
         model = load(self.folder, find_device(self.device))
@@ -72,7 +72,8 @@ class Likelihood(Command):
             self.seed,
             self.batch_size,
         )
-        figures, facts = judge(model, x, label, settings)
+        source = find_source(model, self.folder)
+        figures, facts = judge(model, x, label, settings, source)
         if law is not None:
             figures["law"] = -float(law.log_prob(x.double()).mean())
         facts = facts | {"data": self.data, "num": len(x), "model": model.info["sha256"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,9 +11,16 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Model
-from pushforward.core.paths import DiscretePath
+from pushforward.core.oracle import Law
+from pushforward.core.paths import DiscretePath, Path
 from pushforward.core.times import straight, uniform
-from pushforward.likelihood import bits, log_prob, mean_and_error, variational_bound
+from pushforward.likelihood import (
+    bits,
+    log_prob,
+    mean_and_error,
+    source_log_prob,
+    variational_bound,
+)
 from pushforward.solvers import DormandPrince
 
 # Up to this many dimensions the divergence is worked out exactly unless probes are asked for.
@@ -34,9 +42,13 @@ class Settings:
 
 
 def judge(
-    model: Model, x: Tensor, label: Tensor | None, settings: Settings
+    model: Model,
+    x: Tensor,
+    label: Tensor | None,
+    settings: Settings,
+    source: Law | None = None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Figures and how they were found, of data x (B, ...) and its labels.
+    """Figures and how they were found, of data x (B, ...) and its labels. source: where the flow starts; None for noise.
 
     ode:   -log p along the flow; bound: the variational bound; each with the standard error of its mean over the data.
     prior, steps, decoder: the parts of the bound.
@@ -55,12 +67,13 @@ def judge(
     low, high = model.info.get("value_range", (float(x.min()), float(x.max())))
     width = bin_width(x, low, high) if x.ndim == 4 else None
     common: dict[str, Any] = {"seed": settings.seed, "batch_size": settings.batch_size, **cond}
+    density = source_density(model.path, source)
     solver = DormandPrince(settings.tolerance, settings.tolerance)
     if width is None:
-        found: Any = log_prob(model, x, probes=probes, solver=solver, **common)
+        found: Any = log_prob(model, x, probes=probes, solver=solver, source=density, **common)
         each = -(found if probes is None else found.log_prob)
     else:
-        each = bits(model, x, width, probes=probes, solver=solver, **common).each
+        each = bits(model, x, width, probes=probes, solver=solver, source=density, **common).each
     mean, error = mean_and_error(each)
     figures = {"ode": mean, "ode_error": error}
     facts: dict[str, Any] = {
@@ -86,6 +99,16 @@ def judge(
             "variance": settings.variance,
         }
     return figures, facts
+
+
+def source_density(path: Path, source: Law | None) -> Callable[[Tensor], Tensor] | None:
+    """ln density of the law at t = 0, to give to `log_prob`: None where the path itself says it.
+
+    Noise that is paired with the data batch by batch is still noise, but its path does not say so.
+    """
+    if source is not None:
+        return source.log_prob
+    return None if path.gaussian_source else lambda x0: source_log_prob(path, x0)
 
 
 def bin_width(x: Tensor, low: float, high: float) -> float:
