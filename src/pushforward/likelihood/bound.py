@@ -22,10 +22,15 @@ from torch import Tensor
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field, VarianceField
 from pushforward.core.noise import SOURCE, TIME, Noise
-from pushforward.core.paths import DiscretePath, Path
 from pushforward.core.shapes import expand, sum_data
-from pushforward.core.times import straight, uniform
-from pushforward.likelihood.decoder import bin_log_prob, normal_log_prob
+from pushforward.core.steps import (
+    decoded_log_prob,
+    learned_variance,
+    levels,
+    prior_kl,
+    step_kl,
+    step_variances,
+)
 from pushforward.likelihood.flow import _ids, _slices
 
 # Variance of p(x_s | x_t), from (x_t (B, ...), t (B,), s (B,), **cond) to a tensor that broadcasts with x_t.
@@ -101,14 +106,12 @@ def variational_bound(
     """
     path = field.path
     path.require_gaussian("variational bound")
-    times = _levels(path, grid).to(x.device)
+    times = levels(path, grid).to(x.device)
     count = len(times) - 1
     if isinstance(variance, str) and variance not in ("beta", "beta-tilde", "learned"):
         raise InputError(
             f"variance is 'beta', 'beta-tilde', 'learned' or a function, not {variance!r}"
         )
-    if count < 1:
-        raise InputError("a bound takes at least two times before the data")
     if terms is not None and terms < 1:
         raise InputError(f"terms is {terms}; it must be at least 1")
     ids = _ids(ids, x)
@@ -129,9 +132,9 @@ def variational_bound(
         distribution = step.decoder(before, last, noise)
         parts.append(
             (
-                _prior(path, step.x, times[0].expand(len(step.x))),
+                prior_kl(path, step.x, times[0].expand(len(step.x))),
                 torch.stack(kls, 1),
-                -_log_prob(step.x, *distribution, bin_width, value_range),
+                -decoded_log_prob(step.x, *distribution, bin_width, value_range),
             )
         )
     prior, middle, decoder = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -157,8 +160,7 @@ class _Step:
             if not isinstance(self.field, VarianceField):
                 raise InputError(f"{type(self.field).__name__} has no learned variance")
             data, share = self.field.with_variance(x_t, t, "data", **self.cond)
-            low, high = (expand(value, x_t.double()).log() for value in (tilde, added))
-            return data.double(), (low + share.double() * (high - low)).exp()
+            return data.double(), learned_variance(share, added, tilde)
         data = self.field(x_t, t, "data", **self.cond).double()
         if callable(self.variance):
             return data, self.variance(x_t, t, s, **self.cond).double()
@@ -166,48 +168,16 @@ class _Step:
 
     def kl(self, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         """(B,) KL(q(x_s | x_t, x) || p(x_s | x_t)) at one x_t."""
-        added, tilde = _variances(self.field.path, t, s)
+        added, tilde = step_variances(self.field.path, t, s)
         data, v = self.predict(t, s, added, tilde, noise)
-        ratio = expand(tilde, data) / v
         pull = self.field.path.alpha(s) * added / self.field.path.sigma(t) ** 2
-        away = expand(pull, data) * (self.x.double() - data)
-        return sum_data(ratio - 1 - ratio.log() + away**2 / v) / 2
+        return step_kl(self.x, data, v, tilde, pull)
 
     def decoder(self, before: Tensor, last: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Mean and variance of the data given the last state."""
         added = self.field.path.sigma(last) ** 2  # of a step to alpha_s = 1, sigma_s = 0
-        tilde = _variances(self.field.path, before, last)[1]
+        tilde = step_variances(self.field.path, before, last)[1]
         return self.predict(last, torch.ones_like(last), added, tilde, noise)
-
-
-def _levels(path: Path, grid: Tensor | None) -> Tensor:
-    """The times of the states, of which the data themselves are none."""
-    if grid is None:
-        grid = uniform(path.steps) if isinstance(path, DiscretePath) else straight(1000, path)
-    grid = grid.double()
-    if grid.ndim != 1 or not bool((grid.diff() > 0).all()):
-        raise InputError("the grid of a bound is one list of increasing times")
-    return grid[path.sigma(grid) > 0]
-
-
-def _variances(path: Path, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """(b, b~): the noise added from x_s to x_t, and the variance of q(x_s | x_t, x), (B,)."""
-    sigma_t, sigma_s = path.sigma(t), path.sigma(s)
-    added = sigma_t**2 - (path.alpha(t) / path.alpha(s)) ** 2 * sigma_s**2
-    return added, added * (sigma_s / sigma_t) ** 2
-
-
-def _prior(path: Path, x: Tensor, t: Tensor) -> Tensor:
-    """KL(N(alpha x, sigma^2 I) || N(0, sigma^2 I)), (B,)."""
-    return sum_data(x.double() ** 2) * (path.alpha(t) / path.sigma(t)) ** 2 / 2
-
-
-def _log_prob(
-    x: Tensor, mean: Tensor, variance: Tensor, width: float | None, value_range: tuple[float, float]
-) -> Tensor:
-    if width is None:
-        return normal_log_prob(x.double(), mean, variance)
-    return bin_log_prob(x, mean, variance, width, value_range)
 
 
 @torch.no_grad()
@@ -262,9 +232,9 @@ def continuous_bound(
         alpha, sigma = (expand(value, x_t) for value in (path.alpha(t), path.sigma(t)))
         parts.append(
             (
-                _prior(path, data, torch.full_like(t, start)),
+                prior_kl(path, data, torch.full_like(t, start)),
                 torch.stack(losses, 1),
-                -_log_prob(data, x_t / alpha, (sigma / alpha) ** 2, bin_width, value_range),
+                -decoded_log_prob(data, x_t / alpha, (sigma / alpha) ** 2, bin_width, value_range),
             )
         )
     prior, middle, decoder = (torch.cat(part) for part in zip(*parts, strict=True))

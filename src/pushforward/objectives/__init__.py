@@ -1,5 +1,6 @@
 """Objectives: what a model is trained to minimise."""
 
+from pushforward.core.steps import Steps
 from pushforward.objectives import weights
 from pushforward.objectives.adjoint import trajectory
 from pushforward.objectives.bridge import (
@@ -17,11 +18,17 @@ from pushforward.objectives.matching import (
     Objective,
 )
 from pushforward.objectives.maximum_likelihood import MaximumLikelihood
+from pushforward.objectives.reflow import OneStep, Reflow
 from pushforward.objectives.score import (
     ControlledDenoising,
     ExplicitScoreMatching,
     ImplicitScoreMatching,
     SlicedScoreMatching,
+)
+from pushforward.objectives.variational import (
+    Hybrid,
+    VariationalBound,
+    important_steps,
 )
 
 __all__ = [
@@ -33,14 +40,20 @@ __all__ = [
     "DiffFlowModel",
     "ExplicitScoreMatching",
     "FlowMatching",
+    "Hybrid",
     "ImplicitScoreMatching",
     "Matching",
     "MaximumLikelihood",
     "NoisePrediction",
     "Objective",
+    "OneStep",
     "ProportionalFitting",
+    "Reflow",
     "ScoreAndFlowMatching",
     "SlicedScoreMatching",
+    "Steps",
+    "VariationalBound",
+    "important_steps",
     "noisy_accuracy",
     "trajectory",
     "weights",
