@@ -176,6 +176,22 @@ def test_the_implicit_loss_is_the_square_and_the_divergence_of_the_score():
         assert torch.allclose(got, ((score**2).flatten(1).sum(1) + 2 * trace) / 6)
 
 
+def test_the_two_sliced_forms_differ_by_the_square_along_the_projection():
+    class Same(nn.Module):
+        def forward(self, x, t):
+            return torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64).expand(len(x), 3)
+
+    model = pf.Model(Same(), pf.CondOT(), "score")
+    x1, noise = randn(64, 3, seed=1), pf.Noise.batch(64)
+    assert torch.allclose(
+        SlicedScoreMatching(model)(x1, noise)["loss"], torch.full((64,), 10.25 / 3).double()
+    )
+    # (v . s)^2 is one of four squares, over all signs.
+    got = (plain(model)(x1, noise)["loss"] * 3).round(decimals=6)
+    squares = torch.tensor([4.5, 2.5, 3.5, 1.5]).double() ** 2
+    assert set(got.tolist()) == set(squares.tolist())
+
+
 # The instability of denoising score matching at low noise, and what becomes of it.
 
 

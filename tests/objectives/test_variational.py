@@ -194,6 +194,8 @@ def test_important_steps_are_drawn_as_the_root_mean_square_of_their_terms():
     # For a Gaussian of D dimensions: L = D c + w sum e^2, e ~ N(0, tau): mean D (c + w tau), variance 2 D (w tau)^2.
     x = GAUSS.sample(20000, seed=3)
     _, _, _, parts = reference(DDPM, list(Steps(DDPM).levels), 0.0)
+    a, q = (float(f(Steps(DDPM).levels[-1])) for f in (DDPM.alpha, DDPM.sigma))
+    tau = C * q**2 / (a**2 * C + q**2)
     for variance, best in (("beta-tilde", False), ("optimal", True)):
         got = important_steps(GAUSS.field(DDPM), x, variance=variance, uniform=1e-9, **DENSITY)
         sizes = []
@@ -201,9 +203,11 @@ def test_important_steps_are_drawn_as_the_root_mean_square_of_their_terms():
             v = tilde + away if best else tilde
             c, w = (math.log(v / tilde) + tilde / v - 1) / 2, away / (2 * v)
             sizes.append(math.sqrt((2 * (c + w)) ** 2 + 4 * w**2))
+        v = tau if best else parts[-1][1]
+        c, w = math.log(2 * math.pi * v) / 2, tau / (2 * v)
+        sizes.append(math.sqrt((2 * (c + w)) ** 2 + 4 * w**2))
         truth = torch.tensor(sizes).double()
-        found = got.shares[:-1] / got.shares[:-1].sum()
-        assert torch.allclose(found, truth / truth.sum(), rtol=0.05)
+        assert torch.allclose(got.shares, truth / truth.sum(), rtol=0.05)
     mixed = important_steps(GAUSS.field(DDPM), x, variance="beta-tilde", uniform=0.4, **DENSITY)
     pure = important_steps(GAUSS.field(DDPM), x, variance="beta-tilde", uniform=1e-9, **DENSITY)
     assert torch.allclose(mixed.shares, 0.6 * pure.shares + 0.4 / 12)
@@ -407,6 +411,20 @@ def test_losses_do_not_depend_on_the_batch_and_conditions_are_dropped():
         float32 = objective(pf.Batch(x1.float(), {"label": label}), noise)["loss"]
         assert float32.dtype == torch.float32
         assert torch.allclose(float32.double(), whole, rtol=1e-3)
+
+
+@pytest.mark.parametrize("prediction", pf.PREDICTIONS)
+@pytest.mark.parametrize("path", [pf.CondOT(), pf.Cosine(), pf.VP(), pf.EDM()], ids=repr)
+def test_every_model_on_every_path_has_a_finite_loss_at_every_step(path, prediction):
+    net = TwoHeads()
+    model, steps = pf.Model(net, path, prediction), Steps(path, pf.times.uniform(5))
+    x1, noise = GAUSS.sample(60), pf.Noise.batch(60)
+    assert set(steps.index(steps(noise)).tolist()) == set(range(len(steps)))
+    for make in (Hybrid, lambda m, **k: VariationalBound(m, "learned", **k)):
+        loss = make(model, steps=steps, **DENSITY)(x1, noise)["loss"]
+        gradients = torch.autograd.grad(loss.sum(), (net.mean, net.share))
+        assert loss.isfinite().all()
+        assert all(g.isfinite().all() and (g != 0).all() for g in gradients)
 
 
 def test_what_does_not_fit_is_an_error():

@@ -120,10 +120,12 @@ class Hybrid(Chain):
 
     def _losses(self, x_t: Tensor, drawn: Drawn, k: Tensor, share: Tensor) -> Tensor:
         path, t = self.model.path, drawn.t
-        eps, v = self.model.with_variance(x_t, t, "noise", **drawn.cond)
-        data = convert(eps.detach(), x_t, t, path, "noise", "data")
+        # From v follow both noise and data, also where alpha = 0.
+        v, weight = self.model.with_variance(x_t, t, "v", **drawn.cond)
+        eps = convert(v, x_t, t, path, "v", "noise")
+        data = convert(v.detach(), x_t, t, path, "v", "data")
         added, tilde = (value.to(k.device)[k] for value in self.chain.table[:2])
-        vlb = self._bits(drawn.x1, data, learned_variance(v, added, tilde), k, share)
+        vlb = self._bits(drawn.x1, data, learned_variance(weight, added, tilde), k, share)
         simple = mean_data((eps - drawn.x0) ** 2)
         return simple / (len(self.chain) * share) + self.vlb_weight * vlb
 
