@@ -143,3 +143,6 @@ class SmoothBridge(_Straight):
 
     def gamma(self, t: Tensor) -> Tensor:
         return self.std * (math.pi * t).sin() ** 2
+
+    def latent(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.gamma(t), self.std * math.pi * (2 * math.pi * t).sin()
