@@ -1,4 +1,4 @@
-"""The command line: `pushforward train | sample | evaluate | likelihood | tune | info`, a command a module.
+"""The command line: `pushforward train | sample | evaluate | likelihood | tune | reflow | info`, a command a module.
 
 Only what a command needs is imported, so that help is quick. Exit codes: 0 done, 1 an error of the kind that
 `pushforward.Error` stands for, 2 a command line that cannot be understood, 130 and 143 stopped by Ctrl-C and SIGTERM.
@@ -20,6 +20,7 @@ from pushforward.cli.base import Command, subcommands
 from pushforward.cli.evaluate import Evaluate
 from pushforward.cli.info import Info
 from pushforward.cli.likelihood import Likelihood
+from pushforward.cli.reflow import Reflow
 from pushforward.cli.sample import Sample
 from pushforward.cli.train import Train
 from pushforward.cli.tune import Tune
@@ -30,6 +31,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "likelihood": Likelihood,
     "tune": Tune,
+    "reflow": Reflow,
     "info": Info,
 }
 

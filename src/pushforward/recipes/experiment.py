@@ -42,6 +42,7 @@ class Experiment:
 
     held_out: data kept apart for evaluation; None where the data are a law. fingerprint: of the data.
     source: what samples start from; None for Gaussian noise.
+    prepare: what is to be done before the first step, and again when a run is taken up; told how to say what it does.
     """
 
     model: Any
@@ -51,6 +52,7 @@ class Experiment:
     held_out: Dataset | None
     fingerprint: str
     source: Law | None = None
+    prepare: Callable[[Callable[[str], None]], None] | None = None
 
     def picture(self, samples: Tensor, label: Tensor | None, title: str) -> Any:
         """Samples as a Pillow image: a grid, or where points of the plane fall."""
@@ -255,6 +257,8 @@ def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
             reporter.say(
                 f"training {name} in {folder}: {count / 1e6:.2f} M parameters, {recipe.steps} steps"
             )
+        if isinstance(experiment, Experiment) and experiment.prepare is not None:
+            experiment.prepare(reporter.say)
         return folder, 0 if trainer.run() else trainer.signal
 
 

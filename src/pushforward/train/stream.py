@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -9,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.core.noise import Noise
+from pushforward.core.noise import SOURCE, Noise
 from pushforward.core.oracle import Law
+from pushforward.couplings import Coupling
 from pushforward.data.batch import Batch
 
 
@@ -74,3 +77,70 @@ class Drawn:
     def at(self, step: int) -> Batch:
         noise = Noise.batch(self.batch_size, self.seed, step)
         return Batch(self.law.draw(noise).float(), ids=noise.ids)
+
+
+class Later:
+    """A stream that is made when its first batch is asked for, from data that are not there before."""
+
+    def __init__(self, make: Callable[[], Stream], batch_size: int) -> None:
+        self.make, self.batch_size = lru_cache(maxsize=1)(make), batch_size
+
+    def at(self, step: int) -> Batch:
+        return self.make().at(step)
+
+
+# Source laws draw from the same streams of numbers as laws of data, keyed by seed, id and step: theirs are other steps.
+# Training stays below 2^31 of them, and Noise below 2^32.
+SOURCE_STEPS = 2**31
+
+
+class Sourced:
+    """A stream with source samples x0 from a law, independent of the data, keyed as those of `Drawn`."""
+
+    def __init__(self, stream: Stream, law: Law, seed: int) -> None:
+        self.stream, self.law, self.seed = stream, law, seed
+        self.batch_size = stream.batch_size
+
+    def at(self, step: int) -> Batch:
+        batch = self.stream.at(step)
+        if batch.x0 is not None:
+            raise InputError(
+                "the stream brings source samples of its own; leave the source law out"
+            )
+        noise = Noise.batch(len(batch), self.seed, SOURCE_STEPS + step, device=batch.x1.device)
+        x0 = self.law.draw(noise).to(batch.x1.dtype)
+        if x0.shape != batch.x1.shape:
+            raise InputError(
+                f"the source law draws samples of shape {tuple(x0.shape[1:])}, and the data have "
+                f"{tuple(batch.x1.shape[1:])}"
+            )
+        return replace(batch, x0=x0)
+
+
+class Coupled:
+    """A stream of pairs: batches in which x0 and x1, cond and ids stand as the coupling put them together.
+
+    x0 are the stream's own, draws from `source`, or the Gaussian noise that an objective with the seed would draw at
+    this step. Training on these batches equals training on the stream with the coupling in the objective, bit for bit,
+    and the coupling can be worked out ahead of the step. The model's path must have gaussian_source=False, as there.
+    """
+
+    def __init__(
+        self, stream: Stream, coupling: Coupling, seed: int, source: Law | None = None
+    ) -> None:
+        self.stream = stream if source is None else Sourced(stream, source, seed)
+        self.coupling, self.seed = coupling, seed
+        self.batch_size = stream.batch_size
+
+    def at(self, step: int) -> Batch:
+        batch = self.stream.at(step)
+        x1 = batch.x1
+        noise = Noise.batch(len(batch), self.seed, step, device=x1.device)
+        x0 = noise.normal(x1.shape[1:], SOURCE, x1.dtype) if batch.x0 is None else batch.x0
+        i, j = self.coupling(x0, x1, noise, batch.cond)
+        return Batch(
+            x1[j],
+            {name: value[j] for name, value in batch.cond.items()},
+            x0[i],
+            None if batch.ids is None else batch.ids[j.to(batch.ids.device)],
+        )
