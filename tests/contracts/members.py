@@ -154,7 +154,13 @@ NETS: list[Any] = [
 ]
 
 # Couplings: (coupling, whether it leaves x0 and x1 independent).
-COUPLINGS = [pytest.param(pf.couplings.independent, True, id="independent")]
+COUPLINGS = [
+    pytest.param(pf.couplings.independent, True, id="independent"),
+    pytest.param(pf.couplings.OptimalTransport(), False, id="OptimalTransport"),
+    pytest.param(pf.couplings.Sinkhorn(0.3), False, id="Sinkhorn"),
+    pytest.param(pf.couplings.Sinkhorn(0.1, relative=True), False, id="Sinkhorn-relative"),
+    pytest.param(pf.couplings.ConditionalTransport(), False, id="ConditionalTransport"),
+]
 
 
 class Lookup(nn.Module):

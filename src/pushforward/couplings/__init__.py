@@ -4,6 +4,20 @@ A coupling returns INDEX pairs (i, j), so that labels, captions and ids follow t
 """
 
 from pushforward.couplings.base import Coupling
+from pushforward.couplings.conditional import ConditionalTransport
+from pushforward.couplings.costs import Cost, squared_euclidean
 from pushforward.couplings.independent import independent
+from pushforward.couplings.minibatch import OptimalTransport
+from pushforward.couplings.sinkhorn import Plan, Sinkhorn, sinkhorn
 
-__all__ = ["Coupling", "independent"]
+__all__ = [
+    "ConditionalTransport",
+    "Cost",
+    "Coupling",
+    "OptimalTransport",
+    "Plan",
+    "Sinkhorn",
+    "independent",
+    "sinkhorn",
+    "squared_euclidean",
+]

@@ -1,0 +1,130 @@
+"""Optimal transport that leaves the source independent of the condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pushforward.core.errors import InputError
+from pushforward.core.noise import Noise
+from pushforward.couplings.costs import (
+    Cost,
+    check_finite,
+    check_pair,
+    cost_matrix,
+    squared_euclidean,
+)
+from pushforward.couplings.minibatch import cheapest
+
+
+@dataclass(frozen=True)
+class ConditionalTransport:
+    """Optimal transport among samples of like condition.
+
+        min over permutations s of  sum_j cost(x0_s(j), x1_j) + w condition_cost(c_s(j), c_j)
+
+    A source sample takes the condition of its row, with which it came together independently. Plain transport sends to
+    each condition the source samples that happen to be near, so that the law of x0 given c, which sampling starts from,
+    is no longer the source. Here:
+
+    integers:  a label never pairs with another (w infinite): each class is solved by itself, exactly, over as many
+               source samples as data, and x0 given the label is the source. -1, no label, is a class of its own.
+    floats:    w is so large that a share `ratio` of the pairs i != j could still do better than their own row,
+
+                   cost(x0_i, x1_j) + w condition_cost(c_i, c_j) <= cost(x0_i, x1_i).
+
+               Each pair leaves this set at one value of w, so that w is an order statistic. With less `ratio` the pairs
+               tend to the independent ones and the law of x0 given c to the source, from which it is off in between.
+
+    names: which conditions count; None for all. A batch without conditions is plain optimal transport.
+    condition_cost: of all floating conditions, flattened and put side by side.
+
+    Needs the extra "transport". Raises InputError as OptimalTransport does, and for conditions that are missing, not
+    one for each sample, or not finite.
+    Cheng & Schwing 2025, "The curse of conditions" (arXiv 2503.10636), who search w by bisection and count the pairs of
+    a row with itself.
+    """
+
+    cost: Cost = squared_euclidean
+    condition_cost: Cost = squared_euclidean
+    ratio: float = 0.01
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise InputError(f"ratio is {self.ratio}; it is a share of pairs, from 0 to 1")
+
+    def __call__(
+        self, x0: Tensor, x1: Tensor, noise: Noise, cond: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        check_pair(x0, x1)
+        labels, values = self._conditions(cond or {}, len(x1))
+        i = torch.empty(len(x1), dtype=torch.int64, device=x1.device)
+        for rows in _classes(labels, x1):
+            i[rows] = rows[self._pairs(x0[rows], x1[rows], [value[rows] for value in values])]
+        return i, torch.arange(len(x1), device=x1.device)
+
+    def _conditions(
+        self, cond: Mapping[str, Tensor], size: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Those that are labels and those that are numbers, (B, D) each."""
+        names = tuple(cond) if self.names is None else self.names
+        missing = [name for name in names if name not in cond]
+        if missing:
+            raise InputError(
+                f"the batch has no condition {', '.join(missing)}; it has {', '.join(cond) or 'none'}"
+            )
+        labels: list[Tensor] = []
+        values: list[Tensor] = []
+        for name in names:
+            value = cond[name]
+            if value.ndim == 0 or len(value) != size:
+                raise InputError(
+                    f"condition {name} has shape {tuple(value.shape)}; {size} samples need one each"
+                )
+            if value.is_floating_point():
+                check_finite(value, f"condition {name}")
+            (values if value.is_floating_point() else labels).append(value.reshape(size, -1))
+        return labels, values
+
+    def _pairs(self, x0: Tensor, x1: Tensor, values: list[Tensor]) -> Tensor:
+        c = cost_matrix(self.cost, x0, x1)
+        if not values:
+            return cheapest(c).to(x1.device)
+        condition = torch.cat([value.double() for value in values], 1)
+        apart = cost_matrix(self.condition_cost, condition, condition)
+        w = weight(c, apart, self.ratio)
+        if w < math.inf:
+            return cheapest(c + w * apart).to(x1.device)
+        i = torch.empty(len(x1), dtype=torch.int64, device=x1.device)
+        for rows in _classes([condition], x1):
+            i[rows] = rows[cheapest(c[rows][:, rows]).to(x1.device)]
+        return i
+
+
+def weight(cost: Tensor, apart: Tensor, ratio: float) -> float:
+    """The w beyond which at most a share `ratio` of the pairs i != j has c_ij + w a_ij <= c_ii; infinite if more than
+    that have equal conditions."""
+    n = len(cost)
+    off = ~torch.eye(n, dtype=torch.bool, device=cost.device)
+    gain = (cost.diagonal()[:, None] - cost)[off]
+    # The w from which on the pair does no better. What costs more from the start never did.
+    limit = torch.where(gain >= 0, gain / apart[off], -1.0).nan_to_num(math.inf, math.inf)
+    allowed = math.floor(ratio * n * (n - 1))
+    if allowed >= len(limit):
+        return 0.0
+    return max(0.0, float(limit.topk(allowed + 1).values[-1]))
+
+
+def _classes(labels: list[Tensor], x1: Tensor) -> list[Tensor]:
+    """The rows of each combination of labels, in order."""
+    if not labels:
+        return [torch.arange(len(x1), device=x1.device)]
+    key = torch.cat([label.to(x1.device) for label in labels], 1)
+    which = key.unique(dim=0, return_inverse=True)[1]
+    order = which.argsort(stable=True)
+    return list(order.split(which.bincount().tolist()))
