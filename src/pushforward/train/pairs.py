@@ -98,7 +98,9 @@ def generate_pairs(
                 _check(folder / name, shards[name])
                 continue
             count = min(shard_size, num - first)
-            labels = torch.arange(first, first + count) % classes if label == "balanced" else label
+            labels: Any = label
+            if classes is not None and label == "balanced":
+                labels = torch.arange(first, first + count) % classes
             starts: list[Tensor] = []
 
             def keep(i: int, t: Tensor, x: Tensor, starts: list[Tensor] = starts) -> None:
