@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +71,7 @@ class Cells:
 def load_cells(
     population: str = "",
     path: str | Path | None = None,
-    channels: Sequence[str] | None = None,
+    channels: Sequence[str] | Callable[[Sequence[str]], Sequence[str]] | None = None,
     on_bad: Literal["error", "skip"] = "error",
 ) -> Cells:
     """The cells of a population: of the file with this name, or of all files whose names begin with it.
@@ -79,7 +79,8 @@ def load_cells(
     path: a file, or a folder: a file's name is its path in there without ".fcs", so that the files of a folder within
           are a population too. None for the example, with the populations CFP, RFP, YFP and Mixed (see
           `example_wells`).
-    channels: which, and in what order; all of them if left out. Files must agree in them.
+    channels: which, and in what order, or a function of all their names, as `usual_channels`; all of them if left out.
+              Files must agree in them.
     on_bad:   what to do about cells with values that are not finite: "error" raises a DataError, "skip" leaves the
               cells out and says so in `report`.
 
@@ -97,7 +98,9 @@ def load_cells(
         )
     parts = [read_fcs(files[name], name) for name in chosen]
     if channels is not None:
-        parts = [part.pick(channels) for part in parts]
+        parts = [
+            part.pick(channels(part.channels) if callable(channels) else channels) for part in parts
+        ]
     same_channels(parts)
     parts = [_finite(part, on_bad) for part in parts]
     return Cells(

@@ -3,10 +3,13 @@
 This package imports without torch; what a recipe builds is imported when it builds it.
 """
 
+from pushforward.recipes.cells import Cells
 from pushforward.recipes.digits import Digits
 from pushforward.recipes.digits_classifier import DigitsClassifier
 from pushforward.recipes.images import Images
 from pushforward.recipes.options import Recipe
+from pushforward.recipes.reflow import Rectify
+from pushforward.recipes.superresolution import SuperResolution
 from pushforward.recipes.toy2d import Toy2D
 
 # Every recipe by its name on the command line and in config.toml.
@@ -14,7 +17,20 @@ RECIPES: dict[str, type[Recipe]] = {
     "toy2d": Toy2D,
     "digits": Digits,
     "images": Images,
+    "cells": Cells,
+    "superresolution": SuperResolution,
     "digits-classifier": DigitsClassifier,
+    "reflow": Rectify,
 }
 
-__all__ = ["RECIPES", "Digits", "DigitsClassifier", "Images", "Recipe", "Toy2D"]
+__all__ = [
+    "RECIPES",
+    "Cells",
+    "Digits",
+    "DigitsClassifier",
+    "Images",
+    "Recipe",
+    "Rectify",
+    "SuperResolution",
+    "Toy2D",
+]

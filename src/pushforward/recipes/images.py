@@ -10,6 +10,7 @@ from pydantic import Field
 from pushforward.recipes.options import Recipe
 
 if TYPE_CHECKING:
+    from pushforward.data import Dataset
     from pushforward.recipes.experiment import Experiment
 
 
@@ -50,28 +51,15 @@ class Images(Recipe):
     )
 
     def build(self) -> Experiment:
-        from rich.console import Console
-
         from pushforward.core.errors import InputError
-        from pushforward.data import load_array, load_folder
         from pushforward.nets import UNet
         from pushforward.recipes.experiment import assemble
 
         if self.data is None:
             raise InputError("--data is missing: a folder of images, or a .npy or .npz file")
-        if self.data.suffix in (".npy", ".npz") and not self.data.is_dir():
-            if self.size is not None:
-                raise InputError("--size is for folders; an array keeps the size it has")
-            whole = load_array(self.data, self.image_key, self.label_key)
-        else:
-            whole = load_folder(self.data, self.size, self.channels, self.on_bad)
-        console = Console(highlight=False, stderr=True)
-        for file, reason in whole.report:
-            console.print(f"left out {file}: {reason}", markup=False, soft_wrap=True)
-        if not whole.images:
-            raise InputError(
-                f"{self.data} holds samples of shape {whole.shape}; this recipe takes images (C, H, W)"
-            )
+        whole = read_images(
+            self.data, self.size, self.channels, self.on_bad, self.image_key, self.label_key
+        )
         train, held_out = whole.split(1 - self.held_out, seed=0)
         return assemble(
             self,
@@ -96,3 +84,33 @@ class Images(Recipe):
             },
             drop=self.drop,
         )
+
+
+def read_images(
+    data: Path,
+    size: int | None,
+    channels: int,
+    on_bad: Literal["error", "skip"],
+    image_key: str | None,
+    label_key: str | None = None,
+) -> Dataset:
+    """A folder or an array of images; what was left out is printed."""
+    from rich.console import Console
+
+    from pushforward.core.errors import InputError
+    from pushforward.data import load_array, load_folder
+
+    if data.suffix in (".npy", ".npz") and not data.is_dir():
+        if size is not None:
+            raise InputError("--size is for folders; an array keeps the size it has")
+        whole = load_array(data, image_key, label_key)
+    else:
+        whole = load_folder(data, size, channels, on_bad)
+    console = Console(highlight=False, stderr=True)
+    for file, reason in whole.report:
+        console.print(f"left out {file}: {reason}", markup=False, soft_wrap=True)
+    if not whole.images:
+        raise InputError(
+            f"{data} holds samples of shape {whole.shape}; this recipe takes images (C, H, W)"
+        )
+    return whole
