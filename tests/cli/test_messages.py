@@ -164,7 +164,8 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(call, line: str) -> Non
 MISUSE = {
     "": "Expected one of {train, sample, evaluate, likelihood, tune, info}",
     "fly": "Unrecognized options: fly",
-    "train": "Expected one of {toy2d, digits, images, digits-classifier}",
+    "train":
+    "Expected one of {toy2d, digits, images, cells, superresolution, digits-classifier, reflow}",
     "train nothing": "Unrecognized options: nothing",
     "train toy2d --lrr 3": "Unrecognized options: --lrr",
     "train toy2d --lr": "--lr",
