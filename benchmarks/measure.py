@@ -110,7 +110,7 @@ def circumstances(command: str, note: str) -> dict[str, Any]:
 
 
 def _peers() -> str:
-    names = ("diffusers", "flow_matching", "azula", "k-diffusion")
+    names = ("diffusers", "flow_matching", "azula", "k-diffusion", "torchcfm")
     try:
         return ", ".join(f"{name} {version(name)}" for name in names)
     except PackageNotFoundError:

@@ -11,15 +11,35 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.cells import cells
+from benchmarks.couplings import couplings
+from benchmarks.diffflow import diffflow
+from benchmarks.gaussian_bridge import gaussian_bridge
+from benchmarks.maximum_likelihood import maximum_likelihood
 from benchmarks.measure import Report, Row, circumstances, table, write
 from benchmarks.normals import normals
 from benchmarks.overhead import overhead
+from benchmarks.reflow import reflow
 from benchmarks.solver_error import solver_error
+from benchmarks.superresolution import superresolution
 from benchmarks.training import training
 
 # A benchmark is a function that returns rows, or a Report; its docstring says what was measured, and how.
 BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
-    function.__name__: function for function in (normals, overhead, solver_error, training)
+    function.__name__: function
+    for function in (
+        cells,
+        couplings,
+        diffflow,
+        gaussian_bridge,
+        maximum_likelihood,
+        normals,
+        overhead,
+        reflow,
+        solver_error,
+        superresolution,
+        training,
+    )
 }
 RESULTS = Path(__file__).parent / "results"
 
