@@ -122,7 +122,7 @@ def gallery(
         3 * bands,
         1 + columns,
         figsize=(side * (1 + columns), (side + 0.12) * 3 * bands + 0.3 * bands),
-        layout=ConstrainedLayoutEngine(h_pad=0.01, hspace=0.01),
+        layout=ConstrainedLayoutEngine(h_pad=0.03, hspace=0.01, compress=True),
         squeeze=False,
     )
     style: dict[str, Any] = {
@@ -177,7 +177,7 @@ def gallery(
                 axis.scatter(*pairs[:, 0].T.numpy(), color=START, **dots)
                 axis.scatter(*pairs[:, 1].T.numpy(), color=END, **dots)
             ends.imshow(density(entry.states[-1]), cmap="Blues", **style)
-            paths.set_title(entry.name, fontsize=11)
+            paths.set_title(entry.name, fontsize=10)
             ends.set_xlabel(
                 "\n".join(f"{name}  {value:.3g}" for name, value in entry.figures.items()),
                 fontsize=8,

@@ -195,11 +195,11 @@ def _rows(kernel: Kernel, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 # What a flow costs.
 
 Cost = Callable[[Tensor], Tensor]
-# Convex costs c(x1 - x0) of displacements (N, D).
+# Convex costs c(d) of displacements d = x1 - x0 (N, D): |d|, |d|^2, |d|_1.
 COSTS: Mapping[str, Cost] = {
-    "|d|": lambda d: d.norm(dim=1),
-    "|d|^2": lambda d: d.square().sum(1),
-    "|d|_1": lambda d: d.abs().sum(1),
+    "l2": lambda d: d.norm(dim=1),
+    "l2 squared": lambda d: d.square().sum(1),
+    "l1": lambda d: d.abs().sum(1),
 }
 
 
