@@ -191,7 +191,13 @@ def gallery(
             axis.spines[:].set(color="#bbbbbb", linewidth=0.6)
     buffer = io.BytesIO()
     text = json.dumps({"version": __version__, **settings}, sort_keys=True)
-    figure.savefig(buffer, format="png", dpi=110, metadata={"pushforward": text, "Software": None})
+    figure.savefig(
+        buffer,
+        format="png",
+        dpi=110,
+        bbox_inches="tight",
+        metadata={"pushforward": text, "Software": None},
+    )
     plt.close(figure)
     return buffer.getvalue()
 
