@@ -9,6 +9,7 @@ from pushforward.couplings.costs import Cost, squared_euclidean
 from pushforward.couplings.independent import independent
 from pushforward.couplings.minibatch import OptimalTransport
 from pushforward.couplings.sinkhorn import Plan, Sinkhorn, sinkhorn
+from pushforward.couplings.unbalanced import UnbalancedSinkhorn
 
 __all__ = [
     "ConditionalTransport",
@@ -17,6 +18,7 @@ __all__ = [
     "OptimalTransport",
     "Plan",
     "Sinkhorn",
+    "UnbalancedSinkhorn",
     "independent",
     "sinkhorn",
     "squared_euclidean",
