@@ -22,6 +22,7 @@ from pushforward.train.schedules import learning_rate
 
 STD, SHIFT, NUM, STEPS = 1.0, 0.1, 10_000, 40
 PATH = pf.BrownianBridge(STD)
+Process = pf.BridgeModel | pf.HalfBridges
 PUBLISHED = {
     "[SF]2M": {5: 0.007, 20: 0.029, 50: 0.124},
     "DSBM": {5: 0.015, 20: 0.132, 50: 0.528},
@@ -49,7 +50,7 @@ def _fitting(dim: int) -> tuple[pf.HalfBridges, Objective]:
 
 
 # Method: (model and objective, optimiser steps, batch, decay of the EMA).
-METHODS: dict[str, tuple[Callable[[int], tuple[torch.nn.Module, Objective]], int, int, float]] = {
+METHODS: dict[str, tuple[Callable[[int], tuple[Process, Objective]], int, int, float]] = {
     "[SF]2M": (_flow, 800, 128, 0.99),
     "DSBM": (_matching, 1200, 128, 0.99),
     "DSB": (_fitting, 800, 64, 0.99),
@@ -94,7 +95,7 @@ def gaussian_bridge(
     return rows
 
 
-def _train(method: str, pair: pf.GaussianPair) -> torch.nn.Module:
+def _train(method: str, pair: pf.GaussianPair) -> Process:
     make, steps, size, decay = METHODS[method]
     model, objective = make(len(pair.mean0))
     ema = EMA(model, decay)
@@ -110,6 +111,7 @@ def _train(method: str, pair: pf.GaussianPair) -> torch.nn.Module:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         ema.update(model, step)
+    assert isinstance(ema.model, Process)
     return ema.model
 
 
