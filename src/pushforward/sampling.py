@@ -19,6 +19,7 @@ from pushforward.core.paths import Path
 from pushforward.guidance import ClassifierFree
 from pushforward.likelihood import Carry, Estimate, source_log_prob, summary
 from pushforward.likelihood.flow import Probe
+from pushforward.objectives.diffflow import Backward, DiffFlowModel
 from pushforward.solvers import Learned, Multistep, Solver, integrate
 from pushforward.solvers.base import Callback
 from pushforward.solvers.learned import Weights
@@ -179,7 +180,8 @@ def conditions(
 def default_sampler(model: Field, nfe: int, guidance: float | None = None) -> Solver:
     """The best solver known for this many calls of a model, each step taking one.
 
-    One that was fitted to the model, this number and this guidance (`tune`), if there is; `Learned`, if the source is
+    One that was fitted to the model, this number and this guidance (`tune`), if there is; the backward process of a
+    DiffFlowModel, in so many steps; `Learned`, if the source is
     Gaussian noise and there are three steps or more; else Adams-Bashforth of order 2 on the velocity, which is exact
     where trajectories are straight.
     """
@@ -192,6 +194,8 @@ def default_sampler(model: Field, nfe: int, guidance: float | None = None) -> So
             f"the model's info holds a fitted sampler that cannot be read ({type(error).__name__}: {error}): "
             f"pass solver=, or fit it again"
         ) from error
+    if isinstance(model, DiffFlowModel):
+        return Backward(model if nfe == model.steps else model.regrid(nfe))
     if model.path.gaussian_source and nfe >= 3:
         return Learned()
     return Multistep("velocity", "time", 2)
@@ -226,7 +230,7 @@ def _grid(model: Field, solver: Solver, nfe: int | None) -> Tensor:
             f"{type(solver).__name__} calls the network {solver.calls} times in a step: "
             f"nfe must be at least that, not {calls}"
         )
-    if isinstance(solver, Learned):
+    if isinstance(solver, Learned | Backward):
         return solver.grid(calls, model.path)
     return times.straight(calls // solver.calls, model.path)
 

@@ -48,6 +48,7 @@ def find_sampler(
 ) -> Sampler:
     """The sampler of these names at nfe calls; "auto" is what `generate` takes by itself."""
     from pushforward.core.errors import InputError
+    from pushforward.objectives import Backward
     from pushforward.recipes.tables import GRIDS, SOLVERS, own_grid
     from pushforward.sampling import default_sampler, solver_of_any_grid
     from pushforward.solvers import Learned
@@ -64,6 +65,8 @@ def find_sampler(
             if grid == "auto"
             else solver_of_any_grid(field.path)
         )
+        if isinstance(made, Backward):
+            return Sampler(made, made.grid(nfe, field.path), ("diffflow", None))
         if not isinstance(made, Learned):
             name = "ab2"
         elif made.weights is None:
@@ -172,7 +175,11 @@ def described(sampler: Sampler, nfe: int | None) -> str:
         return f"{solver}, adaptive calls"
     if solver == grid == "tuned":
         return f"the sampler fitted to this model, {nfe} calls"
-    return f"{solver}, {nfe} calls" if solver == grid else f"{solver}, {grid} grid, {nfe} calls"
+    return (
+        f"{solver}, {nfe} calls"
+        if solver == grid or grid is None
+        else f"{solver}, {grid} grid, {nfe} calls"
+    )
 
 
 def fingerprint(solver: Any) -> str:

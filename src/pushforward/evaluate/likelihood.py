@@ -48,7 +48,7 @@ def judge(
     settings: Settings,
     source: Law | None = None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Figures and how they were found, of data x (B, ...) and its labels. source: where the flow starts; None for noise.
+    """Figures and how they were found, of data x (B, ...) and its labels. source: where the flow starts, None: noise.
 
     ode:   -log p along the flow; bound: the variational bound; each with the standard error of its mean over the data.
     prior, steps, decoder: the parts of the bound.

@@ -9,7 +9,7 @@ from pushforward.objectives.bridge import (
     ScoreAndFlowMatching,
 )
 from pushforward.objectives.classification import Classification, noisy_accuracy
-from pushforward.objectives.diffflow import DiffFlow, DiffFlowModel
+from pushforward.objectives.diffflow import Backward, DiffFlow, DiffFlowModel
 from pushforward.objectives.matching import (
     DenoisingScoreMatching,
     FlowMatching,
@@ -32,6 +32,7 @@ from pushforward.objectives.variational import (
 )
 
 __all__ = [
+    "Backward",
     "BridgeMatching",
     "Classification",
     "ControlledDenoising",

@@ -27,13 +27,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Model
+from pushforward.core.fields import Field, Model
 from pushforward.core.noise import SOLVER, START, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
@@ -152,6 +152,12 @@ class DiffFlowModel(nn.Module):
         h = self._times[k] - self._times[k + 1]
         return (2 - self._factor[k]) * y - h * drift + self._variance[k] * score
 
+    def backward_step(self, k: int, y: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """y_{k+1} -> y_k."""
+        s = self._times[k + 1]
+        drift, score = self._drift(y, s, cond), self.score(y, s, "score", **cond)
+        return self.denoised_mean(k, y, drift, score) + self._variance[k] ** 0.5 * z
+
     def _drift(self, x: Tensor, t: Tensor | float, cond: dict[str, Any]) -> Tensor:
         return (
             torch.zeros_like(x)
@@ -226,9 +232,8 @@ class DiffFlowModel(nn.Module):
                 s = self._times[k + 1]
                 if callback is not None:
                     callback(i, as_time(s, y), y)
-                drift, score = self._drift(y, s, here), self.score(y, s, "score", **here)
                 z = noise.at(i).normal(self.shape, SOLVER, y.dtype)
-                y = self.denoised_mean(k, y, drift, score) + self._variance[k] ** 0.5 * z
+                y = self.backward_step(k, y, z, **here)
             if callback is not None:
                 callback(self.steps, as_time(1.0, y), y)
             parts.append(y)
@@ -269,3 +274,37 @@ class DiffFlow:
                 "the batch brings its own source samples, and DiffFlow ends in Gaussian noise"
             )
         return {"loss": self.model.bound(batch.x1, noise, adjoint=self.adjoint, **batch.cond)}
+
+
+@dataclass(frozen=True)
+class Backward:
+    """The backward process of a `DiffFlowModel` as a solver: a step of its chain, from t_{k+1} to t_k, at each call.
+
+    model: whose chain it is; the default solver of `generate` for it. The times are those of `grid` and no others, and
+    the samples those of `DiffFlowModel.sample`.
+    """
+
+    model: DiffFlowModel
+
+    order: ClassVar[float] = 1
+    calls: ClassVar[int] = 1
+
+    def grid(self, n: int, path: Path) -> Tensor:
+        """The times of the chain, (n + 1,)."""
+        if n != self.model.steps:
+            raise InputError(f"this chain has {self.model.steps} steps, not {n}: take model.regrid")
+        return self.model.grid
+
+    def init(self, x: Tensor, grid: Tensor, path: Path) -> None:
+        times = self.model.grid.to(grid.device)
+        if grid.shape[0] != len(times) or not bool((grid == times[:, None]).all()):
+            raise InputError(
+                "the backward process of DiffFlow takes the steps of its own chain: leave the grid out"
+            )
+
+    def step(
+        self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
+    ) -> tuple[Tensor, None]:
+        k = self.model.steps - 1 - noise.step
+        z = noise.normal(x.shape[1:], SOLVER, x.dtype)
+        return self.model.backward_step(k, x, z, **cond), None

@@ -42,7 +42,7 @@ class MaximumLikelihood:
         loss_i = -ln p_1(x1_i) + kinetic int |u|^2 dt + jacobian int |du/dx|_F^2 dt
 
     in nats, of the whole sample. Without the two extra terms it is `-pf.log_prob(model, x1)` with the same solver,
-    grid and probes.
+    times and probes.
 
     model:    its velocity is trained. A loss takes steps x solver.calls network calls, each with derivatives in x.
     probes:   None works the divergence out, by one backward pass for each dimension; K estimates it by K probes of
@@ -52,8 +52,8 @@ class MaximumLikelihood:
     grid:     times (n + 1,) that increase, in place of steps; they are walked backwards. A prediction without a
               velocity at an end of time is moved from it by the model's margin.
     jitter:   move the inner times of the grid at random by up to half a step, for each sample and training step anew.
-              On a fixed grid a network that knows the time well can lower the loss below the entropy, by a field that
-              is right at those times only; `pf.log_prob` with another grid then tells.
+              On a fixed grid a network that knows the time well lowers the loss by a field that is right at those
+              times only: the loss is then no likelihood, which `pf.log_prob` on another grid tells (docs/log.md).
     source:   ln density of the law at the first time, from (B, ...) to (B,); that of N(0, sigma(0)^2 I) if left out.
     adjoint:  one step's activations in memory instead of all, for one more evaluation of each step.
     """
@@ -66,7 +66,7 @@ class MaximumLikelihood:
     kinetic: float = 0.0
     jacobian: float = 0.0
     grid: Tensor | None = None
-    jitter: bool = False
+    jitter: bool = True
     source: Callable[[Tensor], Tensor] | None = None
     adjoint: bool = True
 

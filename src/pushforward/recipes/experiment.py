@@ -127,6 +127,7 @@ def assemble(
             recipe,
             net,
             path,
+            data,
             drop if classes else 0.0,
             shape=shape,
             classes=classes,

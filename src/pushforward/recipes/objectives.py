@@ -6,22 +6,33 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from pushforward.core.bridges import BridgeModel, HalfBridges
 from pushforward.core.errors import InputError
 from pushforward.core.fields import EDMPreconditioning, Model
 from pushforward.core.interpolants import BrownianBridge, Interpolant
+from pushforward.core.oracle import Law
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
 from pushforward.core.times import TimeDraw
 from pushforward.couplings import Coupling
+from pushforward.data.arrays import Dataset
+from pushforward.evaluate.agreement import everything
+from pushforward.evaluate.likelihood import bin_width
 from pushforward.objectives import (
     BridgeMatching,
+    ControlledDenoising,
+    Hybrid,
+    ImplicitScoreMatching,
     Matching,
+    MaximumLikelihood,
     Objective,
     ProportionalFitting,
     ScoreAndFlowMatching,
+    SlicedScoreMatching,
+    VariationalBound,
+    weights,
 )
 from pushforward.recipes.options import Recipe
 from pushforward.recipes.tables import PATHS, training_times
@@ -30,10 +41,19 @@ from pushforward.recipes.tables import PATHS, training_times
 NetFactory = Callable[[int], nn.Module]
 
 # Weights of a regression over time, from the path and the measure.
-WEIGHTS: dict[str, Callable[[Path, Prediction], Callable[[Tensor], Tensor]]] = {}
+WEIGHTS: dict[str, Callable[[Path, Prediction], weights.Weight]] = {
+    "likelihood": weights.Likelihood,
+    "min-snr": weights.MinSNR,
+    "truncated-snr": weights.TruncatedSNR,
+    "snr-plus-one": weights.SNRPlusOne,
+    "p2": weights.P2,
+    "edm": weights.EDMWeight,
+    "sigmoid": weights.Sigmoid,
+}
 
 BRIDGES = ("sf2m", "dsbm", "dsb")
 BOUNDS = ("variational", "hybrid")
+SCORES = ("denoising", "implicit", "sliced")
 
 
 def find_path(recipe: Recipe, gaussian_source: bool) -> Path:
@@ -45,6 +65,8 @@ def find_path(recipe: Recipe, gaussian_source: bool) -> Path:
             name = "brownian"
         elif recipe.objective in BOUNDS:
             name = "ddpm-linear"
+        elif recipe.objective in SCORES or recipe.objective == "diffflow":
+            name = "vp"
     path = PATHS[name]()
     if recipe.std is not None:
         if not isinstance(path, Interpolant):
@@ -80,14 +102,19 @@ def find_coupling(recipe: Recipe) -> Coupling | None:
 
 
 def find_objective(
-    recipe: Recipe, net: NetFactory, path: Path, drop: float, **about: Any
+    recipe: Recipe,
+    net: NetFactory,
+    path: Path,
+    data: Dataset | Law,
+    drop: float,
+    **about: Any,
 ) -> tuple[Any, Objective]:
     """The model and what it minimises. drop: share of samples trained without their condition.
 
     about: shape, classes and info of the model.
     """
     name = recipe.objective
-    prediction: Prediction = "noise" if name in BOUNDS else "velocity"
+    prediction: Prediction = "noise" if name in BOUNDS + SCORES else "velocity"
     if recipe.prediction != "auto":
         prediction = recipe.prediction
     if name != "matching":
@@ -98,8 +125,11 @@ def find_objective(
     if name == "diffflow":
         from pushforward.objectives import DiffFlow, DiffFlowModel
 
-        model = DiffFlowModel(net(1), net(1), **about)
-        return model, DiffFlow(model)
+        steps = recipe.simulation_steps or 8
+        about["info"] = about["info"] | {"nfe": steps}
+        score = Model(net(1), path, "noise", **about)
+        processes = DiffFlowModel(score, net(1), steps)
+        return processes, DiffFlow(processes)
     model = Model(
         net(2 if name in BOUNDS else 1),
         path,
@@ -107,7 +137,7 @@ def find_objective(
         EDMPreconditioning() if recipe.edm else None,
         **about,
     )
-    return model, regression(recipe, model, times, drop)
+    return model, regression(recipe, model, data, times, drop)
 
 
 def check_unused(recipe: Recipe) -> None:
@@ -117,8 +147,14 @@ def check_unused(recipe: Recipe) -> None:
             raise InputError(f"--{option} is for --objective matching, not {recipe.objective}")
 
 
-def regression(recipe: Recipe, model: Model, times: TimeDraw, drop: float) -> Objective:
-    """Objectives of one network that predicts one thing."""
+def regression(
+    recipe: Recipe, model: Model, data: Dataset | Law, times: TimeDraw, drop: float
+) -> Objective:
+    """Objectives of one network that predicts one thing, with its variance or without."""
+    # Scores are matched with the weight sigma^2 of DDPM: without one, times near the data are all that counts.
+    of_noise = (
+        weights.Unweighted(model.path, "score", "noise") if recipe.objective in SCORES else None
+    )
     match recipe.objective:
         case "matching":
             if isinstance(model.path, BrownianBridge):
@@ -130,7 +166,28 @@ def regression(recipe: Recipe, model: Model, times: TimeDraw, drop: float) -> Ob
             if recipe.weight != "none":
                 weight = WEIGHTS[recipe.weight](model.path, recipe.measure or model.prediction)
             return Matching(model, recipe.measure, times, weight, drop=drop)
+        case "denoising":
+            return ControlledDenoising(model, times=times, weight=of_noise, drop=drop)
+        case "implicit":
+            return ImplicitScoreMatching(model, times=times, weight=of_noise, drop=drop)
+        case "sliced":
+            return SlicedScoreMatching(model, times=times, weight=of_noise, drop=drop)
+        case "variational":
+            return VariationalBound(model, "learned", **quantised(model, data), drop=drop)
+        case "hybrid":
+            return Hybrid(model, **quantised(model, data), drop=drop)
+        case "maximum-likelihood":
+            return MaximumLikelihood(model, recipe.simulation_steps or 20, jitter=True)
     raise InputError(f"there is no objective {recipe.objective!r}")
+
+
+def quantised(model: Model, data: Dataset | Law) -> dict[str, Any]:
+    """What a bound takes the data for: the values of an image, or numbers with a density."""
+    if not isinstance(data, Dataset) or not data.images:
+        return {"bin_width": None}
+    low, high = data.value_range
+    width = bin_width(everything(data, 256)[0], low, high)
+    return {"bin_width": width, "value_range": (low, high)}
 
 
 def bridge(
@@ -147,7 +204,7 @@ def bridge(
     if recipe.objective == "sf2m":
         model = BridgeModel(net(2), path, **about)
         return model, ScoreAndFlowMatching(model, times=times, drop=drop)
-    halves = HalfBridges(net(1), net(1), path, **about)
+    halves, steps = HalfBridges(net(1), net(1), path, **about), recipe.simulation_steps or 20
     if recipe.objective == "dsb":
-        return halves, ProportionalFitting(halves, recipe.phase)
-    return halves, BridgeMatching(halves, recipe.phase, times=times)
+        return halves, ProportionalFitting(halves, recipe.phase, steps)
+    return halves, BridgeMatching(halves, recipe.phase, steps, times=times)

@@ -21,7 +21,9 @@ ObjectiveName = Literal[
     "maximum-likelihood",
 ]  # fmt: skip
 CouplingName = Literal["independent", "ot", "sinkhorn", "conditional-ot"]
-WeightName = Literal["none", "likelihood", "min-snr", "truncated-snr", "p2"]
+WeightName = Literal[
+    "none", "likelihood", "min-snr", "truncated-snr", "snr-plus-one", "p2", "edm", "sigmoid"
+]
 
 # Options that say where and how a run goes on the machine at hand, and not what it computes.
 PLACE = frozenset({"out", "resume", "device"})
@@ -57,8 +59,8 @@ class Recipe(BaseModel, ABC):
     )
     path: Literal["auto", PathName] = Field(
         "auto",
-        description="Probability path; auto: brownian for bridges, ddpm-linear for variational and hybrid, "
-        "condot for all else.",
+        description="Probability path; auto: brownian for bridges, ddpm-linear for variational and hybrid, vp for "
+        "scores and diffflow, condot for all else.",
     )
     std: float | None = Field(
         None,
@@ -67,7 +69,7 @@ class Recipe(BaseModel, ABC):
     )
     prediction: Literal["auto", PredictionName] = Field(
         "auto",
-        description="What the network predicts; auto: noise for variational and hybrid, else velocity.",
+        description="What the network predicts; auto: noise for scores, variational and hybrid, else velocity.",
     )
     measure: PredictionName | None = Field(
         None,
@@ -75,6 +77,11 @@ class Recipe(BaseModel, ABC):
     )
     edm: bool = Field(
         False, description="Wrap the network by EDM preconditioning; it then predicts data."
+    )
+    simulation_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps of a process that training simulates. Left out: 20, or 8 for diffflow.",
     )
     phase: int = Field(
         1000, ge=1, description="Steps for which dsbm and dsb train in one direction of time."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -26,6 +26,7 @@ from pushforward.core.errors import CheckpointError, Error
 from pushforward.core.fields import EDMPreconditioning, Model
 from pushforward.guidance import NoisyClassifier
 from pushforward.nets import NETS
+from pushforward.objectives.diffflow import DiffFlowModel
 from pushforward.train.files import explain, sha256, write_file
 
 FORMAT = 1
@@ -41,19 +42,24 @@ PRECONDITIONINGS: dict[str, type] = {"EDMPreconditioning": EDMPreconditioning}
 
 
 # What draws samples, and what a folder can hold.
-Sampled = Model | BridgeModel | HalfBridges
+Sampled = Model | BridgeModel | HalfBridges | DiffFlowModel
 Shared = Sampled | NoisyClassifier
-# The networks of a model of each kind, by the names that they have in it.
-KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
-    "model": (Model, ("net",)),
-    "classifier": (NoisyClassifier, ("net",)),
-    "bridge": (BridgeModel, ("net",)),
-    "half-bridges": (HalfBridges, ("ahead", "back")),
+# The networks of a model of each kind: their names in a description, and in the model.
+KINDS: dict[str, tuple[type[nn.Module], dict[str, str]]] = {
+    "model": (Model, {"net": "net"}),
+    "classifier": (NoisyClassifier, {"net": "net"}),
+    "bridge": (BridgeModel, {"net": "net"}),
+    "half-bridges": (HalfBridges, {"ahead": "ahead", "back": "back"}),
+    "diffflow": (DiffFlowModel, {"net": "score.net", "drift": "drift"}),
 }
 
 
 def describe(model: Shared) -> dict[str, Any]:
     """All of a model but its weights, as JSON values."""
+    if isinstance(model, DiffFlowModel):
+        drift = None if model.drift is None else _of_network(model.drift)
+        whole = {"kind": "diffflow", "drift": drift, "grid": model.grid.tolist()}
+        return describe(model.score) | whole
     kind, parts = next((k, parts) for k, (cls, parts) in KINDS.items() if type(model) is cls)
     common = {
         "format": FORMAT,
@@ -106,22 +112,31 @@ def build(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Shar
             raise CheckpointError(f"unknown kind of model {kind!r}; known are {', '.join(KINDS)}")
         made, parts = KINDS[kind]
         _check_size(description, weights, parts)
-        networks = [_network(description[part], weights) for part in parts]
         path = _make("path", PATHS, description["path"])
         about = {"shape": tuple(shape), "classes": classes, "info": description["info"]}
-        if made is not Model:
-            return made(*networks, path, **about)
+        first, *others = (
+            _network(description[part], weights) for part in parts if description[part] is not None
+        )
+        if made not in (Model, DiffFlowModel):
+            model: Shared = made(first, *others, path, **about)  # type: ignore[assignment]
+            return model
         preconditioning = description["preconditioning"]
-        return Model(
-            *networks,
+        score = Model(
+            first,
             path,
             description["prediction"],
             None
             if preconditioning is None
             else _make("preconditioning", PRECONDITIONINGS, preconditioning),
             margin=description["margin"],
-            **about,
+            shape=about["shape"],
+            classes=classes,
+            info=about["info"],
         )
+        if made is Model:
+            return score
+        grid = torch.tensor(description["grid"], dtype=torch.float64)
+        return DiffFlowModel(score, others[0] if others else None, grid=grid)
     except Error:
         raise
     except Exception as error:  # whatever arguments of the wrong type or size lead to
@@ -138,16 +153,18 @@ def _make(kind: str, table: Mapping[str, type], component: Mapping[str, Any]) ->
 
 
 def _check_size(
-    description: Mapping[str, Any], weights: Mapping[str, Tensor], parts: Sequence[str]
+    description: Mapping[str, Any], weights: Mapping[str, Tensor], parts: Mapping[str, str]
 ) -> None:
     """That the networks' tensors are those of the file, before memory is taken for them."""
-    held, wanted = sum(w.numel() for w in weights.values()), {}
-    for part in parts:
+    held, wanted = sum(w.numel() for w in weights.values()), dict[str, Tensor]()
+    for part, name_in_model in parts.items():
+        if description[part] is None:
+            continue
         if any(type(n) is int and n > held for n in description[part]["arguments"].values()):
             raise CheckpointError(f"{DESCRIPTION} describes a network larger than {WEIGHTS}")
         with torch.device("meta"):
             net = _network(description[part], weights)
-        wanted |= {f"{part}.{name}": value for name, value in net.state_dict().items()}
+        wanted |= {f"{name_in_model}.{name}": value for name, value in net.state_dict().items()}
     check_fit(wanted, weights, WEIGHTS)
 
 
