@@ -55,7 +55,7 @@ class Transformed:
 class Paired:
     """A data set whose source samples are a function of its data: `x0 = source(x1)`, the pairing being the coupling.
 
-    Albergo et al. 2023 (arXiv 2310.03725), sec. 3: data-dependent couplings. A source that has lost part of x1 leads
+    A data-dependent coupling (Albergo et al. 2023, arXiv 2310.03725). A source that has lost part of x1 leads
     to one x1 alone unless it is blurred (`Blurred`).
     """
 
@@ -79,7 +79,7 @@ class Paired:
 class Blurred:
     """A stream whose source samples get noise: `x0 + std z`, z ~ N(0, I) being a function of (seed, step, place).
 
-    Albergo et al. 2023 (arXiv 2310.03725), eq. 11.
+    Albergo et al. 2023 (arXiv 2310.03725): with none, the flow is a function of what is left of the data.
     """
 
     def __init__(self, stream: Stream, std: float, seed: int) -> None:
