@@ -204,6 +204,8 @@ def bridge(
     if recipe.objective == "sf2m":
         model = BridgeModel(net(2), path, **about)
         return model, ScoreAndFlowMatching(model, times=times, drop=drop)
+    if recipe.coupling != "independent" and recipe.objective == "dsb":
+        raise InputError("dsb joins the two laws by a process of its own: leave --coupling out")
     halves, steps = HalfBridges(net(1), net(1), path, **about), recipe.simulation_steps or 20
     if recipe.objective == "dsb":
         return halves, ProportionalFitting(halves, recipe.phase, steps)
