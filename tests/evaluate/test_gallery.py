@@ -75,6 +75,12 @@ def test_densities_show_where_the_ends_are() -> None:
     half = dark.shape[1] // 2
     assert dark[:, :half].sum() > 100
     assert dark[:, half:].sum() < 0.02 * dark[:, :half].sum()
+    # Lines of the coupling are green and yellow, and run from the middle to where the ends are.
+    coupling = pixels[int(0.36 * height) : int(0.66 * height), int(0.56 * width) :]
+    red, green, blue = coupling[..., 0], coupling[..., 1], coupling[..., 2]
+    line = (green - red > 30) & (green - blue > 0)
+    assert line.sum() > 100
+    assert line[:, : line.shape[1] // 2].sum() > 5 * line[:, line.shape[1] // 2 :].sum()
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:

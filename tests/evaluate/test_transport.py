@@ -93,6 +93,14 @@ def test_w2_of_a_translated_set_is_the_length_of_the_shift_at_any_scale(
     assert float(wasserstein(a, a.flip(0))) == 0
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+def test_w2_and_its_error_scale_with_the_samples(size: float) -> None:
+    a, b = normals(120, 2, 0).exp(), normals(90, 2, 1) + 3
+    one, other = wasserstein(a, b), wasserstein(size * a, size * b)
+    assert other.value == pytest.approx(size * one.value, rel=1e-12)
+    assert other.standard_error == pytest.approx(size * one.standard_error, rel=1e-9)
+
+
 def test_w2_of_equally_spaced_quantiles_of_gaussians_is_that_of_the_gaussians() -> None:
     """|m|^2 + (s - r)^2 in one dimension; samples of products of such quantiles add up over dimensions."""
     z = torch.from_numpy(ndtri((np.arange(40) + 0.5) / 40))
