@@ -1,6 +1,6 @@
-"""The command line: `pushforward train | sample | evaluate | likelihood | tune | reflow | info`, a command a module.
+"""The command line: `pushforward train | sample | evaluate | likelihood | tune | reflow | gallery | info`.
 
-Only what a command needs is imported, so that help is quick. Exit codes: 0 done, 1 an error of the kind that
+A command is a module. Only what it needs is imported, so that help is quick. Exit codes: 0 done, 1 an error of the kind that
 `pushforward.Error` stands for, 2 a command line that cannot be understood, 130 and 143 stopped by Ctrl-C and SIGTERM.
 """
 
@@ -18,6 +18,7 @@ import tyro
 
 from pushforward.cli.base import Command, subcommands
 from pushforward.cli.evaluate import Evaluate
+from pushforward.cli.gallery import Gallery
 from pushforward.cli.info import Info
 from pushforward.cli.likelihood import Likelihood
 from pushforward.cli.reflow import Reflow
@@ -32,6 +33,7 @@ COMMANDS: dict[str, type[Command]] = {
     "likelihood": Likelihood,
     "tune": Tune,
     "reflow": Reflow,
+    "gallery": Gallery,
     "info": Info,
 }
 

@@ -1,0 +1,104 @@
+"""`pushforward gallery`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from pydantic import Field
+
+from pushforward.cli.base import Command, Device, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pushforward.evaluate.gallery import Entry
+
+
+class Gallery(Command):
+    """Compare runs in the plane in one figure: trajectories, which start goes with which end, densities."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = Field(
+        description="Run folders, all of one target law."
+    )
+    out: Path = Field(Path("gallery.png"), description="The picture.")
+    num: int = Field(4000, ge=2, description="Samples of each run.")
+    noise: bool = Field(
+        False, description="Bridges by their own process, not by its probability flow."
+    )
+    columns: int = Field(5, ge=1, description="Runs side by side.")
+    seed: int = Field(0, ge=0, lt=2**64, description="Key of the samples.")
+    device: Device = "auto"
+
+    def run(self) -> int:
+        from pushforward.core.errors import InputError
+        from pushforward.data.toy import LAWS
+        from pushforward.evaluate.gallery import gallery
+        from pushforward.train.files import write_file
+
+        if not self.folders:
+            raise InputError("which runs? Give their folders")
+        models = {folder: self.model(folder) for folder in self.folders}
+        names = {model.info["law"] for model in models.values()}
+        if len(names) > 1:
+            raise InputError(
+                f"these runs have several targets, {', '.join(sorted(names))}: a gallery is of one"
+            )
+        law = LAWS[names.pop()]()
+        data = law.sample(self.num, seed=(self.seed + 1) % 2**64)
+        entries = [self.entry(folder, model, data) for folder, model in models.items()]
+        settings = {
+            "num": self.num,
+            "seed": self.seed,
+            "models": [model.info["sha256"] for model in models.values()],
+        }
+        write_file(self.out, gallery(entries, data, settings, columns=self.columns))
+        say(f"{len(entries)} runs in {self.out}")
+        return 0
+
+    def model(self, folder: Path) -> Any:
+        from pushforward.core.errors import InputError
+        from pushforward.recipes.experiment import find_device
+        from pushforward.train.share import load
+
+        model = load(folder, find_device(self.device))
+        if model.shape != (2,) or "law" not in model.info:
+            raise InputError(f"{folder} is no run in the plane, as of the recipe toy2d")
+        return model
+
+    def entry(self, folder: Path, model: Any, data: Tensor) -> Entry:
+        """Trajectories of a run, with the energy distance of their ends to the data."""
+        import torch
+
+        from pushforward.core.bridges import ScoreField
+        from pushforward.core.interpolants import BrownianBridge
+        from pushforward.core.times import uniform
+        from pushforward.evaluate.energy import energy_distance
+        from pushforward.evaluate.gallery import Entry
+        from pushforward.objectives import DiffFlowModel
+        from pushforward.recipes.experiment import find_source
+        from pushforward.sampling import generate
+        from pushforward.solvers import EulerMaruyama, Heun
+
+        options: dict[str, Any] = {"solver": Heun(), "grid": uniform(100)}
+        if isinstance(model, DiffFlowModel):
+            options = {"nfe": model.steps}
+        elif model.info.get("nfe") == 1:
+            options = {"nfe": 1}
+        elif (
+            self.noise and isinstance(model, ScoreField) and isinstance(model.path, BrownianBridge)
+        ):
+            options["solver"] = EulerMaruyama(model.path.std)
+        states: list[Tensor] = []
+        ends = generate(
+            model,
+            self.num,
+            source=find_source(model, folder),
+            seed=self.seed,
+            batch_size=self.num,
+            callback=lambda i, t, x: states.append(x.double().cpu()),
+            **options,
+        )
+        found = energy_distance(ends.cpu(), data)
+        return Entry(folder.name, torch.stack(states), {"energy distance": found})
