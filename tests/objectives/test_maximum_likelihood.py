@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ import pushforward as pf
 from contracts.members import mixture, randn
 from pushforward.likelihood import source_log_prob
 from pushforward.nets import MLP
-from pushforward.objectives import MaximumLikelihood
+from pushforward.objectives import MaximumLikelihood as Jittered
 from pushforward.solvers import RK4, Euler, Heun, Midpoint, Multistep
+
+MaximumLikelihood = partial(Jittered, jitter=False)
 
 
 def network_model(dim=2, path=None, prediction="velocity", **extra):
@@ -185,7 +188,7 @@ def test_training_reaches_the_entropy_of_the_law():
 def test_jitter_moves_inner_times_by_up_to_half_a_step_and_keeps_the_ends():
     model, n = network_model(), 4000
     grid = torch.tensor([0.0, 0.1, 0.4, 1.0], dtype=torch.float64)
-    objective = MaximumLikelihood(model, grid=grid, jitter=True)
+    objective = Jittered(model, grid=grid)
     times = objective._times(pf.Noise.batch(n, seed=1)).flip(0)
     assert torch.equal(times[0], torch.zeros(n).double())
     assert torch.equal(times[-1], torch.ones(n).double())
