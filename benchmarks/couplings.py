@@ -96,8 +96,8 @@ def couplings() -> list[Row]:
     warnings.filterwarnings("ignore")
     rows: list[Row] = []
     cases = (
-        ("2-D", 256, (2,), lambda: pf.nets.MLP(2, 128, 3), 9, 3, 15),
-        ("28 x 28", 1024, (1, 28, 28), lambda: pf.nets.UNet(1, 16, (1, 2)), 3, 1, 1),
+        ("2-D", 256, (2,), lambda: pf.nets.MLP(2, 128, 3), 5, 3, 15),
+        ("28 x 28", 1024, (1, 28, 28), lambda: pf.nets.UNet(1, 16, (1, 2)), 2, 1, 1),
     )
     for name, n, shape, net, rounds, idle, count in cases:
         stream: Stream = Drawn(LAWS["8gaussians"](), n, seed=0) if n == 256 else Pictures(n)
@@ -165,7 +165,7 @@ def couplings() -> list[Row]:
     return rows
 
 
-def _alone(call: Callable[..., object], *arguments: object, repeats: int = 5) -> float:
+def _alone(call: Callable[..., object], *arguments: object, repeats: int = 3) -> float:
     """Milliseconds of a call, the median of a few."""
     call(*arguments)
     times = []

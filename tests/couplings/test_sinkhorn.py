@@ -53,6 +53,12 @@ def test_marginals_are_kept_to_the_tolerance(dtype, tolerance):
     assert torch.allclose(plan.sum(0), torch.full((40,), 1 / 40, dtype=dtype), rtol=1e-4)
 
 
+def test_rows_that_start_right_do_not_end_the_iteration_with_wrong_columns():
+    weights = torch.tensor([[0.8, 1.2], [0.8, 1.2]], dtype=torch.float64)
+    plan = sinkhorn(-2 * weights.log(), 2.0, 1e-9).log.exp()
+    assert torch.allclose(plan, torch.full_like(plan, 0.25))
+
+
 def test_the_cost_of_the_plan_falls_to_the_exact_one_with_the_regularisation():
     c = cost_of(20, 20)
     exact = float(ot.emd2([], [], c.numpy()))
