@@ -123,9 +123,11 @@ class PairField:
         if x.shape[1:] != self.shape:
             raise InputError(f"x has shape {tuple(x.shape)}; this pair has samples of {self.shape}")
         p, t = self.pair, as_time(t, x).double()
+        if len(t) > 1 and bool((t == t[0]).all()):
+            t = t[:1]  # one covariance for all samples
         mean, cov = self.marginal(t)
         alpha, sigma, d_alpha, d_sigma = (c[:, None] for c in self.path.coefficients(t))
-        score = -torch.linalg.solve(cov, x.double() - mean)
+        score = -torch.linalg.solve(cov, (x.double() - mean)[..., None])[..., 0]
         a, s, da, ds = (c[..., None] for c in (alpha, sigma, d_alpha, d_sigma))
         one = torch.eye(len(p.mean0), dtype=torch.float64)
         k = da * (a * p.cov1 + s * p.cross.mT) + ds * (a * p.cross + s * p.cov0)
