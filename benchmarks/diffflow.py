@@ -102,7 +102,7 @@ def diffflow() -> Report:
         "DiffFlow, 1.5": both,
         "fixed, 1.5, the same score": Run(build(1.5, 64), 800).train(),
     }
-    for beta in (0.75, 1.5, 3.0):
+    for beta in (1.5, 3.0, 6.0):
         name = f"fixed, {beta:g}, wide, equal time"
         cases[name] = Run(build(beta, 92), None, both.seconds).train()
     rows = [run.row(name) for name, run in cases.items()]
