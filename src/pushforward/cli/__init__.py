@@ -1,7 +1,8 @@
 """The command line: `pushforward train | sample | evaluate | likelihood | tune | reflow | gallery | info`.
 
-A command is a module. Only what it needs is imported, so that help is quick. Exit codes: 0 done, 1 an error of the kind that
-`pushforward.Error` stands for, 2 a command line that cannot be understood, 130 and 143 stopped by Ctrl-C and SIGTERM.
+A command is a module. Only what it needs is imported, so that help is quick. Exit codes: 0 done, 1 an error of the kind
+that `pushforward.Error` stands for, 2 a command line that cannot be understood, 130 and 143 stopped by Ctrl-C and by
+SIGTERM.
 """
 
 from __future__ import annotations
