@@ -39,7 +39,7 @@ test-peers: $(PEERS)/.installed
 
 bench: $(VENV)/.installed $(PEERS)/.installed
 	$(BIN)/python -m benchmarks.run normals training
-	$(PEERS)/bin/python -m benchmarks.run --threads 1 couplings overhead solver_error
+	$(PEERS)/bin/python -m benchmarks.run --threads 1 couplings couplings_images overhead solver_error
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -76,16 +76,7 @@ class Peer:
         self.number += 1
 
 
-def couplings() -> list[Row]:
-    """What a coupling adds to a training step: ours, worked out ahead in a thread, and torchcfm's, in the step.
-
-    Wall clock, since the pairing runs beside the step: the median of rounds in which all take turns. A turn is several
-    steps in a row; the first ones are not counted, in which batches are used up that were ready before, and what was
-    begun is finished before the next turn. The ratio is to the independent coupling of the same library; a step of ours
-    has clipping and an EMA besides. `alone` is the time of one call of the coupling on one batch.
-
-    In the plane, 8 Gaussians with an MLP; 28 x 28, blots with the U-Net of width 16. The same networks, AdamW, data.
-    """
+def _compare(*cases: tuple) -> list[Row]:
     from torchcfm.conditional_flow_matching import (
         ConditionalFlowMatcher,
         ExactOptimalTransportConditionalFlowMatcher,
@@ -95,10 +86,6 @@ def couplings() -> list[Row]:
 
     warnings.filterwarnings("ignore")
     rows: list[Row] = []
-    cases = (
-        ("2-D", 256, (2,), lambda: pf.nets.MLP(2, 128, 3), 5, 3, 15),
-        ("28 x 28", 1024, (1, 28, 28), lambda: pf.nets.UNet(1, 16, (1, 2)), 2, 1, 1),
-    )
     for name, n, shape, net, rounds, idle, count in cases:
         stream: Stream = Drawn(LAWS["8gaussians"](), n, seed=0) if n == 256 else Pictures(n)
         ours: dict[str, Coupling] = {
@@ -163,6 +150,24 @@ def couplings() -> list[Row]:
                 }
             )
     return rows
+
+
+def couplings() -> list[Row]:
+    """What a coupling adds to a training step: ours, worked out ahead in a thread, and torchcfm's, in the step.
+
+    Wall clock, since the pairing runs beside the step: the median of rounds in which all take turns. A turn is several
+    steps in a row; the first ones are not counted, in which batches are used up that were ready before, and what was
+    begun is finished before the next turn. The ratio is to the independent coupling of the same library; a step of ours
+    has clipping and an EMA besides. `alone` is the time of one call of the coupling on one batch.
+
+    8 Gaussians in the plane, with an MLP: the same network, AdamW and data for both.
+    """
+    return _compare(("2-D", 256, (2,), lambda: pf.nets.MLP(2, 128, 3), 5, 3, 15))
+
+
+def couplings_images() -> list[Row]:
+    """The same as `couplings` for 28 x 28 blots, 1024 in a batch, with the U-Net of width 16."""
+    return _compare(("28 x 28", 1024, (1, 28, 28), lambda: pf.nets.UNet(1, 16, (1, 2)), 2, 1, 1))
 
 
 def _alone(call: Callable[..., object], *arguments: object, repeats: int = 3) -> float:

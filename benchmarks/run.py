@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cells import cells
-from benchmarks.couplings import couplings
+from benchmarks.couplings import couplings, couplings_images
 from benchmarks.diffflow import diffflow
 from benchmarks.gaussian_bridge import gaussian_bridge
 from benchmarks.maximum_likelihood import maximum_likelihood
@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
     for function in (
         cells,
         couplings,
+        couplings_images,
         diffflow,
         gaussian_bridge,
         maximum_likelihood,
