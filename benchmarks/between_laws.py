@@ -1,7 +1,7 @@
 """Methods that join two laws in the plane, after table 2 of the [SF]2M paper: python -m benchmarks.between_laws
 
-Every case, a method on a task with a seed, is written to a file of its own when it is done, and not run again: the command
-can be stopped and taken up, and several processes can share the work (`--share 0/2` and `--share 1/2`).
+Every case, a method on a task with a seed, is written to a file of its own when it is done, and not run again: the
+command can be stopped and taken up, and several processes can share the work (`--share 0/2` and `--share 1/2`).
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def between_laws(found: list[Row], seeds: int) -> Report:
     between 10 000 samples each, exact. A residual MLP of three blocks of width 64, 6000 steps of AdamW on 256 fresh
     draws of each law (DSBM: 128 pairs with four bridge points each; DSB: 64 trajectories of 20 steps); the rectified
     flow is trained twice, on 20 000 pairs the second time. Bridges have a diffusion of 1; [SF]2M and OT-CFM pair a
-    batch by exact optimal transport. Samples by the flow, 50 steps of RK4; of DSB by its own process, 20 steps. The moons
+    batch by exact optimal transport. Samples by the flow, 50 steps of RK4; of DSB by its own process, 20 steps. Moons
     here have Gaussian noise and the S is 4 by 8, the library's laws: there the published figures are for orientation.
     "data": W2 of two sets of 10 000 draws of the target, below which no method can come but by chance.
     """
@@ -230,8 +230,8 @@ def between_laws(found: list[Row], seeds: int) -> Report:
         sum((r["method"], r["task"]) == cell for r in found) for cell in product(METHODS, TASKS)
     ]
     more = (
-        f"In brackets: published. Cases for each cell: {min(counts)} to {max(counts)} of {seeds} seeds. s: processor time "
-        f"of training."
+        f"In brackets: published. Cases for each cell: {min(counts)} to {max(counts)} of {seeds} seeds. s: processor "
+        f"time of training."
     )
     return Report([*rows, floor], more)
 
