@@ -70,7 +70,7 @@ def gaussian_bridge(
     "exact" are as many paths of the closed form: what is left is the error of the fitted Gaussian, about
     d (d + 3)/(4 10^4), 0.066 at d = 50.
 
-    One seed. [SF]2M: 2000 steps of 128 pairs from Sinkhorn's plan of each batch; DSBM: 1200 steps of 128, and DSB 800 of
+    One seed. [SF]2M: 2000 steps of 128 pairs by the Sinkhorn plan of each batch; DSBM: 1200 steps of 128, DSB 800 of
     64, in eight phases of 20 simulated steps. MLPs of 2 blocks of width 128, AdamW, 2e-3 with cosine decay. "seconds"
     are of processor time.
     """
