@@ -36,6 +36,7 @@ from pushforward.objectives import (
 )
 from pushforward.recipes.options import Recipe
 from pushforward.recipes.tables import PATHS, training_times
+from pushforward.solvers import Heun
 
 # What `net(outputs)` builds: a network with this many answers for each channel.
 NetFactory = Callable[[int], nn.Module]
@@ -177,7 +178,7 @@ def regression(
         case "hybrid":
             return Hybrid(model, **quantised(model, data), drop=drop)
         case "maximum-likelihood":
-            return MaximumLikelihood(model, recipe.simulation_steps or 20, jitter=True)
+            return MaximumLikelihood(model, recipe.simulation_steps or 8, Heun(), jacobian=0.01)
     raise InputError(f"there is no objective {recipe.objective!r}")
 
 

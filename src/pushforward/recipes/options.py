@@ -81,7 +81,7 @@ class Recipe(BaseModel, ABC):
     simulation_steps: int | None = Field(
         None,
         ge=1,
-        description="Steps of a process that training simulates. Left out: 20, or 8 for diffflow.",
+        description="Steps of what training simulates. Left out: 20 for dsbm and dsb, else 8.",
     )
     phase: int = Field(
         1000, ge=1, description="Steps for which dsbm and dsb train in one direction of time."
