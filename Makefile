@@ -8,7 +8,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 TORCH := -c constraints.txt torch==2.13.0
 INSTALL := $(BIN)/python $(PIP) $(TORCH)
 
-.PHONY: demo test test-slow test-peers bench lint clean
+.PHONY: demo test test-slow test-peers bench bench-laws lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
@@ -39,7 +39,12 @@ test-peers: $(PEERS)/.installed
 
 bench: $(VENV)/.installed $(PEERS)/.installed
 	$(BIN)/python -m benchmarks.run normals training
+	$(BIN)/python -m benchmarks.run --threads 1 cells diffflow gallery gaussian_bridge maximum_likelihood reflow superresolution
 	$(PEERS)/bin/python -m benchmarks.run --threads 1 couplings couplings_images overhead solver_error
+
+# Five seeds of six methods on four tasks: about two hours on one core. Takes up what an earlier call has left.
+bench-laws: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.between_laws
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import torch
 from benchmarks.cells import cells
 from benchmarks.couplings import couplings, couplings_images
 from benchmarks.diffflow import diffflow
+from benchmarks.gallery import gallery
 from benchmarks.gaussian_bridge import gaussian_bridge
 from benchmarks.maximum_likelihood import maximum_likelihood
 from benchmarks.measure import Report, Row, circumstances, table, write
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
         couplings,
         couplings_images,
         diffflow,
+        gallery,
         gaussian_bridge,
         maximum_likelihood,
         normals,
