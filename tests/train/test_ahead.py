@@ -52,7 +52,9 @@ def equal(a, b):
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(
-    "coupling", [pf.couplings.OptimalTransport(), pf.couplings.Sinkhorn(0.5)], ids=repr
+    "coupling",
+    [pf.couplings.OptimalTransport(), pf.couplings.Sinkhorn(0.5)],
+    ids=lambda c: type(c).__name__,
 )
 def test_batches_are_those_of_the_stream_in_any_order_of_steps(coupling, workers):
     stream = coupled(coupling)
