@@ -162,7 +162,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(call, line: str) -> Non
 
 # Command lines that cannot be understood: exit code 2, in the words of the parser.
 MISUSE = {
-    "": "Expected one of {train, sample, evaluate, likelihood, tune, info}",
+    "": "Expected one of {train, sample, evaluate, likelihood, tune, reflow, gallery, info}",
     "fly": "Unrecognized options: fly",
     "train":
     "Expected one of {toy2d, digits, images, cells, superresolution, digits-classifier, reflow}",
