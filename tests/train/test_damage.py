@@ -203,7 +203,7 @@ def edit(run: Path, old: str, new: str) -> None:
     ("old", "new", "message"),
     [
         ("lr = 0.002", "lr = 0.5", "run/checkpoints/00000004 belongs to another run (lr: 0.002 there, 0.5 here)"),
-        ('law = "8gaussians"', 'law = "moons"', "run/checkpoints/00000004 belongs to another run (SHA-256 of the "),
+        ('target = "8gaussians"', 'target = "moons"', "run/checkpoints/00000004 belongs to another run (SHA-256 of "),
         ("lr = 0.002", "lr = -1", "run/config.toml: option lr: Input should be greater than 0"),
         ("lr = 0.002", 'lr = "fast"', "run/config.toml: option lr: Input should be a valid number, "),
         ("lr = 0.002", "rate = 0.002", "run/config.toml: option rate: Extra inputs are not permitted"),

@@ -18,6 +18,7 @@ import pushforward as pf
 from pushforward.core.bridges import BridgeModel, HalfBridges
 from pushforward.core.fields import EDMPreconditioning
 from pushforward.nets import MLP, NETS, UNet
+from pushforward.objectives import DiffFlowModel
 from pushforward.recipes.tables import PATHS
 from pushforward.train.share import PATHS as SHARED_PATHS
 from pushforward.train.share import _digest
@@ -66,6 +67,19 @@ BETWEEN = {
         lambda net: BridgeModel(net(2), pf.SmoothBridge(0.3), shape=(2,), classes=3),
         ("velocity", "score"),
     ),
+    "DiffFlow": (
+        lambda net: DiffFlowModel(
+            pf.Model(net(1), pf.VP(), "noise", shape=(2,), classes=3), net(1), steps=3
+        ),
+        ("velocity", "score"),
+    ),
+    "DiffFlow without a drift": (
+        lambda net: DiffFlowModel(
+            pf.Model(net(1), pf.Cosine(), "noise", shape=(2,), classes=3),
+            grid=torch.tensor([0.0, 0.3, 1.0]),
+        ),
+        ("velocity", "score", "data"),
+    ),
     "half-bridges": (
         lambda net: HalfBridges(net(1), net(1), BRIDGE, shape=(2,), classes=3),
         ("velocity", "score"),
@@ -86,6 +100,12 @@ def test_a_loaded_model_between_two_laws_is_the_one_that_was_saved(
     assert loaded.info == model.info | {"sha256": digest}
     x, t = pf.Noise.batch(5, 3).normal((2,)), torch.linspace(0.1, 0.9, 5)
     label = torch.tensor([0, 1, 2, -1, 0])
+    if isinstance(model, DiffFlowModel):
+        assert torch.equal(loaded.grid, model.grid)
+        assert torch.equal(
+            pf.generate(loaded, 5, nfe=loaded.steps, seed=2, label=label),
+            model.sample(5, seed=2, label=label),
+        )
     with torch.no_grad():
         for want in wants:
             assert torch.equal(

@@ -26,6 +26,7 @@ from pushforward.objectives import Classification, Objective
 from pushforward.recipes.objectives import NetFactory, find_coupling, find_objective, find_path
 from pushforward.recipes.options import PLACE, Recipe
 from pushforward.sampling import default_sampler, generate
+from pushforward.solvers import Learned
 from pushforward.train.files import locked, write_file
 from pushforward.train.log import Reporter
 from pushforward.train.loop import Settings, Trainer
@@ -201,10 +202,12 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
             label=label,
             batch_size=1024,
         )
+        learned = isinstance(solver, Learned)
         settings = {
             "seed": PICTURE_SEED,
             "nfe": 20,
-            "solver": type(solver).__name__,
+            "solver": "learned" if learned else type(solver).__name__,
+            "grid": "learned" if learned else "its own",
             "weights": "EMA, in training",
         }
         return pictures.png(experiment.picture(samples, label, ""), settings)

@@ -111,12 +111,12 @@ def build(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Shar
         if kind not in KINDS:
             raise CheckpointError(f"unknown kind of model {kind!r}; known are {', '.join(KINDS)}")
         made, parts = KINDS[kind]
+        if kind == "diffflow" and description["drift"] is None:
+            parts = {"net": parts["net"]}
         _check_size(description, weights, parts)
         path = _make("path", PATHS, description["path"])
         about = {"shape": tuple(shape), "classes": classes, "info": description["info"]}
-        first, *others = (
-            _network(description[part], weights) for part in parts if description[part] is not None
-        )
+        first, *others = (_network(description[part], weights) for part in parts)
         if made not in (Model, DiffFlowModel):
             model: Shared = made(first, *others, path, **about)  # type: ignore[assignment]
             return model
@@ -158,8 +158,6 @@ def _check_size(
     """That the networks' tensors are those of the file, before memory is taken for them."""
     held, wanted = sum(w.numel() for w in weights.values()), dict[str, Tensor]()
     for part, name_in_model in parts.items():
-        if description[part] is None:
-            continue
         if any(type(n) is int and n > held for n in description[part]["arguments"].values()):
             raise CheckpointError(f"{DESCRIPTION} describes a network larger than {WEIGHTS}")
         with torch.device("meta"):
