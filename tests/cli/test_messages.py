@@ -127,6 +127,7 @@ ERRORS = {
     "Leave them out, or start a new run in another --out",
     "train images --out new": "--data is missing: a folder of images, or a .npy or .npz file",
     "train images --data nowhere --out new": "there is no folder nowhere",
+    "train bridge --out new": "--source-data and --data are missing: two .npy or .npz files, or folders of images",
     "train images --data nowhere.npz --out new": "there is no file nowhere.npz",
     "train images --data file --out new": "file is not a folder; load a .npy or .npz file with load_array",
     "train images --data empty --out new": "empty has no images (png, jpg, jpeg, webp, bmp, gif); it holds no files",
@@ -165,7 +166,7 @@ MISUSE = {
     "": "Expected one of {train, sample, evaluate, likelihood, tune, reflow, gallery, info}",
     "fly": "Unrecognized options: fly",
     "train":
-    "Expected one of {toy2d, digits, images, cells, superresolution, digits-classifier, reflow}",
+    "Expected one of {toy2d, digits, images, bridge, cells, superresolution, digits-classifier, reflow}",
     "train nothing": "Unrecognized options: nothing",
     "train toy2d --lrr 3": "Unrecognized options: --lrr",
     "train toy2d --lr": "--lr",

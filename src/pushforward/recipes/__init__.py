@@ -3,6 +3,7 @@
 This package imports without torch; what a recipe builds is imported when it builds it.
 """
 
+from pushforward.recipes.bridge import Bridge
 from pushforward.recipes.cells import Cells
 from pushforward.recipes.digits import Digits
 from pushforward.recipes.digits_classifier import DigitsClassifier
@@ -17,6 +18,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "toy2d": Toy2D,
     "digits": Digits,
     "images": Images,
+    "bridge": Bridge,
     "cells": Cells,
     "superresolution": SuperResolution,
     "digits-classifier": DigitsClassifier,
@@ -25,6 +27,7 @@ RECIPES: dict[str, type[Recipe]] = {
 
 __all__ = [
     "RECIPES",
+    "Bridge",
     "Cells",
     "Digits",
     "DigitsClassifier",

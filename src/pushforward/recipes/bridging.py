@@ -23,7 +23,7 @@ from pushforward.recipes.experiment import Experiment
 from pushforward.sampling import generate
 
 Kind = TypeVar("Kind", bound=Experiment)
-# Cells at most of each population that are compared: matrices of all their distances are made.
+# Samples at most of each set that are compared: matrices of all their distances are made.
 MAX_CELLS = 6000
 
 
@@ -32,23 +32,14 @@ def become(kind: type[Kind], experiment: Experiment, **more: Any) -> Kind:
     return kind(**vars(experiment), **more)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellMapping(Experiment):
-    """Cells of one population carried to another.
-
-    source: the held-out cells of the first. scale: what the network sees of a measurement. names: of the populations.
-    """
-
-    scale: Asinh
-    channels: tuple[str, ...]
-    names: tuple[str, str]
+@dataclass(frozen=True)
+class SetMapping(Experiment):
+    """Samples of one data set carried to another. source: those of the first that are held out."""
 
     def carry(self, num: int, **sampling: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Held-out source cells, these cells mapped, and held-out target cells, (N, C) each; N is `num` at most."""
+        """Held-out source samples, these mapped, and held-out target samples, (N, ...) each; N is `num` at most."""
         if not isinstance(self.source, Resampled) or self.held_out is None:
-            raise InputError(
-                "this run kept no cells apart, so there is nothing to evaluate against"
-            )
+            raise InputError("this run kept no data apart, so there is nothing to evaluate against")
         source, target = (
             some(part, min(num, MAX_CELLS)) for part in (self.source.data, self.held_out)
         )
@@ -56,10 +47,19 @@ class CellMapping(Experiment):
         return source, mapped.cpu(), target
 
     def judge(self, num: int, **sampling: Any) -> tuple[dict[str, float], Tensor, None]:
-        """Figures of `compare_to_halves`, and energy_before: the energy distance before the cells are mapped."""
+        """Figures of `compare_to_halves`, and energy_before: the energy distance before the samples are mapped."""
         source, mapped, target = self.carry(num, **sampling)
         figures = compare_to_halves(mapped, target)
         return figures | {"energy_before": energy_distance(source, target)}, mapped, None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellMapping(SetMapping):
+    """Cells of one population carried to another. scale: what the network sees of a measurement. names: of the two."""
+
+    scale: Asinh
+    channels: tuple[str, ...]
+    names: tuple[str, str]
 
     def figure(self, num: int, settings: Mapping[str, Any], **sampling: Any) -> bytes:
         """A PNG of source, mapped and target cells; see evaluate.cells."""

@@ -93,8 +93,9 @@ def read_images(
     on_bad: Literal["error", "skip"],
     image_key: str | None,
     label_key: str | None = None,
+    vectors: bool = False,
 ) -> Dataset:
-    """A folder or an array of images; what was left out is printed."""
+    """A folder or an array of images, or also of vectors; what was left out is printed."""
     from rich.console import Console
 
     from pushforward.core.errors import InputError
@@ -109,7 +110,7 @@ def read_images(
     console = Console(highlight=False, stderr=True)
     for file, reason in whole.report:
         console.print(f"left out {file}: {reason}", markup=False, soft_wrap=True)
-    if not whole.images:
+    if not whole.images and not (vectors and len(whole.shape) == 1):
         raise InputError(
             f"{data} holds samples of shape {whole.shape}; this recipe takes images (C, H, W)"
         )
