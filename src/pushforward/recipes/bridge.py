@@ -69,7 +69,7 @@ class Bridge(Recipe):
         ]
         if both[0].shape != both[1].shape:
             raise InputError(
-                f"{self.source_data} holds samples {both[0].shape}, {self.data} {both[1].shape}: their shapes must agree"
+                f"{self.source_data} holds samples {both[0].shape}, {self.data} {both[1].shape}: shapes must agree"
             )
         (source, source_held), (data, data_held) = (
             part.split(1 - self.held_out, seed=0) for part in both
