@@ -117,6 +117,31 @@ def test_a_run_that_starts_from_another_law_is_made_straight_from_there(tmp_path
     assert pf.load(tmp_path / "b").info["source"] == "8gaussians"
 
 
+def test_evaluate_measures_a_flow_as_a_transport(
+    teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pushforward.data import Moons
+    from pushforward.evaluate.transport import follow, wasserstein
+
+    line = ("evaluate", teacher, "--transport", "--num", 200, "--seed", 3, "--device", "cpu")
+    assert call(*line) == 0
+    assert "straightness" in capsys.readouterr().out
+    figures = json.loads((teacher / "evaluation.json").read_text())["figures"]
+    flow = follow(pf.load(teacher), pf.Noise.batch(2000, 3).normal((2,)))
+    assert figures["straightness"] == pytest.approx(flow.straightness(relative=True).value)
+    w2 = wasserstein(flow.end, Moons().sample(2000, seed=4))
+    assert figures["w2"] == pytest.approx(w2.value)
+    assert figures["w2_error"] == pytest.approx(w2.standard_error)
+    assert figures["cost_l2_squared"] == pytest.approx(
+        float((flow.end - flow.start).square().sum(1).mean())
+    )
+    assert figures["path_energy"] == pytest.approx(
+        abs(flow.path_energy().value / figures["w2_before"] ** 2 - 1)
+    )
+    assert call(*line, "--compare") == 1
+    assert "leave --compare out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

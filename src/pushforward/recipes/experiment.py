@@ -16,11 +16,14 @@ from torch import Tensor
 
 from pushforward.core.errors import CheckpointError, InputError
 from pushforward.core.fields import Model
+from pushforward.core.noise import Noise
 from pushforward.core.oracle import Law
 from pushforward.data.arrays import Dataset
 from pushforward.data.toy import LAWS
 from pushforward.evaluate import pictures
+from pushforward.evaluate.agreement import everything
 from pushforward.evaluate.report import balanced_labels, judge_dataset, judge_law
+from pushforward.evaluate.transport import follow, transport_costs, wasserstein
 from pushforward.guidance import NoisyClassifier
 from pushforward.objectives import Classification, Objective
 from pushforward.recipes.objectives import NetFactory, find_coupling, find_objective, find_path
@@ -69,6 +72,44 @@ class Experiment:
                 )
             return judge_dataset(self.model, self.data, self.held_out, num, **sampling)
         return judge_law(self.model, self.data, num, **sampling)
+
+    def transport(self, num: int, seed: int = 0) -> dict[str, float]:
+        """The probability flow as a transport of `num` samples; see evaluate.transport. Labels come in equal shares.
+
+        w2:         2-Wasserstein distance of its ends to as many data; w2_before: of its starts.
+        path_energy: normalised, |PE/w2_before^2 - 1|. straightness: over E |x1 - x0|^2. l2, ...: costs of x1 - x0.
+        Each with its standard error.
+        """
+        model = self.model
+        noise = Noise.batch(num, seed)
+        x0 = noise.normal(model.shape) if self.source is None else self.source.draw(noise)
+        if self.source is None:
+            x0 = x0 * model.path.source_std
+        if isinstance(self.data, Dataset):
+            if self.held_out is None:
+                raise InputError("this run kept no data apart, so there is nothing to compare with")
+            data = everything(self.held_out, num)[0]
+        else:
+            data = self.data.sample(num, seed=(seed + 1) % 2**64)
+        cond: dict[str, Any] = {}
+        if model.classes is not None:
+            cond["label"] = balanced_labels(num, model.classes)
+        flow = follow(model, x0, **cond)
+        before = wasserstein(x0, data)
+        measured = {
+            "w2": wasserstein(flow.end, data),
+            "w2_before": before,
+            "path_energy": flow.normalised_path_energy(before),
+            "straightness": flow.straightness(relative=True),
+            **{
+                f"cost_{name.replace(' ', '_')}": cost
+                for name, cost in transport_costs(flow.start, flow.end).items()
+            },
+        }
+        figures: dict[str, float] = {}
+        for name, value in measured.items():
+            figures |= {name: value.value, f"{name}_error": value.standard_error}
+        return figures
 
 
 @dataclass(frozen=True)
