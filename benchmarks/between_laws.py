@@ -154,12 +154,12 @@ def halves() -> pf.HalfBridges:
 
 def dsbm(case: Case) -> nn.Module:
     model = halves()
-    return case.fit(model, BridgeMatching(model, every=300), case.batches(128), 0.99)
+    return case.fit(model, BridgeMatching(model, every=600), case.batches(128), 0.99)
 
 
 def dsb(case: Case) -> nn.Module:
     model = halves()
-    return case.fit(model, ProportionalFitting(model, every=200), case.batches(64), 0.99)
+    return case.fit(model, ProportionalFitting(model, every=300), case.batches(64), 0.99)
 
 
 METHODS: dict[str, Callable[[Case], nn.Module]] = {
@@ -206,7 +206,7 @@ def between_laws(found: list[Row], seeds: int) -> Report:
 
     The protocol of Tong et al. 2024 (arXiv 2307.03672), table 2: means and standard deviations over seeds, distances
     between 10 000 samples each, exact. A residual MLP of three blocks of width 64, 3000 steps of AdamW on 256 fresh
-    draws of each law (DSBM: 128 pairs with four bridge points each, 10 phases; DSB: 64 trajectories of 20 steps, 15
+    draws of each law (DSBM: 128 pairs with four bridge points each, 5 phases; DSB: 64 trajectories of 20 steps, 10
     phases); the rectified flow is trained twice, on 20 000 pairs the second time. Bridges have a diffusion of 1; [SF]2M
     and OT-CFM pair a batch by exact optimal transport. Samples by the flow, 50 steps of RK4; of DSB by its own process,
     20 steps. Moons here have Gaussian noise and the S is 4 by 8, the library's laws: there the published figures are
