@@ -157,7 +157,7 @@ def sample_with_log_prob(
 
 def shape_of(model: Field, shape: Sequence[int] | None, given: bool) -> tuple[int, ...]:
     """Shape of a sample; `given` where the states to start from say it."""
-    size = tuple(shape) if shape is not None else tuple(_find(model, "shape", ()))
+    size = tuple(shape) if shape is not None else tuple(find_inside(model, "shape", ()))
     if not size and not given:
         raise InputError(
             "the shape of a sample is not known: pass shape=, or build the Model with it"
@@ -170,7 +170,7 @@ def conditions(
 ) -> dict[str, Tensor]:
     """The label, if there is one, as (num,), and all else as it was."""
     if label is not None:
-        cond = cond | {"label": _labels(label, num, _find(model, "classes", None))}
+        cond = cond | {"label": _labels(label, num, find_inside(model, "classes", None))}
     for name, value in cond.items():
         if len(value) != num:
             raise InputError(f"{name} has {len(value)} entries for {num} samples")
@@ -212,7 +212,7 @@ def _scale(guidance: float | None) -> float:
 
 
 def _calls(model: Field, nfe: int | None) -> int:
-    calls: int = nfe if nfe is not None else _find(model, "info", {}).get("nfe", DEFAULT_NFE)
+    calls: int = nfe if nfe is not None else find_inside(model, "info", {}).get("nfe", DEFAULT_NFE)
     return calls
 
 
@@ -244,7 +244,7 @@ def _start(
     dtype: torch.dtype,
 ) -> Tensor:
     if source is None:
-        trained = _find(model, "info", {}).get("source")
+        trained = find_inside(model, "info", {}).get("source")
         if trained is not None:
             raise InputError(
                 f"this model was trained to start from {trained}, and not from noise: pass source="
@@ -268,7 +268,7 @@ def _labels(label: int | Sequence[int] | Tensor, num: int, classes: int | None) 
     return value
 
 
-def _find(model: Any, name: str, default: Any) -> Any:
+def find_inside(model: Any, name: str, default: Any) -> Any:
     """What a model, or else the one that it wraps as its `field`, has under this name."""
     while model is not None:
         if getattr(model, name, None) is not None:

@@ -26,7 +26,7 @@ from pushforward.core.fields import Field
 from pushforward.core.noise import Noise
 from pushforward.core.oracle import Law
 from pushforward.data.batch import Batch
-from pushforward.sampling import generate, home, networks, shape_of
+from pushforward.sampling import find_inside, generate, home, networks, shape_of
 from pushforward.solvers import Solver
 from pushforward.train.files import clear_leftovers, locked, sha256, write_file
 
@@ -65,7 +65,7 @@ def generate_pairs(
     size = shape_of(model, shape, False) if not isinstance(source, Tensor) else source.shape[1:]
     if isinstance(source, Tensor) and len(source) != num:
         raise InputError(f"source has {len(source)} states for {num} pairs")
-    classes: int | None = _found(model, "classes") if label is not None else None
+    classes: int | None = find_inside(model, "classes", None) if label is not None else None
     if label == "balanced" and classes is None:
         label = None
     made = {
@@ -215,12 +215,6 @@ def _identity(source: Tensor | Law | None, seed: int) -> str | None:
         return None
     x = source if isinstance(source, Tensor) else source.draw(Noise.batch(16, seed))
     return hashlib.sha256(x.detach().cpu().double().contiguous().numpy().tobytes()).hexdigest()
-
-
-def _found(model: Any, name: str) -> Any:
-    while model is not None and getattr(model, name, None) is None:
-        model = getattr(model, "field", None)
-    return getattr(model, name, None)
 
 
 def _shards_of(folder: Path, made: Mapping[str, Any]) -> dict[str, str]:
