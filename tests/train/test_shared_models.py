@@ -106,6 +106,16 @@ def test_a_loaded_model_between_two_laws_is_the_one_that_was_saved(
             pf.generate(loaded, 5, nfe=loaded.steps, seed=2, label=label),
             model.sample(5, seed=2, label=label),
         )
+        # Its chain does not ask the guided field: that is said, and not passed over.
+        with pytest.raises(pf.InputError, match="sample without guidance"):
+            pf.generate(
+                loaded,
+                5,
+                solver=pf.objectives.Backward(loaded),
+                guidance=2.0,
+                label=label,
+                nfe=loaded.steps,
+            )
     with torch.no_grad():
         for want in wants:
             assert torch.equal(

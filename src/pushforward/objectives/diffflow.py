@@ -305,6 +305,11 @@ class Backward:
     def step(
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
     ) -> tuple[Tensor, None]:
+        if not isinstance(field, DiffFlowModel):
+            raise InputError(
+                f"the chain of DiffFlow is that of its own drift and score, and {type(field).__name__} changes them: "
+                f"sample without guidance"
+            )
         k = self.model.steps - 1 - noise.step
         z = noise.normal(x.shape[1:], SOLVER, x.dtype)
         return self.model.backward_step(k, x, z, **cond), None
