@@ -37,7 +37,9 @@ _NAMES = {
     "core.bridges": ("BridgeModel", "HalfBridges", "ScoreField"),
     "core.interpolants": ("BrownianBridge", "Interpolant", "SmoothBridge", "Tube"),
     "core.predictions": ("PREDICTIONS", "Prediction", "convert"),
-    "core.fields": ("EDMPreconditioning", "Field", "FlowMap", "Model", "ScheduleTransfer"),
+    "core.fields": ("EDMPreconditioning", "Field", "Model", "ScheduleTransfer"),
+    "core.exact_maps": ("ExactMap",),
+    "core.maps": ("FlowMap", "FlowMapModel", "Instant"),
     "core.pairs": ("GaussianPair",),
     "core.oracle": ("Empirical", "ExactField", "GaussianMixture", "Law"),
     "core.noise": ("Noise",),
@@ -76,15 +78,18 @@ if TYPE_CHECKING:
     from pushforward.core.errors import InputError as InputError
     from pushforward.core.errors import NonFiniteError as NonFiniteError
     from pushforward.core.errors import UndefinedError as UndefinedError
+    from pushforward.core.exact_maps import ExactMap as ExactMap
     from pushforward.core.fields import EDMPreconditioning as EDMPreconditioning
     from pushforward.core.fields import Field as Field
-    from pushforward.core.fields import FlowMap as FlowMap
     from pushforward.core.fields import Model as Model
     from pushforward.core.fields import ScheduleTransfer as ScheduleTransfer
     from pushforward.core.interpolants import BrownianBridge as BrownianBridge
     from pushforward.core.interpolants import Interpolant as Interpolant
     from pushforward.core.interpolants import SmoothBridge as SmoothBridge
     from pushforward.core.interpolants import Tube as Tube
+    from pushforward.core.maps import FlowMap as FlowMap
+    from pushforward.core.maps import FlowMapModel as FlowMapModel
+    from pushforward.core.maps import Instant as Instant
     from pushforward.core.noise import Noise as Noise
     from pushforward.core.oracle import Empirical as Empirical
     from pushforward.core.oracle import ExactField as ExactField

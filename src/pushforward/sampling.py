@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pushforward.core import times
 from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
+from pushforward.core.maps import FlowMap
 from pushforward.core.noise import START, Noise
 from pushforward.core.oracle import Law
 from pushforward.core.paths import Path
@@ -22,13 +23,14 @@ from pushforward.likelihood.flow import Probe
 from pushforward.objectives.diffflow import Backward, DiffFlowModel
 from pushforward.solvers import Learned, Multistep, Solver, integrate
 from pushforward.solvers.base import Callback
+from pushforward.solvers.fewstep import default_jump, require_no_jumps
 from pushforward.solvers.learned import Weights
 
 DEFAULT_NFE = 50
 
 
 def generate(
-    model: Field,
+    model: Field | FlowMap,
     num: int,
     *,
     solver: Solver | None = None,
@@ -47,13 +49,14 @@ def generate(
 ) -> Tensor:
     """Draw `num` samples.
 
-    model:      a Field; with `shape`, or one of the library's models and exact laws, which know theirs. What is wrapped
-                (guidance, ScheduleTransfer) is as good as what is inside.
+    model:      a Field, or a flow map, which takes a step a call; with `shape`, or one of the library's models and exact
+                laws, which know theirs. What is wrapped (guidance, ScheduleTransfer) is as good as what is inside.
     solver:     the best known for this model and number of calls if left out (`default_sampler`); with a grid of yours,
                 `Learned(None)`.
     nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call is one.
-                50 if left out, or what the model's info holds under "nfe".
-    guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none.
+                If left out, what the model's info holds under "nfe"; else 50, or of a flow map 1 or its own grid's.
+    guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none. A flow map has none but
+                what it was trained with.
     grid:       times (n + 1,) in place of nfe; if left out, the solver's own, or else `times.straight`.
     source:     states to start from (num, *shape), or a law to draw them from; Gaussian noise if left out.
     seed:       sample i is a function of (seed, start + i), whatever the batch size, up to rounding in the network.
@@ -75,12 +78,13 @@ def generate(
             if grid is None
             else solver_of_any_grid(model.path)
         )
+    require_no_jumps(model, solver)
     if grid is None:
         grid = _grid(model, solver, nfe)
     size = shape_of(model, shape, isinstance(source, Tensor))
     device, dtype = home(model, source)
     cond = conditions(model, num, label, cond)
-    field = model if guidance is None else ClassifierFree(model, guidance, interval)
+    field = model if guidance is None else _guided(model, guidance, interval)
 
     parts = []
     with torch.no_grad(), evaluating(model):
@@ -155,7 +159,16 @@ def sample_with_log_prob(
     return torch.cat(samples), summary(torch.cat(values), probes)
 
 
-def shape_of(model: Field, shape: Sequence[int] | None, given: bool) -> tuple[int, ...]:
+def _guided(model: Field | FlowMap, guidance: float, interval: tuple[float, float]) -> Field:
+    if isinstance(model, FlowMap):
+        raise InputError(
+            f"a flow map is guided by what it was trained with (here {find_inside(model, 'info', {}).get('guidance')}): "
+            f"leave guidance out, or train one with another scale"
+        )
+    return ClassifierFree(model, guidance, interval)
+
+
+def shape_of(model: Field | FlowMap, shape: Sequence[int] | None, given: bool) -> tuple[int, ...]:
     """Shape of a sample; `given` where the states to start from say it."""
     size = tuple(shape) if shape is not None else tuple(find_inside(model, "shape", ()))
     if not size and not given:
@@ -166,7 +179,10 @@ def shape_of(model: Field, shape: Sequence[int] | None, given: bool) -> tuple[in
 
 
 def conditions(
-    model: Field, num: int, label: int | Sequence[int] | Tensor | None, cond: dict[str, Tensor]
+    model: Field | FlowMap,
+    num: int,
+    label: int | Sequence[int] | Tensor | None,
+    cond: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """The label, if there is one, as (num,), and all else as it was."""
     if label is not None:
@@ -177,14 +193,17 @@ def conditions(
     return cond
 
 
-def default_sampler(model: Field, nfe: int, guidance: float | None = None) -> Solver:
+def default_sampler(model: Field | FlowMap, nfe: int, guidance: float | None = None) -> Solver:
     """The best solver known for this many calls of a model, each step taking one.
 
+    Of a flow map, `Jump`: straight on, or by noise put back where it knows only the way to the data. Of a Field,
     One that was fitted to the model, this number and this guidance (`tune`), if there is; the backward process of a
     DiffFlowModel, in so many steps; `Learned`, if the source is
     Gaussian noise and there are three steps or more; else Adams-Bashforth of order 2 on the velocity, which is exact
     where trajectories are straight.
     """
+    if isinstance(model, FlowMap):
+        return default_jump(model)
     try:
         for entry in getattr(model, "info", {}).get("samplers", ()):
             if entry["nfe"] == nfe and _scale(entry["guidance"]) == _scale(guidance):
@@ -211,12 +230,19 @@ def _scale(guidance: float | None) -> float:
     return 1.0 if guidance is None else guidance
 
 
-def _calls(model: Field, nfe: int | None) -> int:
-    calls: int = nfe if nfe is not None else find_inside(model, "info", {}).get("nfe", DEFAULT_NFE)
-    return calls
+def default_nfe(model: Field | FlowMap) -> int:
+    """Network calls for a sample if nobody says."""
+    usual = DEFAULT_NFE
+    if isinstance(model, FlowMap):
+        usual = len(model.jumps) - 1 if isinstance(model.jumps, tuple) else 1
+    return int(find_inside(model, "info", {}).get("nfe", usual))
 
 
-def _grid(model: Field, solver: Solver, nfe: int | None) -> Tensor:
+def _calls(model: Field | FlowMap, nfe: int | None) -> int:
+    return default_nfe(model) if nfe is None else nfe
+
+
+def _grid(model: Field | FlowMap, solver: Solver, nfe: int | None) -> Tensor:
     """As many steps as nfe calls allow."""
     if solver.calls == 0:
         if nfe is not None:
@@ -232,6 +258,12 @@ def _grid(model: Field, solver: Solver, nfe: int | None) -> Tensor:
         )
     if isinstance(solver, Learned | Backward):
         return solver.grid(calls, model.path)
+    if isinstance(model, FlowMap) and isinstance(model.jumps, tuple):
+        if calls != len(model.jumps) - 1:
+            raise InputError(
+                f"this flow map takes {len(model.jumps) - 1} steps, those it was distilled to, and not {calls}"
+            )
+        return torch.tensor(model.jumps, dtype=torch.float64)
     return times.straight(calls // solver.calls, model.path)
 
 
@@ -240,7 +272,7 @@ def _start(
     noise: Noise,
     rows: slice,
     size: tuple[int, ...],
-    model: Field,
+    model: Field | FlowMap,
     dtype: torch.dtype,
 ) -> Tensor:
     if source is None:
@@ -269,11 +301,11 @@ def _labels(label: int | Sequence[int] | Tensor, num: int, classes: int | None) 
 
 
 def find_inside(model: Any, name: str, default: Any) -> Any:
-    """What a model, or else the one that it wraps as its `field`, has under this name."""
+    """What a model, or else the one that it wraps as its `field` or `map`, has under this name."""
     while model is not None:
         if getattr(model, name, None) is not None:
             return getattr(model, name)
-        model = getattr(model, "field", None)
+        model = getattr(model, "field", getattr(model, "map", None))
     return default
 
 
@@ -285,7 +317,7 @@ def networks(model: Any) -> list[nn.Module]:
     return [net for value in inside for net in networks(value)]
 
 
-def home(model: Field, source: Any = None) -> tuple[torch.device, torch.dtype]:
+def home(model: Field | FlowMap, source: Any = None) -> tuple[torch.device, torch.dtype]:
     """Where and in what precision a model computes; what has no parameters does so as the states that are given to
     start from, or in float64 on the CPU."""
     parameter = next((p for net in networks(model) for p in net.parameters()), None)

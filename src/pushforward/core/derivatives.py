@@ -1,9 +1,12 @@
-"""Derivatives of fields in x, by reverse-mode differentiation."""
+"""Derivatives of fields: in x by reverse mode, along a direction by forward mode."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pushforward.core.shapes import sum_data
 
@@ -39,3 +42,15 @@ def _pull_back(
         value, x, v, retain_graph=True, create_graph=create_graph,
         allow_unused=True, materialize_grads=True,
     )  # fmt: skip
+
+
+def jvp(
+    function: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """The value of a function and its derivative along tangents, by one pass in forward mode.
+
+    Attention is worked out by its definition meanwhile: the fused kernels have no derivative of that kind.
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        value, derivative = torch.func.jvp(function, at, tangents)[:2]
+    return value, derivative

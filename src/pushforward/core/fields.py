@@ -50,13 +50,6 @@ def require_variance(field: Field) -> VarianceField:
     return field
 
 
-@runtime_checkable
-class FlowMap(Protocol):
-    """The solution operator x_t -> x_s of the flow, in one call."""
-
-    def __call__(self, x: Tensor, t: Tensor | float, s: Tensor | float, **cond: Any) -> Tensor: ...
-
-
 class Scales(NamedTuple):
     """c_skip, c_out, c_in and c_noise of a preconditioned network, each (B,)."""
 

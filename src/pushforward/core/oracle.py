@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from pushforward.core.noise import COMPONENT, DATA, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction, check_defined
 from pushforward.core.shapes import as_time
+
+if TYPE_CHECKING:
+    from pushforward.core.exact_maps import ExactMap
 
 # Numbers held at once by one evaluation: 2^24 in float64 are 128 MiB.
 BUDGET = 1 << 24
@@ -194,6 +197,12 @@ class _Mixture:
     def field(self, path: Path) -> ExactField:
         """The exact Field of this law on `path`."""
         return ExactField(self, path)
+
+    def flow_map(self, path: Path) -> ExactMap:
+        """The exact flow map of this law on `path`: of one Gaussian, or on the line."""
+        from pushforward.core.exact_maps import ExactMap
+
+        return ExactMap(self, path)
 
     def draw(self, noise: Noise, label: Tensor | None = None) -> Tensor:
         """(B, *shape) float64 samples, each a function of (seed, id, step). label: (B,), -1 for any."""

@@ -80,23 +80,53 @@ class LabelEmbedding(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Time, and the label if there are classes, as one vector: (B,), (B,) -> (B, dim)."""
+    """Time, the label if there are classes, and a second time if there is one, as one vector.
 
-    def __init__(self, dim: int, classes: int | None, time: str) -> None:
+        mix(features(t)) + E(label) + way(features(s - t))
+
+    t: (B,), label: (B,) or None, s: (B,), or None for s = t -> (B, dim).
+
+    time: "sinusoidal", "fourier", or "smooth": sinusoidal features of frequencies up to 8 in place of 1000, for networks
+    whose derivative in time is part of the loss (Lu & Song 2024, arXiv 2410.11081, sec. 4.1).
+    two_times: for flow maps; the last layer of `way` starts at 0, so that s makes no difference at first. t and s - t are
+    the pair that did best in MeanFlow (Geng et al. 2025, arXiv 2505.13447, table 1c).
+    """
+
+    def __init__(self, dim: int, classes: int | None, time: str, two_times: bool = False) -> None:
         super().__init__()
-        if time not in ("sinusoidal", "fourier"):
-            raise InputError(f"time features are 'sinusoidal' or 'fourier', not {time!r}")
-        self.features = SinusoidalTime(dim) if time == "sinusoidal" else FourierTime(dim)
+        self.features = time_features(time, dim)
         self.mix = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.label = None if classes is None else LabelEmbedding(classes, dim)
+        self.way = (
+            nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), zero(nn.Linear(dim, dim)))
+            if two_times
+            else None
+        )
 
-    def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, t: Tensor, label: Tensor | None, s: Tensor | None = None) -> Tensor:
         out = self.mix(self.features(t))
+        if self.way is not None:
+            out = out + self.way(self.features(torch.zeros_like(t) if s is None else s - t))
+        elif s is not None:
+            raise InputError(
+                "a second time was given to a network that was built without one: build it with two_times=True"
+            )
         if self.label is not None:
             return out + self.label(label, len(t))
         if label is not None:
             raise InputError("a label was given to a network that was built without classes")
         return out
+
+
+def time_features(name: str, dim: int) -> SinusoidalTime | FourierTime:
+    match name:
+        case "sinusoidal":
+            return SinusoidalTime(dim)
+        case "fourier":
+            return FourierTime(dim)
+        case "smooth":
+            return SinusoidalTime(dim, scale=8.0, max_period=100.0)
+    raise InputError(f"time features are 'sinusoidal', 'fourier' or 'smooth', not {name!r}")
 
 
 def zero(module: nn.Module) -> nn.Module:

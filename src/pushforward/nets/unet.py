@@ -78,6 +78,7 @@ class UNet(nn.Module):
     attention: levels, counted from 0 at full resolution, that attend over their pixels; the middle always does.
     classes:   number of labels, None for none.
     outputs:   answers for each channel, one after the other: 2 for a learned variance or a score beside the velocity.
+    two_times: the network also takes a time s, for flow maps.
 
     Ronneberger et al. 2015; Ho et al. 2020 (arXiv 2006.11239), app. B.
     """
@@ -93,6 +94,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         time: str = "sinusoidal",
         outputs: int = 1,
+        two_times: bool = False,
     ) -> None:
         super().__init__()
         if min(channels, width, blocks, outputs) < 1 or not multipliers:
@@ -102,10 +104,10 @@ class UNet(nn.Module):
         self.config: dict[str, Any] = {
             "channels": channels, "width": width, "multipliers": list(multipliers), "blocks": blocks,
             "attention": list(attention), "classes": classes, "dropout": dropout, "time": time,
-            "outputs": outputs,
+            "outputs": outputs, "two_times": two_times,
         }  # fmt: skip
         condition = 4 * width
-        self.conditioning = Conditioning(condition, classes, time)
+        self.conditioning = Conditioning(condition, classes, time, two_times)
         self.enter = nn.Conv2d(channels, width, 3, padding=1)
 
         def layer(inner: int, outer: int, attend: bool) -> Layer:
@@ -135,13 +137,15 @@ class UNet(nn.Module):
         )
         self.smallest = 2 ** (len(multipliers) - 1)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, s: Tensor | None = None
+    ) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.config["channels"] or min(x.shape[2:]) < self.smallest:
             raise InputError(
                 f"this UNet takes images (B, {self.config['channels']}, H, W) with sides of at least "
                 f"{self.smallest}, got {tuple(x.shape)}"
             )
-        condition = silu(self.conditioning(t, label))
+        condition = silu(self.conditioning(t, label, s))
         h = self.enter(x)
         skips = [h]
         for layer in self.down:

@@ -9,7 +9,16 @@ from pushforward.objectives.bridge import (
     ScoreAndFlowMatching,
 )
 from pushforward.objectives.classification import Classification, noisy_accuracy
+from pushforward.objectives.consistency import (
+    ConsistencyDistillation,
+    ConsistencyTraining,
+    ContinuousConsistency,
+    Levels,
+    PseudoHuber,
+    squared,
+)
 from pushforward.objectives.diffflow import Backward, DiffFlow, DiffFlowModel
+from pushforward.objectives.distillation import ProgressiveDistillation, Shortcut
 from pushforward.objectives.matching import (
     DenoisingScoreMatching,
     FlowMatching,
@@ -18,6 +27,7 @@ from pushforward.objectives.matching import (
     Objective,
 )
 from pushforward.objectives.maximum_likelihood import MaximumLikelihood
+from pushforward.objectives.meanflow import MeanFlow
 from pushforward.objectives.reflow import OneStep, Reflow
 from pushforward.objectives.score import (
     ControlledDenoising,
@@ -35,6 +45,9 @@ __all__ = [
     "Backward",
     "BridgeMatching",
     "Classification",
+    "ConsistencyDistillation",
+    "ConsistencyTraining",
+    "ContinuousConsistency",
     "ControlledDenoising",
     "DenoisingScoreMatching",
     "DiffFlow",
@@ -43,19 +56,25 @@ __all__ = [
     "FlowMatching",
     "Hybrid",
     "ImplicitScoreMatching",
+    "Levels",
     "Matching",
     "MaximumLikelihood",
+    "MeanFlow",
     "NoisePrediction",
     "Objective",
     "OneStep",
+    "ProgressiveDistillation",
     "ProportionalFitting",
+    "PseudoHuber",
     "Reflow",
     "ScoreAndFlowMatching",
+    "Shortcut",
     "SlicedScoreMatching",
     "Steps",
     "VariationalBound",
     "important_steps",
     "noisy_accuracy",
+    "squared",
     "trajectory",
     "weights",
 ]

@@ -68,7 +68,7 @@ class _Trajectory(torch.autograd.Function):
         draws = list[list[Tensor]]()
         for k in range(steps):
             states.extend(state)
-            draws.append(_generators(state[0].device))
+            draws.append(generators(state[0].device))
             state = tuple(part.detach() for part in step(k, *state))
         ctx.step, ctx.width, ctx.draws, ctx.parameters = step, width, draws, tensors[width:]
         # A parameter that was saved and is changed before the backward pass is an error there.
@@ -84,7 +84,7 @@ class _Trajectory(torch.autograd.Function):
         step, width, states = ctx.step, ctx.width, ctx.saved_tensors[len(ctx.parameters) :]
         wanted = [p for p in ctx.parameters if p.requires_grad]
         totals: dict[int, Tensor] = {}
-        with torch.enable_grad(), _repeatable(states[0].device) as repeat:
+        with torch.enable_grad(), repeatable(states[0].device) as repeat:
             for k, drawn in reversed(list(enumerate(ctx.draws))):
                 here = states[k * width : (k + 1) * width]
                 state = [part.detach().requires_grad_() for part in here]
@@ -134,14 +134,14 @@ def _leaves(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
         queue.extend(before for before, _ in node.next_functions)
 
 
-def _generators(device: torch.device) -> list[Tensor]:
+def generators(device: torch.device) -> list[Tensor]:
     """The states of torch's own generators."""
     cuda = device.type == "cuda"
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if cuda else [])]
 
 
 @contextmanager
-def _repeatable(device: torch.device) -> Iterator[Callable[[list[Tensor]], None]]:
+def repeatable(device: torch.device) -> Iterator[Callable[[list[Tensor]], None]]:
     """Sets torch's generators to such states; at the end they are what they were."""
 
     def repeat(states: list[Tensor]) -> None:
@@ -149,7 +149,7 @@ def _repeatable(device: torch.device) -> Iterator[Callable[[list[Tensor]], None]
         if len(states) > 1:
             torch.cuda.set_rng_state(states[1], device)
 
-    before = _generators(device)
+    before = generators(device)
     try:
         yield repeat
     finally:

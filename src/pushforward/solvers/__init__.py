@@ -4,6 +4,7 @@ from pushforward.solvers.adaptive import DormandPrince
 from pushforward.solvers.ancestral import DDIM, DDPM
 from pushforward.solvers.base import Solver, integrate
 from pushforward.solvers.exponential import DPMSolver
+from pushforward.solvers.fewstep import Jump, SolvedMap
 from pushforward.solvers.inverse import Inverse
 from pushforward.solvers.karras import ChurnedHeun
 from pushforward.solvers.langevin import (
@@ -30,6 +31,7 @@ __all__ = [
     "EulerMaruyama",
     "Heun",
     "Inverse",
+    "Jump",
     "Langevin",
     "Learned",
     "Midpoint",
@@ -38,6 +40,7 @@ __all__ = [
     "Reversal",
     "RungeKutta",
     "SignalToNoise",
+    "SolvedMap",
     "Solver",
     "StochasticHeun",
     "integrate",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
+from pushforward.core.maps import FlowMap
 from pushforward.core.noise import Noise
 from pushforward.core.paths import Path
 
@@ -40,7 +41,7 @@ class Solver(Protocol):
 
 def integrate(
     solver: Solver,
-    field: Field,
+    field: Field | FlowMap,
     x: Tensor,
     times: Tensor,
     *,
@@ -49,7 +50,7 @@ def integrate(
     callback: Callback | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Carry x along the field through `times`: forward if they increase, backward if they decrease.
+    """Carry x along the field, or by a flow map and `Jump`, through `times`: forward if they increase, backward if they decrease.
 
     x:        (B, ...) the state at times[0]; for sampling, `path.source_std` times standard normals.
     times:    (n + 1,), or (B, n + 1) for times of each sample's own, in [0, 1] and strictly monotone.

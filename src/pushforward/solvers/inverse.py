@@ -16,11 +16,13 @@ from pushforward.core.shapes import mean_data
 from pushforward.solvers.base import Solver
 
 
-class _NoNoise(Noise):
+class Silent(Noise):
     """For solvers that are to have none."""
 
     def words(self, count: int, stream: int) -> Tensor:
-        raise InputError("Inverse takes solvers without noise, such as DDIM(), Euler() or Heun()")
+        raise InputError(
+            "Inverse and SolvedMap take solvers without noise, such as DDIM(), Euler() or Heun()"
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Inverse:
     ) -> tuple[Tensor, None]:
         if len(x) == 0:
             return x, None
-        silent = _NoNoise(noise.seed, noise.ids, noise.step)
+        silent = Silent(noise.seed, noise.ids, noise.step)
         tol = 100 * torch.finfo(x.dtype).eps if self.tol is None else self.tol
         out = x.clone()
         rows = torch.arange(len(x), device=x.device)  # samples still on their way

@@ -1,0 +1,185 @@
+"""MeanFlow: a flow map learned from the law that its start may move along its trajectory.
+
+    d/dt X(x_t, t, s) = 0,      dx_t/dt = v
+
+On CondOT X = x + (s - t) U, and this is the MeanFlow identity
+
+    U(x, t, s) = v + (s - t) dU/dt,      dU/dt = v . grad_x U + dU/dt at fixed x
+
+of the mean velocity U between t and s. For any path and prediction, with U the prediction as a velocity,
+
+    target = U + dX/dt,  held fixed
+
+has the same meaning, and is the same on CondOT: dX/dt = v - U + (s - t) dU/dt. dX/dt is one derivative in forward mode,
+along (v, 1) in (x, t), of the network as it is; the gradient is that of U alone. v may be the velocity of the pair
+(x0, x1), whose mean given x_t is the field's, since the target is linear in it; or a teacher's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pushforward.core.derivatives import jvp
+from pushforward.core.errors import InputError
+from pushforward.core.fields import Field, null_condition
+from pushforward.core.maps import FlowMapModel
+from pushforward.core.noise import DROP, SPAN, Noise
+from pushforward.core.shapes import expand, mean_data
+from pushforward.core.times import LogitNormal, TimeDraw
+from pushforward.data.batch import Batch
+from pushforward.objectives.adjoint import generators, repeatable
+from pushforward.objectives.matching import Drawn, check_drop, draw
+
+
+@dataclass(frozen=True)
+class MeanFlow:
+    """Regress the mean velocity on the MeanFlow identity, from scratch or by a teacher.
+
+        loss_i = |U - target|^2 / (|U - target|^2 + floor)^power,   target = U + dX/dt (see above), the weight held fixed
+
+    |.|^2 is the mean over dimensions. The value that is returned is the error itself, |U - target|^2, whose gradient is
+    weighted: what a log shows is by how much the identity fails (and, without a teacher, the variance of v).
+
+    model:    a FlowMapModel of any jumps.
+    teacher:  a Field whose velocity v is, guided or not; without one, the pair's own: training from scratch.
+    times:    the law of two times, of which the smaller is t and the larger s.
+    share:    of samples with s = t, which learn the velocity: flow matching.
+    arrive:   share of the others that go all the way, s = 1.
+    power, floor: of the adaptive weight; power 0 is none, 1 the weight of the paper.
+    guidance: scale w of classifier-free guidance folded into the target, v <- w v + (1 - w) u(x_t, t | none) with the
+              model's own unconditional velocity: one call of the trained map then is a guided one. With a teacher leave
+              it at 1, and give a guided teacher.
+    drop:     probability of training a sample without its condition; it is then not guided.
+
+    Geng et al. 2025 (arXiv 2505.13447), alg. 1, eq. 6-8, 19 and 22; p and c in appendix B.1. Their time runs from the data
+    to the noise, which is why (t - r) has the other sign there; LogitNormal(0.4) here is their lognorm(-0.4, 1).
+    """
+
+    model: FlowMapModel
+    teacher: Field | None = None
+    times: TimeDraw = field(default_factory=lambda: LogitNormal(0.4, 1.0))
+    share: float = 0.75
+    arrive: float = 0.0
+    power: float = 1.0
+    floor: float = 1e-3
+    guidance: float = 1.0
+    drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.model.jumps != "any":
+            raise InputError("MeanFlow learns jumps between any two times: FlowMapModel(model)")
+        check_teacher(self.model, self.teacher)
+        check_drop(self.drop)
+        for name in ("share", "arrive"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it lies in [0, 1]")
+        if self.power < 0 or self.floor <= 0:
+            raise InputError(
+                f"power is {self.power} and floor {self.floor}: need power >= 0 and floor > 0"
+            )
+        if self.guidance != 1 and self.teacher is not None:
+            raise InputError(
+                "a teacher's velocity is what is learned: guide the teacher (ClassifierFree(teacher, w)), and leave "
+                "guidance out"
+            )
+        if self.guidance != 1 and not self.drop:
+            raise InputError(
+                "guidance takes the model's unconditional velocity, which it learns from dropped conditions: drop > 0"
+            )
+
+    def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
+        """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
+        drawn = draw(self.model.path, batch, noise, self.times)
+        cond, dropped = drawn.cond, torch.zeros(len(drawn.t), dtype=torch.bool)
+        noise = noise.to(drawn.x1.device)
+        if self.drop > 0 and cond:
+            dropped = noise.uniform((), DROP) < self.drop
+            cond = null_condition(cond, dropped)
+        t, s = self._times(drawn.t, noise)
+        x_t = self.model.path.sample(drawn.x0, drawn.x1, t)
+        v = self._velocity(x_t, t, drawn, cond, dropped)
+        error = mean_data(residual(self.model, x_t, t, s, v, cond) ** 2)
+        return {"loss": weighted_gradient(error, lambda e: (e + self.floor) ** -self.power)}
+
+    def _times(self, first: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """t <= s, (B,) each."""
+        u, same, arrives = noise.uniform((3,), SPAN).unbind(1)
+        second = self.times.quantile(u)
+        t, s = torch.minimum(first, second), torch.maximum(first, second)
+        # One that goes all the way starts from the time that was drawn first, whose law is that of `times`.
+        arrives = (arrives < self.arrive) & (same >= self.share)
+        t, s = torch.where(arrives, first, t), torch.where(arrives, 1.0, s)
+        alone = same < self.share
+        return torch.where(alone, first, t), torch.where(alone, first, s)
+
+    @torch.no_grad()
+    def _velocity(
+        self, x_t: Tensor, t: Tensor, drawn: Drawn, cond: dict[str, Tensor], dropped: Tensor
+    ) -> Tensor:
+        if self.teacher is not None:
+            return self.teacher(x_t, t, **cond)
+        v = self.model.path.velocity(drawn.x0, drawn.x1, t)
+        if self.guidance == 1 or not cond:
+            return v
+        free = self.model.predict(x_t, t, t, "velocity", **null_condition(cond))
+        guided = self.guidance * v + (1 - self.guidance) * free
+        return torch.where(expand(dropped.to(x_t.device), x_t).bool(), v, guided)
+
+
+def residual(
+    model: FlowMapModel,
+    x_t: Tensor,
+    t: Tensor,
+    s: Tensor,
+    v: Tensor,
+    cond: dict[str, Tensor],
+    change: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """`U - (U + dX/dt)`, (B, ...), the bracket held fixed: minus dX/dt in value, with the gradient of U.
+
+    v: the velocity along which x_t moves. change: made of (dX/dt, v - U) before it is taken.
+    """
+
+    def ahead(x: Tensor, time: Tensor) -> Tensor:
+        return model(x, time, s, **cond)
+
+    drawn = generators(x_t.device)
+    with torch.no_grad():
+        _, rate = jvp(ahead, (x_t, t.clone()), (v, torch.ones_like(t)))
+    # What the network draws by itself, as for dropout, is the same in both passes.
+    with repeatable(x_t.device) as repeat:
+        repeat(drawn)
+        u = model.predict(x_t, t, s, "velocity", **cond)
+    still = u.detach()
+    if change is not None:
+        rate = change(rate, v - still)
+    return u - (still + rate)
+
+
+def weighted_gradient(error: Tensor, weight: Callable[[Tensor], Tensor]) -> Tensor:
+    """(B,) with the value of `error` and the gradient of `weight(error) error`, the weight held fixed."""
+    scaled = weight(error.detach()) * error
+    return scaled + (error - scaled).detach()
+
+
+def check_teacher(model: FlowMapModel, teacher: Field | None) -> None:
+    """That the teacher's flow is one on the model's path."""
+    if teacher is not None and (
+        type(teacher.path) is not type(model.path)
+        or any(
+            not torch.equal(f(at), g(at))
+            for f, g in (
+                (model.path.alpha, teacher.path.alpha),
+                (model.path.sigma, teacher.path.sigma),
+            )
+            for at in (torch.linspace(0, 1, 5, dtype=torch.float64),)
+        )
+    ):
+        raise InputError(
+            f"the teacher flows along {teacher.path} and the student along {model.path}: give both one path, or wrap the "
+            f"teacher in ScheduleTransfer(teacher, {model.path})"
+        )
