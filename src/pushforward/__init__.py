@@ -31,7 +31,8 @@ _MODULES = {
 }
 _NAMES = {
     "core.errors": (
-        "CheckpointError", "ConvergenceError", "DataError", "Error", "InputError", "NonFiniteError", "UndefinedError",
+        "CheckpointError", "ConvergenceError", "DataError", "DivergenceError", "Error", "InputError",
+        "NonFiniteError", "UndefinedError",
     ),
     "core.paths": ("CondOT", "Cosine", "DiscretePath", "EDM", "Path", "SubVP", "VE", "VP"),
     "core.bridges": ("BridgeModel", "HalfBridges", "ScoreField"),
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from pushforward.core.errors import CheckpointError as CheckpointError
     from pushforward.core.errors import ConvergenceError as ConvergenceError
     from pushforward.core.errors import DataError as DataError
+    from pushforward.core.errors import DivergenceError as DivergenceError
     from pushforward.core.errors import Error as Error
     from pushforward.core.errors import InputError as InputError
     from pushforward.core.errors import NonFiniteError as NonFiniteError

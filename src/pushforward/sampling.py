@@ -49,14 +49,15 @@ def generate(
 ) -> Tensor:
     """Draw `num` samples.
 
-    model:      a Field, or a flow map, which takes a step a call; with `shape`, or one of the library's models and exact
-                laws, which know theirs. What is wrapped (guidance, ScheduleTransfer) is as good as what is inside.
+    model:      a Field, or a flow map, which takes a step a call; with `shape`, or one of the library's models and
+                exact laws, which know theirs. What is wrapped (guidance, ScheduleTransfer) is as good as what is
+                inside.
     solver:     the best known for this model and number of calls if left out (`default_sampler`); with a grid of yours,
                 `Learned(None)`.
     nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call is one.
                 If left out, what the model's info holds under "nfe"; else 50, or of a flow map 1 or its own grid's.
-    guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none. A flow map has none but
-                what it was trained with.
+    guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none. A flow map has none
+                but what it was trained with.
     grid:       times (n + 1,) in place of nfe; if left out, the solver's own, or else `times.straight`.
     source:     states to start from (num, *shape), or a law to draw them from; Gaussian noise if left out.
     seed:       sample i is a function of (seed, start + i), whatever the batch size, up to rounding in the network.
@@ -161,9 +162,11 @@ def sample_with_log_prob(
 
 def _guided(model: Field | FlowMap, guidance: float, interval: tuple[float, float]) -> Field:
     if isinstance(model, FlowMap):
+        trained = find_inside(model, "info", {}).get("guidance")
         raise InputError(
-            f"a flow map is guided by what it was trained with (here {find_inside(model, 'info', {}).get('guidance')}): "
-            f"leave guidance out, or train one with another scale"
+            f"a flow map has the guidance that it was trained with (scale {trained or 1}), and no other: leave "
+            f"guidance "
+            f"out, or train one with another scale"
         )
     return ClassifierFree(model, guidance, interval)
 

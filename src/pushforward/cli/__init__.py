@@ -1,4 +1,4 @@
-"""The command line: `pushforward train | sample | evaluate | likelihood | tune | reflow | gallery | info`.
+"""The command line: `pushforward train | sample | evaluate | likelihood | tune | distill | reflow | gallery | info`.
 
 A command is a module. Only what it needs is imported, so that help is quick. Exit codes: 0 done, 1 an error of the kind
 that `pushforward.Error` stands for, 2 a command line that cannot be understood, 130 and 143 stopped by Ctrl-C and by
@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import tyro
 
 from pushforward.cli.base import Command, subcommands
+from pushforward.cli.distill import Distill
 from pushforward.cli.evaluate import Evaluate
 from pushforward.cli.gallery import Gallery
 from pushforward.cli.info import Info
@@ -33,6 +34,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "likelihood": Likelihood,
     "tune": Tune,
+    "distill": Distill,
     "reflow": Reflow,
     "gallery": Gallery,
     "info": Info,

@@ -45,7 +45,7 @@ def reopen(folder: Path, device: str, model: Model) -> Experiment:
 
     from pushforward.recipes.experiment import experiment_of
 
-    experiment = experiment_of(folder, device=device)
+    experiment = experiment_of(folder, device=device, resume=True)
     require_same_data(folder, model.info, experiment.fingerprint)
     return replace(experiment, model=model)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -22,6 +24,7 @@ from pushforward.cli.sampling import (
 if TYPE_CHECKING:
     from pushforward.core.fields import Model
     from pushforward.evaluate.compare import Comparison, Method
+    from pushforward.evaluate.fewstep import Quality
 
 
 # Samples whose exact transport is worked out: a few seconds.
@@ -58,6 +61,11 @@ class Evaluate(Sampling):
         description="Measure the flow as a transport, too: exact 2-Wasserstein distance of its ends to the data, "
         "normalised path energy, straightness and costs, with standard errors, of 2000 samples.",
     )
+    students: tuple[Path, ...] = Field(
+        (),
+        description="Runs distilled from this one, or others of its kind: quality against network calls, a table, "
+        "and in students.json and students.png in the run folder.",
+    )
     distance: bool = Field(
         False, description="Compare how far the samples are from the data, too (energy or Frechet)."
     )
@@ -65,10 +73,13 @@ class Evaluate(Sampling):
     def run(self) -> int:
         from pushforward.core.errors import InputError
 
-        if not self.compare and (given := self.given("solvers", "grids", "nfes", "distance")):
+        own = ["solvers", "grids", "distance"] + ([] if self.students else ["nfes"])
+        if not self.compare and (given := self.given(*own)):
             raise InputError(f"--{given[0]} needs --compare")
         if self.of_classifier():
             return self.accuracy()
+        if self.students:
+            return self.against_students()
         if self.compare:
             return self.comparison()
         model = self.model()
@@ -122,9 +133,63 @@ class Evaluate(Sampling):
         show(figures, f"{len(x)} held-out samples with noise, seed {self.seed}")
         return 0
 
+    def against_students(self) -> int:
+        """Judge students beside this run's model."""
+        from pushforward.core.errors import InputError
+        from pushforward.core.maps import FlowMap
+        from pushforward.data import Dataset
+        from pushforward.evaluate.fewstep import figure, quality
+        from pushforward.evaluate.transport import wasserstein
+        from pushforward.recipes.experiment import find_device, find_source
+        from pushforward.train.files import write_file
+        from pushforward.train.share import load
+
+        if self.compare or self.transport or self.given("solver", "grid", "renoise"):
+            raise InputError(
+                "--students are judged by their own samplers: leave --compare, --transport, --solver, --grid and "
+                "--renoise out"
+            )
+        model = self.model()
+        if isinstance(model, FlowMap):
+            raise InputError(f"{self.folder} holds a flow map: give the run of its teacher first")
+        experiment = reopen(self.folder, self.device, model)
+        found = {str(f): load(f, find_device(self.device)) for f in self.students}
+        for folder, student in found.items():
+            if student.shape != model.shape or student.info.get("data") != model.info.get("data"):
+                raise InputError(
+                    f"{folder} draws samples of another kind than {self.folder}, or of other data"
+                )
+        num = self.num or (5000 if isinstance(experiment.data, Dataset) else 4000)
+        source = find_source(model, self.folder)
+        truth = None
+        if not isinstance(experiment.data, Dataset):
+            truth = experiment.data.sample(num, seed=(self.seed + 1) % 2**64)
+
+        def judge(one: Any, nfe: int) -> dict[str, float]:
+            guided = {"guidance": self.guidance} if one is model else {}
+            judged, samples, _ = replace(experiment, model=one).judge(
+                num, nfe=nfe, seed=self.seed, batch_size=self.batch_size, source=source, **guided
+            )
+            if truth is not None:
+                judged["w2"] = wasserstein(samples.cpu(), truth).value
+            return judged
+
+        nfes = self.nfes if self.given("nfes") else (1, 2, 4, 8)
+        result = quality(model, found, judge, sorted(set(nfes)))
+        settings = {
+            "num": num, "guidance": self.guidance, "seed": self.seed, "model": model.info["sha256"],
+            "students": {name: student.info["sha256"] for name, student in found.items()},
+        }  # fmt: skip
+        write_json(self.folder / "students.json", result.as_json() | {"settings": settings})
+        write_file(self.folder / "students.png", figure(result, settings))
+        by_calls(result, f"{num} samples, seed {self.seed}")
+        say(f"in {self.folder / 'students.json'} and {self.folder / 'students.png'}")
+        return 0
+
     def comparison(self) -> int:
         """Judge solvers."""
         from pushforward.core.errors import InputError
+        from pushforward.core.maps import FlowMap
         from pushforward.evaluate.compare import compare, distance_to, figure
         from pushforward.evaluate.report import balanced_labels
         from pushforward.recipes.tables import STOCHASTIC
@@ -149,6 +214,11 @@ class Evaluate(Sampling):
                 "dopri5 makes as many calls as it takes: it cannot be compared by them"
             )
         model = self.model()
+        if isinstance(model, FlowMap):
+            raise InputError(
+                "solvers are compared on a velocity, and this model is a flow map: judge it beside its teacher by "
+                "pushforward evaluate TEACHER --students RUN"
+            )
         model.path.require_gaussian("comparison of samplers")
         num = self.num or 128
         distance = None
@@ -202,6 +272,25 @@ class Evaluate(Sampling):
             if choice == grid == "auto":
                 found["tuned"] = Method(fitted)
         return found
+
+
+def by_calls(result: Quality, title: str) -> None:
+    """A table for each figure: models by rows, calls by columns."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    say(title)
+    nfes = sorted({nfe for rows in result.figures.values() for nfe in rows})
+    for key, caption, _ in result.names():
+        table = Table("calls", *map(str, nfes), title=caption, title_justify="left", box=SIMPLE)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, rows in result.figures.items():
+            cells = (f"{rows[n][key]:.3g}" if key in rows.get(n, {}) else "-" for n in nfes)
+            table.add_row(name, *cells)
+        wide = Console(width=1000).measure(table).maximum
+        Console(highlight=False, width=max(Console().width, wide)).print(table)
 
 
 def tabulate(result: Comparison, title: str) -> None:

@@ -73,6 +73,7 @@ class Gallery(Command):
 
         from pushforward.core.bridges import ScoreField
         from pushforward.core.interpolants import BrownianBridge
+        from pushforward.core.maps import FlowMap
         from pushforward.core.times import uniform
         from pushforward.evaluate.energy import energy_distance
         from pushforward.evaluate.gallery import Entry
@@ -84,6 +85,8 @@ class Gallery(Command):
         options: dict[str, Any] = {"solver": Heun(), "grid": uniform(100)}
         if isinstance(model, DiffFlowModel):
             options = {"nfe": model.steps}
+        elif isinstance(model, FlowMap):
+            options = {}
         elif model.info.get("nfe") == 1:
             options = {"nfe": 1}
         elif (

@@ -27,6 +27,7 @@ class Info(Command):
             "network": f"{networks(model)}, {count / 1e6:.3f} M parameters",
             "path": str(model.path),
             "predicts": predicted(model),
+            **flow_map(model),
             "starts from": model.info.get("source", "Gaussian noise"),
             "sample shape": " x ".join(map(str, model.shape)),
             "classes": model.classes or "none",
@@ -46,9 +47,26 @@ class Info(Command):
         return 0
 
 
+def flow_map(model: Any) -> dict[str, str]:
+    """What there is to say of a flow map, and of a student."""
+    facts: dict[str, str] = {}
+    if (jumps := getattr(model, "jumps", None)) is not None:
+        ways = {"any": "from any time to any other", "data": "from any time to the data"}
+        facts["flow map"] = (
+            ways[jumps] if isinstance(jumps, str) else f"in {len(jumps) - 1} steps of its own"
+        )
+    for key in ("method", "guidance", "teacher", "origin"):
+        if key in model.info:
+            value = str(model.info[key])
+            facts[key] = f"SHA-256 {value[:16]}" if key in ("teacher", "origin") else value
+    return facts
+
+
 def networks(model: Any) -> str:
     """The classes of a model's networks."""
-    return " and ".join(type(part).__name__ for part in model.children())
+    net = getattr(model, "net", None)
+    parts = model.children() if net is None else [net]
+    return " and ".join(type(part).__name__ for part in parts)
 
 
 def predicted(model: Any) -> str:

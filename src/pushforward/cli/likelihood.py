@@ -54,11 +54,19 @@ class Likelihood(Command):
     device: Device = "auto"
 
     def run(self) -> int:
+        from pushforward.core.errors import InputError
+        from pushforward.core.maps import FlowMap
         from pushforward.evaluate.likelihood import Settings, judge
         from pushforward.recipes.experiment import find_device, find_source
         from pushforward.train.share import load
 
         model = load(self.folder, find_device(self.device))
+        if isinstance(model, FlowMap):
+            raise InputError(
+                "a likelihood takes the velocity of a flow, and this model is a flow map: ask its teacher, or in "
+                "Python "
+                "log_prob(Instant(model), x) of one that knows any jump"
+            )
         x, label, law = self.samples(model)
         if self.unconditional or model.classes is None:
             label = None

@@ -35,6 +35,7 @@ class Sample(Sampling):
     def guided(self, model: Model) -> ModelField:
         """The model under the guidance of the classifier, if there is one: the unconditional model then."""
         from pushforward.core.errors import InputError
+        from pushforward.core.maps import FlowMap
         from pushforward.guidance import ClassifierGuidance
         from pushforward.train.share import load_classifier
 
@@ -44,6 +45,8 @@ class Sample(Sampling):
             return model
         if self.guidance is not None:
             raise InputError("give either --guidance or --classifier, not both")
+        if isinstance(model, FlowMap):
+            raise InputError("a classifier guides a velocity, and this model is a flow map")
         classifier = load_classifier(self.classifier, next(model.parameters()).device)
         if classifier.shape != model.shape:
             raise InputError(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pushforward.core.fields import Field as ModelField
     from pushforward.core.fields import Model
+    from pushforward.core.maps import FlowMap
     from pushforward.solvers import Solver
 
 SolverName = Literal[
@@ -45,15 +46,21 @@ def find_sampler(
     grid: GridChoice,
     nfe: int | None,
     guidance: float | None = None,
+    renoise: float | None = None,
 ) -> Sampler:
     """The sampler of these names at nfe calls; "auto" is what `generate` takes by itself."""
     from pushforward.core.errors import InputError
+    from pushforward.core.maps import FlowMap
     from pushforward.objectives import Backward
     from pushforward.recipes.tables import GRIDS, SOLVERS, own_grid
     from pushforward.sampling import default_sampler, solver_of_any_grid
     from pushforward.solvers import Learned
     from pushforward.solvers.learned import universal
 
+    if isinstance(field, FlowMap):
+        return find_jump(field, solver, grid, nfe, renoise)
+    if renoise is not None:
+        raise InputError("--renoise is for flow maps, and this model has a velocity: leave it out")
     name: str = solver
     if solver != "auto":
         made = SOLVERS[solver](field.path)
@@ -94,6 +101,37 @@ def find_sampler(
     return Sampler(made, GRIDS[own_grid(name)](steps, field.path), (name, own_grid(name)))
 
 
+def find_jump(
+    flow: FlowMap, solver: SolverChoice, grid: GridChoice, nfe: int | None, renoise: float | None
+) -> Sampler:
+    """The sampler of a flow map at nfe calls."""
+    import torch
+
+    from pushforward.core.errors import InputError
+    from pushforward.recipes.tables import GRIDS
+    from pushforward.solvers import Jump
+    from pushforward.solvers.fewstep import default_jump
+
+    if solver != "auto":
+        raise InputError(
+            f"this model is a flow map, which {solver} cannot follow: leave --solver out"
+        )
+    assert nfe is not None
+    jump = default_jump(flow) if renoise is None else Jump(renoise)
+    name = "jump" if jump.renoise == 0 else f"jump, renoise {jump.renoise:g}"
+    if isinstance(flow.jumps, tuple):
+        steps = len(flow.jumps) - 1
+        if nfe != steps or grid != "auto":
+            raise InputError(
+                f"this student takes the {steps} steps that it was distilled to: --nfe {steps}, and no --grid. Those "
+                f"of "
+                f"its earlier stages are in the folder stages of its run"
+            )
+        return Sampler(jump, torch.tensor(flow.jumps, dtype=torch.float64), (name, "its own"))
+    grid = "straight" if grid == "auto" else grid
+    return Sampler(jump, GRIDS[grid](nfe, flow.path), (name, grid))
+
+
 class Sampling(Command):
     """How samples are drawn from a run."""
 
@@ -107,8 +145,15 @@ class Sampling(Command):
     nfe: int | None = Field(
         None,
         ge=1,
-        description="Network calls for each sample, a guided call counting as one. Left out: 50; "
+        description="Network calls for each sample, a guided call counting as one. Left out: 50, or 1 by a flow map; "
         "dopri5 makes as many as it takes.",
+    )
+    renoise: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Flow maps: how much noise is put back between calls, from 0 (none) to 1 (all). Left out: 0, or "
+        "1 for a consistency model.",
     )
     guidance: float | None = Field(
         None, description="Scale of classifier-free guidance; 1 is none, more is stronger."
@@ -119,14 +164,14 @@ class Sampling(Command):
 
     def budget(self, model: Model) -> int | None:
         """Network calls; None for a solver that makes as many as it takes."""
-        if self.nfe is None and self.solver != "dopri5":
-            return int(model.info.get("nfe", 50))
-        return self.nfe
+        from pushforward.sampling import default_nfe
+
+        return default_nfe(model) if self.nfe is None and self.solver != "dopri5" else self.nfe
 
     def sampler(self, model: Model, field: ModelField | None = None) -> Sampler:
         """What draws the samples of a field around the model, or of the model itself."""
         return find_sampler(
-            field or model, self.solver, self.grid, self.budget(model), self.guidance
+            field or model, self.solver, self.grid, self.budget(model), self.guidance, self.renoise
         )
 
     def settings(self, model: Model, sampler: Sampler) -> dict[str, Any]:
@@ -159,12 +204,18 @@ class Sampling(Command):
 
     def model(self) -> Model:
         from pushforward.core.errors import InputError
+        from pushforward.core.maps import FlowMap
         from pushforward.recipes.experiment import find_device
         from pushforward.train.share import load
 
         model = load(self.folder, find_device(self.device))
         if self.guidance is not None and model.classes is None:
             raise InputError("--guidance needs a model with classes, and this one has none")
+        if self.guidance is not None and isinstance(model, FlowMap):
+            trained = model.info.get("guidance", 1)  # type: ignore[attr-defined]
+            raise InputError(
+                f"this flow map has the guidance that it was trained with, of scale {trained}: leave --guidance out"
+            )
         return model
 
 

@@ -47,6 +47,7 @@ class Tune(Command):
         from rich.table import Table
 
         from pushforward.core.errors import InputError
+        from pushforward.core.maps import FlowMap
         from pushforward.recipes.experiment import find_device
         from pushforward.train.share import load
         from pushforward.tuning import tune
@@ -57,6 +58,10 @@ class Tune(Command):
         if calls[0] < 3:
             raise InputError(f"--nfe is {calls[0]}; a fitted sampler takes at least 3 calls")
         model = load(self.folder, find_device(self.device))
+        if isinstance(model, FlowMap):
+            raise InputError(
+                "samplers are fitted to a velocity, and this model is a flow map, which leaves them nothing to do"
+            )
         if self.guidance is not None and model.classes is None:
             raise InputError("--guidance needs a model with classes, and this one has none")
         console = Console(highlight=False)

@@ -19,6 +19,10 @@ class NonFiniteError(Error, ArithmeticError):
     """A loss, gradient or sample became NaN or infinite."""
 
 
+class DivergenceError(Error, ArithmeticError):
+    """Training has left what it had learned."""
+
+
 class ConvergenceError(Error, ArithmeticError):
     """An iteration did not reach its tolerance."""
 

@@ -23,7 +23,8 @@ class ExactMap:
 
     One Gaussian N(m, Q diag(l) Q^T), whose trajectories stay at their place in units of its standard deviations:
 
-        X(x, t, s) = alpha_s m + Q diag(r) Q^T (x - alpha_t m),    r^2 = (alpha_s^2 l + sigma_s^2)/(alpha_t^2 l + sigma_t^2)
+        X(x, t, s) = alpha_s m + Q diag(r) Q^T (x - alpha_t m)
+        r^2 = (alpha_s^2 l + sigma_s^2)/(alpha_t^2 l + sigma_t^2)
 
     A mixture on the line, whose trajectories stay at their quantile, F_t being the distribution function of x_t:
 
@@ -48,7 +49,8 @@ class ExactMap:
     def __call__(self, x: Tensor, t: Tensor | float, s: Tensor | float, **cond: Any) -> Tensor:
         if x.shape[1:] != self.law.shape or cond:
             raise InputError(
-                f"this map takes states of shape {self.law.shape} and no condition, got {tuple(x.shape)} and {list(cond)}"
+                f"this map takes states of shape {self.law.shape} and no condition, got {tuple(x.shape)} and "
+                f"{list(cond)}"
             )
         t, s = as_time(t, x).double(), as_time(s, x).double()
         flat = x.flatten(1).double()

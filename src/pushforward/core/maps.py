@@ -18,6 +18,7 @@ Boffi, Albergo, Vanden-Eijnden 2024 (arXiv 2406.07507), sec. 3.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -31,8 +32,8 @@ from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction, check_defined, convert, jump
 from pushforward.core.shapes import as_time, expand
 
-# Which jumps a flow map knows: from any time to any other; from any time to the data, s = 1; or from each time of a grid
-# to the next one.
+# Which jumps a flow map knows: from any time to any other; from any time to the data, s = 1; or from each time of a
+# grid to the next one.
 Jumps = Literal["any", "data"] | tuple[float, ...]
 
 
@@ -40,7 +41,7 @@ Jumps = Literal["any", "data"] | tuple[float, ...]
 class FlowMap(Protocol):
     """The solution operator x_t -> x_s of a flow, in one call.
 
-    x: (B, ...) the state at t; t, s: one time or (B,) each, s > t towards the data; cond: what the flow is conditioned on.
+    x: (B, ...) the state at t; t, s: one time or (B,) each, s > t towards the data; cond: what it is conditioned on.
     Returns the state at s, of x's shape. jumps: the pairs (t, s) that it knows.
     """
 
@@ -61,8 +62,8 @@ class FlowMapModel(nn.Module):
 
     On CondOT, x_s = x + (s - t) U with U the mean velocity between t and s (MeanFlow). To s = 1, where sigma = 0, it is
     data(x, P) = c_skip x + c_out net: a consistency model. With P of t alone it is DDIM, what a progressively distilled
-    student is. X(x, t, t) = x holds whatever the network says, and its derivative in s at s = t is the model's velocity,
-    P at s = t being a prediction in the usual sense (`Instant`).
+    student is. X(x, t, t) = x holds whatever the network says, and its derivative in s at s = t is the model's
+    velocity, P at s = t being a prediction in the usual sense (`Instant`).
 
     model: a Model on a Gaussian path, or on one between two laws that adds no noise on the way. For jumps "any" its
            network takes a second time, `s` (`two_times=True`); for others it need not know s.
@@ -77,15 +78,15 @@ class FlowMapModel(nn.Module):
         super().__init__()
         if isinstance(model.path, Interpolant):
             raise InputError(
-                f"{model.path} adds noise on the way, so that two ends do not say the state between them: learn the flow "
-                f"of its velocity on CondOT(gaussian_source=False)"
+                f"{model.path} adds noise on the way, so that two ends do not say the state between them: learn the "
+                f"flow of its velocity on CondOT(gaussian_source=False)"
             )
         if isinstance(jumps, str):
             if jumps not in ("any", "data"):
                 raise InputError(f"jumps are 'any', 'data' or a grid of times, not {jumps!r}")
         else:
             jumps = tuple(float(t) for t in jumps)
-            rising = all(a < b for a, b in zip(jumps, jumps[1:], strict=False))
+            rising = all(a < b for a, b in pairwise(jumps))
             if len(jumps) < 2 or not rising or jumps[0] < 0 or jumps[-1] > 1:
                 raise InputError(
                     f"a grid of jumps is two or more increasing times in [0, 1], got {jumps[:8]}"
@@ -163,7 +164,8 @@ class FlowMapModel(nn.Module):
         k = torch.searchsorted(grid, t.contiguous() - 1e-6).clamp(max=len(grid) - 2)
         if not bool(((grid[k] - t).abs() < 1e-6).all() & ((grid[k + 1] - s).abs() < 1e-6).all()):
             raise UndefinedError(
-                f"this flow map knows the {len(grid) - 1} steps of its own grid alone: pass grid=torch.tensor(model.jumps)"
+                f"this flow map knows the {len(grid) - 1} steps of its own grid alone: pass "
+                f"grid=torch.tensor(model.jumps)"
             )
 
 

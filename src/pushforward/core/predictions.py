@@ -109,8 +109,8 @@ def jump(have: Prediction, c_t: Coefficients, c_s: Coefficients) -> tuple[Tensor
 
         a = (alpha_s q - sigma_s p)/D,   b = (alpha_t sigma_s - sigma_t alpha_s)/D,   D = alpha_t q - sigma_t p
 
-    The step of DDIM from t to s, in any prediction: with the data (p, q) = (1, 0), a = sigma_s/sigma_t. On CondOT with the
-    velocity a = 1 and b = s - t. Not finite where `have` and x_t say the same thing (see `conversion`).
+    The step of DDIM from t to s, in any prediction: with the data (p, q) = (1, 0), a = sigma_s/sigma_t. On CondOT with
+    the velocity a = 1 and b = s - t. Not finite where `have` and x_t say the same thing (see `conversion`).
     """
     p, q = row(have, c_t)
     det = c_t.alpha * q - c_t.sigma * p
@@ -123,8 +123,8 @@ def jump(have: Prediction, c_t: Coefficients, c_s: Coefficients) -> tuple[Tensor
 def secant(x_t: Tensor, x_s: Tensor, t: Tensor, s: Tensor, path: Path, want: Prediction) -> Tensor:
     """The prediction at (x_t, t) with which one step of DDIM leads to x_s: `(x_s - a x_t)/b`, a and b of `jump`.
 
-    On CondOT, as a velocity, (x_s - x_t)/(s - t). As the data it is the target of progressive distillation, Salimans & Ho
-    2022 (arXiv 2202.00512), alg. 2: (x_s - (sigma_s/sigma_t) x_t)/(alpha_s - (sigma_s/sigma_t) alpha_t).
+    On CondOT, as a velocity, (x_s - x_t)/(s - t). As the data it is the target of progressive distillation, Salimans &
+    Ho 2022 (arXiv 2202.00512), alg. 2: (x_s - (sigma_s/sigma_t) x_t)/(alpha_s - (sigma_s/sigma_t) alpha_t).
     x_t, x_s: (B, ...); t, s: (B,), nowhere equal.
     """
     a, b = jump(want, path.coefficients(t), path.coefficients(s))

@@ -237,8 +237,9 @@ def figure(result: Comparison, settings: Mapping[str, Any]) -> bytes:
 
 def beside(axis: Any, ends: Sequence[tuple[float, str, str]]) -> None:
     """Names in their colours beside the ends of lines, (value, name, colour), moved apart where they would meet."""
-    low, high = (math.log(v) for v in axis.get_ylim())
-    wanted = sorted(((math.log(v) - low) / (high - low), name, colour) for v, name, colour in ends)
+    axis.set_ylim(axis.get_ylim())
+    height = (axis.transData + axis.transAxes.inverted()).transform
+    wanted = sorted((float(height((1.0, v))[1]), name, colour) for v, name, colour in ends)
     places = apart([y for y, _, _ in wanted], 0.05)
     for (_, name, colour), y in zip(wanted, places, strict=True):
         axis.annotate(

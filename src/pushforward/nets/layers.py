@@ -86,10 +86,10 @@ class Conditioning(nn.Module):
 
     t: (B,), label: (B,) or None, s: (B,), or None for s = t -> (B, dim).
 
-    time: "sinusoidal", "fourier", or "smooth": sinusoidal features of frequencies up to 8 in place of 1000, for networks
-    whose derivative in time is part of the loss (Lu & Song 2024, arXiv 2410.11081, sec. 4.1).
-    two_times: for flow maps; the last layer of `way` starts at 0, so that s makes no difference at first. t and s - t are
-    the pair that did best in MeanFlow (Geng et al. 2025, arXiv 2505.13447, table 1c).
+    time: "sinusoidal", "fourier", or "smooth": sinusoidal features of frequencies up to 8 in place of 1000, for
+    networks whose derivative in time is part of the loss (Lu & Song 2024, arXiv 2410.11081, sec. 4.1).
+    two_times: for flow maps; the last layer of `way` starts at 0, so that s makes no difference at first. t and s - t
+    are the pair that did best in MeanFlow (Geng et al. 2025, arXiv 2505.13447, table 1c).
     """
 
     def __init__(self, dim: int, classes: int | None, time: str, two_times: bool = False) -> None:

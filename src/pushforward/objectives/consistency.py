@@ -2,11 +2,13 @@
 
     f(x, t) = X(x, t, 1),      f(x_t, t) = f(x_s, s) for x_t, x_s on one trajectory, f(x, 1) = x
 
-In steps: f at x_t is fitted to f at a point x_s a little nearer to the data, which is held fixed. Where x_s comes from a
-step of a teacher's flow this is distillation; where x_s has the same data and noise as x_t it is training from scratch,
-equal to it in the limit of small steps. In that limit the loss is one of the derivative of f along the trajectory.
+In steps: f at x_t is fitted to f at a point x_s a little nearer to the data, which is held fixed. Where x_s comes from
+a step of a teacher's flow this is distillation; where x_s has the same data and noise as x_t it is training from
+scratch, equal to it in the limit of small steps. In that limit the loss is one of the derivative of f along the
+trajectory.
 
-Song et al. 2023 (arXiv 2303.01469); Song & Dhariwal 2023 (iCT, arXiv 2310.14189); Lu & Song 2024 (sCM, arXiv 2410.11081).
+Song et al. 2023 (arXiv 2303.01469); Song & Dhariwal 2023 (iCT, arXiv 2310.14189); Lu & Song 2024 (sCM, arXiv
+2410.11081).
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 class PseudoHuber:
     """`sqrt(|a - b|^2 + c^2) - c`, (B,): |.|^2 the sum over D dimensions, c = scale sqrt(D).
 
-    Quadratic where the two are near, and no more than the distance where they are not, without LPIPS. Song & Dhariwal 2023
-    (arXiv 2310.14189), eq. 8, with c of sec. 3.3.
+    Quadratic where the two are near, and no more than the distance where they are not, without LPIPS. Song & Dhariwal
+    2023 (arXiv 2310.14189), eq. 8, with c of sec. 3.3.
     """
 
     scale: float = 0.00054
@@ -63,8 +65,8 @@ class Levels:
         k_i = (k_0^(1/rho) + i/n (k_n^(1/rho) - k_0^(1/rho)))^rho,    k = sigma/alpha, k_0 = largest, k_n = smallest
         P(i) ~ erf((ln k_i - mean)/(sqrt 2 std)) - erf((ln k_{i+1} - mean)/(sqrt 2 std)),   or 1/n without std
 
-    first, last: n, doubled at equal intervals over `steps` optimiser steps from the one to the other, no more than that;
-                 with steps = 0 it is `last` throughout.
+    first, last: n, doubled at equal intervals over `steps` optimiser steps from the one to the other, no more than
+                 that; with steps = 0 it is `last` throughout.
     largest, smallest: noise over data, kept within the path's own; the times that stand for them are 0 and 1.
 
     Karras et al. 2022, eq. 5; Song & Dhariwal 2023 (arXiv 2310.14189), eq. 7 and sec. 3.4-3.5.
@@ -161,7 +163,8 @@ class _Consistency(ABC):
     def advance(self) -> None:
         """After an optimiser step."""
         if self.state is not None and self.decay is not None:
-            mine, theirs = (list(m.parameters()) for m in (self.state, self.model))
+            mine: list[Tensor] = list(self.state.parameters())
+            theirs: list[Tensor] = list(self.model.parameters())
             torch._foreach_lerp_(mine, theirs, 1 - self.decay)
 
     @abstractmethod
@@ -232,9 +235,9 @@ class ContinuousConsistency:
         g = (v - U) + r (df/dt - (v - U)),   target = U + g/(|g| + c), held fixed,   loss_i = |U - target|^2
 
     f(x, t) = X(x, t, 1), df/dt its derivative along the trajectory by one pass in forward mode, U the prediction as a
-    velocity, |.| the root mean square over dimensions. It is MeanFlow's residual (`objectives.meanflow`) for s = 1, made of
-    unit size, which keeps the noise of df/dt from blowing up. On the trigonometric path (`Cosine`, prediction "v") g is
-    the published tangent over cos(pi t/2) and in units of time t in [0, 1].
+    velocity, |.| the root mean square over dimensions. It is MeanFlow's residual (`objectives.meanflow`) for s = 1,
+    made of unit size, which keeps the noise of df/dt from blowing up. On the trigonometric path (`Cosine`, prediction
+    "v") g is the published tangent over cos(pi t/2) and in units of time t in [0, 1].
 
     The value that is returned is |g|^2, by how much the law fails, with the gradient of the loss.
 
@@ -267,7 +270,11 @@ class ContinuousConsistency:
         x0, x1, t, cond = draw(path, batch, noise, self.times, self.drop)
         x_t = path.sample(x0, x1, t)
         with torch.no_grad():
-            v = path.velocity(x0, x1, t) if self.teacher is None else self.teacher(x_t, t, **cond)
+            v = (
+                path.velocity(x0, x1, t)
+                if self.teacher is None
+                else self.teacher(x_t, t, "velocity", **cond)
+            )
         share = min(1.0, noise.step / self.warmup) if self.warmup else 1.0
 
         def tangent(rate: Tensor, gap: Tensor) -> Tensor:

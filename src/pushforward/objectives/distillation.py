@@ -2,8 +2,8 @@
 
     X(x, t, s) = X(X(x, t, r), r, s),      t < r < s
 
-The right side, held fixed, is the target of the left. With a teacher's steps on the right it is progressive distillation;
-with the model's own, and flow matching where t = s, a shortcut model.
+The right side, held fixed, is the target of the left. With a teacher's steps on the right it is progressive
+distillation; with the model's own, and flow matching where t = s, a shortcut model.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from pushforward.objectives.meanflow import check_teacher
 class ProgressiveDistillation:
     """A student that makes one step of two of its teacher's.
 
-        x_r = T(x_t, t, r),  x_s = T(x_r, r, s),     t, s neighbours on the student's grid, r between them on the teacher's
-        loss_i = w(t) mean (P(x_t, t, s) - target)^2,   target: the prediction at x_t with which DDIM's step leads to x_s
+        x_r = T(x_t, t, r),   x_s = T(x_r, r, s),   loss_i = w(t) mean (P(x_t, t, s) - target)^2
 
-    As the data, target = (x_s - (sigma_s/sigma_t) x_t)/(alpha_s - (sigma_s/sigma_t) alpha_t). t is drawn equally from the
-    student's times.
+    t and s are neighbours on the student's grid, r lies between them on the teacher's; target is the prediction at x_t
+    with which DDIM's step leads to x_s, as the data (x_s - (sigma_s/sigma_t) x_t)/(alpha_s - (sigma_s/sigma_t)
+    alpha_t). t is drawn equally from the student's times.
 
     model:   a FlowMapModel whose jumps are a grid, or any. teacher: a flow map; of a Field, `SolvedMap(field, DDIM())`.
     fine:    the teacher's times (2 N + 1,), every other of which is the student's: `times.uniform(2 * N)`.
@@ -64,7 +64,7 @@ class ProgressiveDistillation:
             or not bool((fine.diff() > 0).all())
         ):
             raise InputError(
-                f"fine must be an odd number of increasing times, 2 N + 1 for a student of N steps, got {tuple(fine.shape)}"
+                f"fine must be increasing times, 2 N + 1 for a student of N steps, got {tuple(fine.shape)}"
             )
         jumps = self.model.jumps
         if jumps == "data" or (jumps != "any" and list(jumps) != fine[::2].tolist()):

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Model, null_condition
@@ -32,6 +32,20 @@ class Objective(Protocol):
     """What the training loop minimises: per-sample losses (B,), under one key for each optimiser."""
 
     def __call__(self, batch: Batch, noise: Noise) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An objective that keeps something from step to step, such as a slow copy of its model.
+
+    state: the module that holds it, which a run saves and takes up again; None if there is none. `advance` is called
+    after every optimiser step.
+    """
+
+    @property
+    def state(self) -> nn.Module | None: ...
+
+    def advance(self) -> None: ...
 
 
 class Drawn(NamedTuple):

@@ -26,7 +26,7 @@ from torch import Tensor
 from pushforward.core.derivatives import jvp
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field, null_condition
-from pushforward.core.maps import FlowMapModel
+from pushforward.core.maps import FlowMap, FlowMapModel
 from pushforward.core.noise import DROP, SPAN, Noise
 from pushforward.core.shapes import expand, mean_data
 from pushforward.core.times import LogitNormal, TimeDraw
@@ -39,9 +39,11 @@ from pushforward.objectives.matching import Drawn, check_drop, draw
 class MeanFlow:
     """Regress the mean velocity on the MeanFlow identity, from scratch or by a teacher.
 
-        loss_i = |U - target|^2 / (|U - target|^2 + floor)^power,   target = U + dX/dt (see above), the weight held fixed
+        loss_i = |U - target|^2 / (|U - target|^2 + floor)^power,    target = U + dX/dt
 
-    |.|^2 is the mean over dimensions. The value that is returned is the error itself, |U - target|^2, whose gradient is
+
+    target and weight held fixed, |.|^2 the mean over dimensions. The value that is returned is the error itself, |U -
+    target|^2, whose gradient is
     weighted: what a log shows is by how much the identity fails (and, without a teacher, the variance of v).
 
     model:    a FlowMapModel of any jumps.
@@ -55,8 +57,8 @@ class MeanFlow:
               it at 1, and give a guided teacher.
     drop:     probability of training a sample without its condition; it is then not guided.
 
-    Geng et al. 2025 (arXiv 2505.13447), alg. 1, eq. 6-8, 19 and 22; p and c in appendix B.1. Their time runs from the data
-    to the noise, which is why (t - r) has the other sign there; LogitNormal(0.4) here is their lognorm(-0.4, 1).
+    Geng et al. 2025 (arXiv 2505.13447), alg. 1, eq. 6-8, 19 and 22; p and c in appendix B.1. Their time runs from the
+    data to the noise, which is why (t - r) has the other sign there; LogitNormal(0.4) here is their lognorm(-0.4, 1).
     """
 
     model: FlowMapModel
@@ -121,7 +123,7 @@ class MeanFlow:
         self, x_t: Tensor, t: Tensor, drawn: Drawn, cond: dict[str, Tensor], dropped: Tensor
     ) -> Tensor:
         if self.teacher is not None:
-            return self.teacher(x_t, t, **cond)
+            return self.teacher(x_t, t, "velocity", **cond)
         v = self.model.path.velocity(drawn.x0, drawn.x1, t)
         if self.guidance == 1 or not cond:
             return v
@@ -166,7 +168,7 @@ def weighted_gradient(error: Tensor, weight: Callable[[Tensor], Tensor]) -> Tens
     return scaled + (error - scaled).detach()
 
 
-def check_teacher(model: FlowMapModel, teacher: Field | None) -> None:
+def check_teacher(model: FlowMapModel, teacher: Field | FlowMap | None) -> None:
     """That the teacher's flow is one on the model's path."""
     if teacher is not None and (
         type(teacher.path) is not type(model.path)
@@ -180,6 +182,6 @@ def check_teacher(model: FlowMapModel, teacher: Field | None) -> None:
         )
     ):
         raise InputError(
-            f"the teacher flows along {teacher.path} and the student along {model.path}: give both one path, or wrap the "
-            f"teacher in ScheduleTransfer(teacher, {model.path})"
+            f"the teacher flows along {teacher.path} and the student along {model.path}: give both one path, or take "
+            f" ScheduleTransfer(teacher, {model.path})"
         )

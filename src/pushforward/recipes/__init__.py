@@ -7,6 +7,7 @@ from pushforward.recipes.bridge import Bridge
 from pushforward.recipes.cells import Cells
 from pushforward.recipes.digits import Digits
 from pushforward.recipes.digits_classifier import DigitsClassifier
+from pushforward.recipes.distill import Distill
 from pushforward.recipes.images import Images
 from pushforward.recipes.options import Recipe
 from pushforward.recipes.reflow import Rectify
@@ -23,6 +24,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "superresolution": SuperResolution,
     "digits-classifier": DigitsClassifier,
     "reflow": Rectify,
+    "distill": Distill,
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Cells",
     "Digits",
     "DigitsClassifier",
+    "Distill",
     "Images",
     "Recipe",
     "Rectify",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -76,10 +76,10 @@ class Bridge(Recipe):
         )
         shape = data.shape
 
-        def net(outputs: int) -> MLP | UNet:
+        def net(outputs: int, **more: Any) -> MLP | UNet:
             if len(shape) == 1:
-                return MLP(shape[0], self.width, self.depth, outputs=outputs)
-            return UNet(shape[0], self.width, outputs=outputs)
+                return MLP(shape[0], self.width, self.depth, outputs=outputs, **more)
+            return UNet(shape[0], self.width, outputs=outputs, **more)
 
         prints = f"{source.fingerprint()} {data.fingerprint()}"
         experiment = assemble(

@@ -91,7 +91,7 @@ class Cells(Recipe):
         prints = f"{source.fingerprint()} {target.fingerprint()}"
         experiment = assemble(
             self,
-            lambda outputs: MLP(dim, self.width, self.depth, outputs=outputs),
+            lambda outputs, **more: MLP(dim, self.width, self.depth, outputs=outputs, **more),
             target,
             target_held,
             shape=(dim,),

@@ -32,7 +32,7 @@ class Digits(Recipe):
         train, held_out = digits.halves(seed=0)
         return assemble(
             self,
-            lambda outputs: UNet(
+            lambda outputs, **more: UNet(
                 1,
                 self.width,
                 (1, 2),
@@ -40,6 +40,8 @@ class Digits(Recipe):
                 classes=10,
                 dropout=self.dropout,
                 outputs=outputs,
+                **more,
+                **more,
             ),
             train,
             held_out,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pushforward.core.errors import CheckpointError, InputError
 from pushforward.core.fields import Model
+from pushforward.core.maps import FlowMap
 from pushforward.core.noise import Noise
 from pushforward.core.oracle import Law
 from pushforward.data.arrays import Dataset
@@ -28,7 +29,7 @@ from pushforward.guidance import NoisyClassifier
 from pushforward.objectives import Classification, Objective
 from pushforward.recipes.objectives import NetFactory, find_coupling, find_objective, find_path
 from pushforward.recipes.options import PLACE, Recipe
-from pushforward.sampling import default_sampler, generate
+from pushforward.sampling import default_nfe, default_sampler, generate
 from pushforward.solvers import Learned
 from pushforward.train.files import locked, write_file
 from pushforward.train.log import Reporter
@@ -36,6 +37,8 @@ from pushforward.train.loop import Settings, Trainer
 from pushforward.train.stream import Drawn, Shuffled, Stream
 
 CONFIG = "config.toml"
+# The folder in that of a distilled run which holds those of its earlier stages.
+STAGES = "stages"
 # The seed of all sample pictures of a run, so that they show the same noise growing into better samples.
 PICTURE_SEED = 0
 
@@ -232,12 +235,13 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
 
     def png(model: Model) -> bytes:
         label = None if classes is None else balanced_labels(num, classes)
-        solver = default_sampler(model, 20)
+        calls = default_nfe(model) if isinstance(model, FlowMap) else 20
+        solver = default_sampler(model, calls)
         samples = generate(
             model,
             num,
             solver=solver,
-            nfe=20,
+            nfe=calls,
             source=experiment.source,
             seed=PICTURE_SEED,
             label=label,
@@ -246,7 +250,7 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
         learned = isinstance(solver, Learned)
         settings = {
             "seed": PICTURE_SEED,
-            "nfe": 20,
+            "nfe": calls,
             "solver": "learned" if learned else type(solver).__name__,
             "grid": "learned" if learned else "its own",
             "weights": "EMA, in training",
@@ -262,7 +266,7 @@ def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
     if recipe.resume:
         recipe = _resumed(name, recipe, folder)
     else:
-        _require_new(folder)
+        require_new(folder)
     experiment = recipe.build()
     settings = Settings(**{key: getattr(recipe, key) for key in Settings.__dataclass_fields__})
     recorded = recipe.recorded()
@@ -307,10 +311,10 @@ def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
         return folder, 0 if trainer.run() else trainer.signal
 
 
-def _require_new(folder: Path) -> None:
-    """A new run takes a folder that is empty or not there yet."""
+def require_new(folder: Path) -> None:
+    """A new run takes a folder that is empty or not there yet, but for the stages that led to it."""
     try:
-        taken = folder.exists() and any(folder.iterdir())
+        taken = folder.exists() and any(part.name != STAGES for part in folder.iterdir())
     except OSError as error:
         raise InputError(
             f"{folder} cannot be a run folder: {error.strerror or error}; choose another --out"

@@ -63,7 +63,7 @@ class Images(Recipe):
         train, held_out = whole.split(1 - self.held_out, seed=0)
         return assemble(
             self,
-            lambda outputs: UNet(
+            lambda outputs, **more: UNet(
                 train.shape[0],
                 self.width,
                 self.multipliers,
@@ -72,6 +72,8 @@ class Images(Recipe):
                 train.classes,
                 self.dropout,
                 outputs=outputs,
+                **more,
+                **more,
             ),
             train,
             held_out,

@@ -12,8 +12,9 @@ from pushforward.core.bridges import BridgeModel, HalfBridges
 from pushforward.core.errors import InputError
 from pushforward.core.fields import EDMPreconditioning, Model
 from pushforward.core.interpolants import BrownianBridge, Interpolant
+from pushforward.core.maps import FlowMapModel
 from pushforward.core.oracle import Law
-from pushforward.core.paths import Path
+from pushforward.core.paths import CondOT, Path
 from pushforward.core.predictions import Prediction
 from pushforward.core.times import TimeDraw
 from pushforward.couplings import Coupling
@@ -22,14 +23,19 @@ from pushforward.evaluate.agreement import everything
 from pushforward.evaluate.likelihood import bin_width
 from pushforward.objectives import (
     BridgeMatching,
+    ConsistencyTraining,
+    ContinuousConsistency,
     ControlledDenoising,
     Hybrid,
     ImplicitScoreMatching,
+    Levels,
     Matching,
     MaximumLikelihood,
+    MeanFlow,
     Objective,
     ProportionalFitting,
     ScoreAndFlowMatching,
+    Shortcut,
     SlicedScoreMatching,
     VariationalBound,
     weights,
@@ -38,8 +44,8 @@ from pushforward.recipes.options import Recipe
 from pushforward.recipes.tables import PATHS, training_times
 from pushforward.solvers import Heun
 
-# What `net(outputs)` builds: a network with this many answers for each channel.
-NetFactory = Callable[[int], nn.Module]
+# What `net(outputs, **more)` builds: a network with this many answers for each channel, and other options of its own.
+NetFactory = Callable[..., nn.Module]
 
 # Weights of a regression over time, from the path and the measure.
 WEIGHTS: dict[str, Callable[[Path, Prediction], weights.Weight]] = {
@@ -55,6 +61,7 @@ WEIGHTS: dict[str, Callable[[Path, Prediction], weights.Weight]] = {
 BRIDGES = ("sf2m", "dsbm", "dsb")
 BOUNDS = ("variational", "hybrid")
 SCORES = ("denoising", "implicit", "sliced")
+FLOW_MAPS = ("meanflow", "consistency", "continuous-consistency", "shortcut")
 
 
 def find_path(recipe: Recipe, gaussian_source: bool) -> Path:
@@ -66,6 +73,8 @@ def find_path(recipe: Recipe, gaussian_source: bool) -> Path:
             name = "brownian"
         elif recipe.objective in BOUNDS:
             name = "ddpm-linear"
+        elif recipe.objective == "continuous-consistency":
+            name = "cosine"
         elif recipe.objective in SCORES or recipe.objective == "diffflow":
             name = "vp"
     path = PATHS[name]()
@@ -118,11 +127,12 @@ def find_objective(
     prediction: Prediction = "noise" if name in BOUNDS + SCORES else "velocity"
     if recipe.prediction != "auto":
         prediction = recipe.prediction
-    if name != "matching":
-        check_unused(recipe)
+    check_unused(recipe)
     times = training_times(recipe.times, path, recipe.low_discrepancy)
     if name in BRIDGES:
         return bridge(recipe, net, path, times, drop, about)
+    if name in FLOW_MAPS:
+        return flow_map(recipe, net, path, drop, about)
     if name == "diffflow":
         from pushforward.objectives import DiffFlow, DiffFlowModel
 
@@ -141,11 +151,63 @@ def find_objective(
     return model, regression(recipe, model, data, times, drop)
 
 
+def flow_map(
+    recipe: Recipe, net: NetFactory, path: Path, drop: float, about: dict[str, Any]
+) -> tuple[Any, Objective]:
+    """Flow maps from scratch."""
+    about["info"] = about["info"] | {"method": recipe.objective}
+    if recipe.times != "uniform":
+        raise InputError(f"--times is not for --objective {recipe.objective}, which draws two")
+    any_jump = recipe.objective in ("meanflow", "shortcut")
+    prediction: Prediction = "velocity" if isinstance(path, CondOT) else "v"
+    if recipe.prediction != "auto":
+        prediction = recipe.prediction
+    if recipe.edm:
+        prediction = "data"
+    if prediction in ("noise", "score"):
+        raise InputError(
+            f"a flow map cannot start at pure noise by the {prediction}, which says nothing there: take --prediction "
+            f"velocity, v or data"
+        )
+    made = Model(
+        net(1, two_times=any_jump, time="smooth"),
+        path,
+        prediction,
+        EDMPreconditioning() if recipe.edm else None,
+        **about,
+    )
+    model = FlowMapModel(made, "any" if any_jump else "data")
+    match recipe.objective:
+        case "meanflow":
+            scale = recipe.guidance or 1.0
+            if scale != 1 and not drop:
+                raise InputError(
+                    "--guidance needs classes, and a share of them dropped in training"
+                )
+            if scale != 1:
+                model.info["guidance"] = scale
+            return model, MeanFlow(model, guidance=scale, drop=drop)
+        case "shortcut":
+            return model, Shortcut(model, drop=drop)
+        case "consistency":
+            return model, ConsistencyTraining(model, Levels(10, 160, recipe.steps), drop=drop)
+        case "continuous-consistency":
+            return model, ContinuousConsistency(model, warmup=recipe.steps // 4, drop=drop)
+    raise InputError(f"there is no objective {recipe.objective!r}")
+
+
 def check_unused(recipe: Recipe) -> None:
-    """Refuse options that only the regression of a prediction takes."""
-    for option, default in (("measure", None), ("weight", "none")):
+    """Refuse options that another objective takes."""
+    unused = () if recipe.objective == "matching" else (("measure", None), ("weight", "none"))
+    for option, default in unused:
         if getattr(recipe, option) != default:
             raise InputError(f"--{option} is for --objective matching, not {recipe.objective}")
+    if recipe.guidance is not None and recipe.objective != "meanflow":
+        raise InputError(
+            f"--guidance is folded into the flow map of --objective meanflow, not {recipe.objective}: any other "
+            f"model is "
+            f"guided when it is sampled"
+        )
 
 
 def regression(

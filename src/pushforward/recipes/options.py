@@ -18,7 +18,7 @@ TimesName = Literal["uniform", "logit-normal", "mode", "cosmap", "edm"]
 PredictionName = Literal["velocity", "data", "noise", "score", "v"]
 ObjectiveName = Literal[
     "matching", "denoising", "implicit", "sliced", "variational", "hybrid", "sf2m", "dsbm", "dsb", "diffflow",
-    "maximum-likelihood",
+    "maximum-likelihood", "meanflow", "consistency", "continuous-consistency", "shortcut",
 ]  # fmt: skip
 CouplingName = Literal["independent", "ot", "sinkhorn", "conditional-ot"]
 WeightName = Literal[
@@ -47,7 +47,12 @@ class Recipe(BaseModel, ABC):
         "matching",
         description="What is minimised: regression of a prediction; score matching (denoising, implicit, sliced); "
         "DDPM's bound with a learned variance (variational, hybrid); a Schroedinger bridge (sf2m, dsbm, dsb); "
-        "DiffFlow; the likelihood of a continuous normalising flow.",
+        "DiffFlow; the likelihood of a continuous normalising flow; a flow map for one to a few calls (meanflow, "
+        "consistency, continuous-consistency, shortcut).",
+    )
+    guidance: float | None = Field(
+        None,
+        description="Scale of classifier-free guidance folded into a flow map, for --objective meanflow.",
     )
     coupling: CouplingName = Field(
         "independent", description="How source and data are paired within a batch."
@@ -60,7 +65,7 @@ class Recipe(BaseModel, ABC):
     path: Literal["auto", PathName] = Field(
         "auto",
         description="Probability path; auto: brownian for bridges, ddpm-linear for variational and hybrid, vp for "
-        "scores and diffflow, condot for all else.",
+        "scores and diffflow, cosine for continuous-consistency, condot for all else.",
     )
     std: float | None = Field(
         None,

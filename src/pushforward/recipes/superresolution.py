@@ -95,7 +95,7 @@ class SuperResolution(Recipe):
             stream = Shuffled(Paired(train, coarse), self.batch_size, self.seed)
         experiment = assemble(
             self,
-            lambda outputs: UNet(
+            lambda outputs, **more: UNet(
                 train.shape[0],
                 self.width,
                 self.multipliers,
@@ -104,6 +104,7 @@ class SuperResolution(Recipe):
                 None,
                 self.dropout,
                 outputs=outputs,
+                **more,
             ),
             data,
             held_out,

@@ -39,7 +39,7 @@ class Toy2D(Recipe):
         info: dict[str, Any] = {"law": self.target, "extent": extent}
         return assemble(
             self,
-            lambda outputs: MLP(2, self.width, self.depth, outputs=outputs),
+            lambda outputs, **more: MLP(2, self.width, self.depth, outputs=outputs, **more),
             law,
             None,
             shape=(2,),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -50,7 +50,9 @@ def integrate(
     callback: Callback | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Carry x along the field, or by a flow map and `Jump`, through `times`: forward if they increase, backward if they decrease.
+    """Carry x along the field through `times`: forward if they increase, backward if they decrease.
+
+    By `Jump`, what is given as the field is a flow map.
 
     x:        (B, ...) the state at times[0]; for sampling, `path.source_std` times standard normals.
     times:    (n + 1,), or (B, n + 1) for times of each sample's own, in [0, 1] and strictly monotone.
@@ -73,7 +75,7 @@ def integrate(
     for i, t in enumerate(grid[:-1]):
         if callback is not None:
             callback(i, t, x)
-        x, state = solver.step(field, x, t, grid[i + 1], state, noise.at(i), **cond)
+        x, state = solver.step(cast(Field, field), x, t, grid[i + 1], state, noise.at(i), **cond)
     if callback is not None:
         callback(len(grid) - 1, grid[-1], x)
     return x

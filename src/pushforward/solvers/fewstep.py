@@ -29,9 +29,10 @@ class Jump:
         x_r = X(x_t, t, r),   x_s = (alpha_s/alpha_r) x_r + sqrt(sigma_s^2 - (alpha_s/alpha_r)^2 sigma_r^2) z
         sigma_r/alpha_r = sqrt(1 - renoise^2) sigma_s/alpha_s
 
-    renoise = 0 goes straight to s, as MeanFlow does. renoise = 1 goes to the data and noises them anew up to s: multistep
-    consistency sampling, the only way for a map that knows no other jump. Between is the gamma-sampling of CTM. With an
-    exact map all have the law of x_s, whatever the grid. The last step, to the end of the path, has no noise.
+    renoise = 0 goes straight to s, as MeanFlow does. renoise = 1 goes to the data and noises them anew up to s:
+    multistep consistency sampling, the only way for a map that knows no other jump. Between is the gamma-sampling of
+    CTM. With an exact map all have the law of x_s, whatever the grid. The last step, to the end of the path, has no
+    noise.
 
     order: infinite, since an exact flow map leaves no error.
 
@@ -67,14 +68,15 @@ class Jump:
         x_r = flow(x, t, r, **cond)
         ratio = path.alpha(s) / path.alpha(r)
         spread = (path.sigma(s) ** 2 - (ratio * path.sigma(r)) ** 2).clamp(min=0).sqrt()
-        return expand(ratio, x) * x_r + expand(spread, x) * noise.normal(x.shape[1:], SOLVER, x.dtype), None  # fmt: skip
+        z = noise.normal(x.shape[1:], SOLVER, x.dtype)
+        return expand(ratio, x) * x_r + expand(spread, x) * z, None
 
 
 def require_map(field: Any) -> FlowMap:
     """The field, if it is a flow map."""
     if not isinstance(field, FlowMap):
         raise InputError(
-            f"Jump takes a flow map, and {type(field).__name__} is none: make one of a field by SolvedMap(field, solver)"
+            f"Jump takes a flow map, which {type(field).__name__} is not: SolvedMap(field, solver) makes one of a field"
         )
     return field
 

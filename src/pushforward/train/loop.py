@@ -20,10 +20,15 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from pushforward.core.errors import CheckpointError, InputError, NonFiniteError
+from pushforward.core.errors import (
+    CheckpointError,
+    DivergenceError,
+    InputError,
+    NonFiniteError,
+)
 from pushforward.core.noise import Noise
 from pushforward.data.batch import Batch
-from pushforward.objectives.matching import Objective
+from pushforward.objectives.matching import Objective, Stateful
 from pushforward.train.checkpoint import Checkpoints, State, prefixed, under
 from pushforward.train.ema import EMA
 from pushforward.train.files import clear_leftovers, explain, write_file
@@ -31,6 +36,7 @@ from pushforward.train.log import JSONLines, Reporter
 from pushforward.train.schedules import Decay, learning_rate
 from pushforward.train.share import Shared, load_into, save
 from pushforward.train.stream import Stream
+from pushforward.train.watch import Watch
 
 Preview = Callable[[Any], bytes]
 
@@ -95,6 +101,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
+        self.kept = objective if isinstance(objective, Stateful) else None
+        self.watch = Watch()
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
         self.log, self.speed = JSONLines(folder / "log.jsonl"), JSONLines(folder / "speed.jsonl")
         self.step = 0
@@ -114,6 +122,8 @@ class Trainer:
         state, tensors = self.checkpoints.read(self.identity)
         load_into(self.model, under("model", tensors), "the checkpoint")
         load_into(self.ema.model, under("ema", tensors), "the checkpoint's EMA")
+        if self.kept is not None and self.kept.state is not None:
+            load_into(self.kept.state, under("objective", tensors), "the checkpoint's objective")
         moments = under("optimizer", tensors)
         for name, parameter in self.model.named_parameters():
             self.optimizer.state[parameter] = {
@@ -122,6 +132,9 @@ class Trainer:
                 if "." not in key
             }
         self.log.truncate(state.log_bytes)
+        self.watch = Watch()
+        for entry in self.log.read():
+            self.watch.take(entry["loss"])
         self.step, self.loss_sum, self.loss_count = state.step, state.loss_sum, state.loss_count
         # The run may have been killed in the middle of writing, or between the checkpoint and the model to share.
         for folder in (self.folder, self.folder / "samples"):
@@ -138,11 +151,13 @@ class Trainer:
         moments: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
             moments |= prefixed(name, self.optimizer.state.get(parameter, {}))
+        kept = None if self.kept is None else self.kept.state
         state = State(self.step, self.loss_sum, self.loss_count, self.log.sync(), self.identity)
         self.checkpoints.write(
             state,
             prefixed("model", self.model.state_dict())
             | prefixed("ema", self.ema.model.state_dict())
+            | prefixed("objective", {} if kept is None else kept.state_dict())
             | prefixed("optimizer", moments),
         )
         self._share()
@@ -162,6 +177,8 @@ class Trainer:
                     entry["loss"] = self.loss_sum / self.loss_count
                     self.log.append(entry)
                     self.loss_sum, self.loss_count = 0.0, 0
+                    if self.watch.take(entry["loss"]):
+                        raise DivergenceError(self._diverged(entry["loss"]))
                     now = time.perf_counter()
                     speed = (self.step - since) * self.stream.batch_size / (now - began)
                     self.speed.append({"step": self.step, "samples_per_second": round(speed, 1)})
@@ -198,6 +215,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, step)
+        if self.kept is not None:
+            self.kept.advance()
         self.step += 1
         self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
         return {"step": self.step, "loss": value, "lr": rate, "grad_norm": size}
@@ -213,6 +232,13 @@ class Trainer:
         return (
             f"step {self.step}: {which}. Stopped before the step{self._kept()}. "
             f"Look at these data, or lower --lr or --clip in a new run"
+        )
+
+    def _diverged(self, loss: float) -> str:
+        return (
+            f"step {self.step}: training has diverged. The loss was {self.watch.first:.3g} at first and "
+            f"{self.watch.least:.3g} at best; it is {loss:.3g}, and has been that high for the last "
+            f"{self.watch.above} entries of {self.log.path.name}{self._kept()}. Lower --lr or --clip in a new run"
         )
 
     def _kept(self) -> str:

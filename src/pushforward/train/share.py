@@ -24,6 +24,7 @@ from pushforward.core import interpolants, paths
 from pushforward.core.bridges import BridgeModel, HalfBridges
 from pushforward.core.errors import CheckpointError, Error
 from pushforward.core.fields import EDMPreconditioning, Model
+from pushforward.core.maps import FlowMapModel
 from pushforward.guidance import NoisyClassifier
 from pushforward.nets import NETS
 from pushforward.objectives.diffflow import DiffFlowModel
@@ -42,11 +43,12 @@ PRECONDITIONINGS: dict[str, type] = {"EDMPreconditioning": EDMPreconditioning}
 
 
 # What draws samples, and what a folder can hold.
-Sampled = Model | BridgeModel | HalfBridges | DiffFlowModel
+Sampled = Model | FlowMapModel | BridgeModel | HalfBridges | DiffFlowModel
 Shared = Sampled | NoisyClassifier
 # The networks of a model of each kind: their names in a description, and in the model.
 KINDS: dict[str, tuple[type[nn.Module], dict[str, str]]] = {
     "model": (Model, {"net": "net"}),
+    "flow-map": (FlowMapModel, {"net": "model.net"}),
     "classifier": (NoisyClassifier, {"net": "net"}),
     "bridge": (BridgeModel, {"net": "net"}),
     "half-bridges": (HalfBridges, {"ahead": "ahead", "back": "back"}),
@@ -60,6 +62,9 @@ def describe(model: Shared) -> dict[str, Any]:
         drift = None if model.drift is None else _of_network(model.drift)
         whole = {"kind": "diffflow", "drift": drift, "grid": model.grid.tolist()}
         return describe(model.score) | whole
+    if isinstance(model, FlowMapModel):
+        jumps = model.jumps if isinstance(model.jumps, str) else list(model.jumps)
+        return describe(model.model) | {"kind": "flow-map", "jumps": jumps}
     kind, parts = next((k, parts) for k, (cls, parts) in KINDS.items() if type(model) is cls)
     common = {
         "format": FORMAT,
@@ -117,11 +122,11 @@ def build(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Shar
         path = _make("path", PATHS, description["path"])
         about = {"shape": tuple(shape), "classes": classes, "info": description["info"]}
         first, *others = (_network(description[part], weights) for part in parts)
-        if made not in (Model, DiffFlowModel):
+        if made not in (Model, FlowMapModel, DiffFlowModel):
             model: Shared = made(first, *others, path, **about)  # type: ignore[assignment]
             return model
         preconditioning = description["preconditioning"]
-        score = Model(
+        whole = Model(
             first,
             path,
             description["prediction"],
@@ -134,9 +139,14 @@ def build(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Shar
             info=about["info"],
         )
         if made is Model:
-            return score
+            return whole
+        if made is FlowMapModel:
+            jumps: Any = description["jumps"]
+            if not isinstance(jumps, str):
+                jumps = tuple(jumps)
+            return FlowMapModel(whole, jumps)
         grid = torch.tensor(description["grid"], dtype=torch.float64)
-        return DiffFlowModel(score, others[0] if others else None, grid=grid)
+        return DiffFlowModel(whole, others[0] if others else None, grid=grid)
     except Error:
         raise
     except Exception as error:  # whatever arguments of the wrong type or size lead to
