@@ -123,9 +123,8 @@ def find_jump(
         steps = len(flow.jumps) - 1
         if nfe != steps or grid != "auto":
             raise InputError(
-                f"this student takes the {steps} steps that it was distilled to: --nfe {steps}, and no --grid. Those "
-                f"of "
-                f"its earlier stages are in the folder stages of its run"
+                f"this student takes the steps that it was distilled to: --nfe {steps}, and no --grid. Those of its "
+                f"earlier stages are in the folder stages of its run"
             )
         return Sampler(jump, torch.tensor(flow.jumps, dtype=torch.float64), (name, "its own"))
     grid = "straight" if grid == "auto" else grid
