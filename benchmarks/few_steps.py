@@ -80,7 +80,7 @@ class Case:
         for count in (16, 8, 4, 2, 1):
             out = self.folder(f"{self.method} {count}")
             recipe = Distill(
-                method="progressive", student_steps=count, teacher=teacher, out=out, seed=self.seed, steps=1000, **QUIET
+                method="progressive", student_steps=count, teacher=teacher, out=out, seed=self.seed, steps=1500, **QUIET
             )  # fmt: skip
             teacher = self.run("distill", recipe)
             found[count] = teacher
@@ -144,7 +144,7 @@ def few_steps(found: list[Row], seeds: int) -> Report:
     """Exact 2-Wasserstein distance to the data at 1, 2 and 4 network calls, over the teacher's at 100 calls.
 
     Each method as `pushforward distill` or `pushforward train toy2d --objective` has it by default, with 3000 optimiser
-    steps of 256 samples (progressive distillation 1000 for each of five stages, from 16 steps to 1; the teacher, a
+    steps of 256 samples (progressive distillation 1500 for each of five stages, from 16 steps to 1; the teacher, a
     residual MLP of three blocks of width 128, 3000 of 512). 5000 samples against 5000 draws, means over seeds, +- their
     standard deviation. Two such sets of draws are some way apart themselves ("data"): ratios near that say no more. s:
     processor seconds of training on one thread, without the teacher's.

@@ -76,7 +76,7 @@ def generate(
     if solver is None:
         solver = (
             default_sampler(model, _calls(model, nfe), guidance)
-            if grid is None
+            if grid is None or isinstance(model, FlowMap)
             else solver_of_any_grid(model.path)
         )
     require_no_jumps(model, solver)
@@ -160,7 +160,11 @@ def sample_with_log_prob(
     return torch.cat(samples), summary(torch.cat(values), probes)
 
 
-def _guided(model: Field | FlowMap, guidance: float, interval: tuple[float, float]) -> Field:
+def _guided(
+    model: Field | FlowMap, guidance: float, interval: tuple[float, float]
+) -> Field | FlowMap:
+    if isinstance(model, FlowMap) and guidance == 1:
+        return model
     if isinstance(model, FlowMap):
         trained = find_inside(model, "info", {}).get("guidance")
         raise InputError(

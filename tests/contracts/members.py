@@ -151,6 +151,25 @@ NETS: list[Any] = [
         4,
         id="UNet-attention",
     ),
+    pytest.param(
+        lambda: MLP(3, 16, 2, classes=2, time="smooth", two_times=True),
+        (3,),
+        2,
+        id="MLP-two-times-smooth",
+    ),
+    pytest.param(lambda: MLP(2, 16, 1, two_times=True), (2,), None, id="MLP-two-times"),
+    pytest.param(
+        lambda: UNet(2, 8, (1, 2), attention=(1,), classes=3, time="smooth", two_times=True),
+        (2, 7, 8),
+        3,
+        id="UNet-two-times-smooth-attention",
+    ),
+    pytest.param(
+        lambda: UNet(1, 8, (1, 2), time="fourier", two_times=True),
+        (1, 6, 6),
+        None,
+        id="UNet-two-times-fourier",
+    ),
 ]
 
 # Couplings: (coupling, whether it leaves x0 and x1 independent).

@@ -8,12 +8,16 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import pushforward as pf
-from contracts.members import NETS, randn
+from contracts.members import NETS, randn, relative
+from pushforward.core.derivatives import jvp
 from pushforward.nets import NETS as SAVED
 
 B = 3
+# The bias of the last layer has no part in a derivative.
+UNUSED = {"allow_unused": True, "materialize_grads": True}
 
 
 def build(make, classes, trained=True):
@@ -24,8 +28,13 @@ def build(make, classes, trained=True):
         with torch.no_grad():
             for p in net.parameters():
                 p.add_(0.1 * torch.randn_like(p))
-    cond = {} if classes is None else {"label": torch.arange(B) % classes}
-    return net.eval(), cond
+    return net.eval(), told(net, classes)
+
+
+def told(net, classes, size=B):
+    """What a network is told beside state and time: a label if it has classes, a second time if it takes one."""
+    cond = {} if classes is None else {"label": torch.arange(size) % classes}
+    return cond | ({"s": torch.linspace(0.95, 0.3, size)} if net.config["two_times"] else {})
 
 
 def inputs(shape, size=B):
@@ -46,9 +55,12 @@ def test_every_parameter_gets_a_gradient_after_steps_off_the_zero_start(make, sh
     torch.manual_seed(0)
     net = make().train()
     x, t = inputs(shape, 8)
-    cond = {} if classes is None else {"label": torch.tensor([-1, *range(classes)] * 4)[:8]}
+    cond = told(net, classes, 8)
+    if classes is not None:
+        cond["label"] = torch.tensor([-1, *range(classes)] * 4)[:8]
     optimiser = torch.optim.Adam(net.parameters(), 1e-3)
-    for _ in range(3):
+    # Three layers in a row start at 0 (the second time's, a block's, the last), and each waits for the next one.
+    for _ in range(4):
         optimiser.zero_grad()
         ((net(x, t, **cond) - randn(*x.shape, seed=2, dtype=torch.float32)) ** 2).mean().backward()
         optimiser.step()
@@ -64,7 +76,7 @@ def test_samples_do_not_mix_and_their_order_does_not_matter(make, shape, classes
     width = shape[-1]
     for size in (1, 2, width, shape[0]):
         x, t = inputs(shape, size)
-        cond = {} if classes is None else {"label": torch.arange(size) % classes}
+        cond = told(net, classes, size)
         whole = net(x, t, **cond)
         order = torch.arange(size).flip(0)
         turned = net(x[order], t[order], **{k: v[order] for k, v in cond.items()})
@@ -75,7 +87,7 @@ def test_samples_do_not_mix_and_their_order_does_not_matter(make, shape, classes
 
 
 @pytest.mark.parametrize(("make", "shape", "classes"), NETS)
-def test_the_output_depends_on_state_time_and_label(make, shape, classes):
+def test_the_output_depends_on_state_both_times_and_label(make, shape, classes):
     net, cond = build(make, classes)
     x, t = inputs(shape)
     out = net(x, t, **cond)
@@ -84,23 +96,43 @@ def test_the_output_depends_on_state_time_and_label(make, shape, classes):
     # In every sample, and on every coordinate.
     assert ((net(x, t / 2, **cond) - out).abs().flatten(1).amax(1) > 1e-6).all()
     if classes is not None:
-        other = net(x, t, label=(cond["label"] + 1) % classes)
+        other = net(x, t, **cond | {"label": (cond["label"] + 1) % classes})
+        assert ((other - out).abs().flatten(1).amax(1) > 1e-6).all()
+    if "s" in cond:
+        other = net(x, t, **cond | {"s": cond["s"] / 2})
         assert ((other - out).abs().flatten(1).amax(1) > 1e-6).all()
 
 
 @pytest.mark.parametrize(("make", "shape", "classes"), NETS)
 def test_no_label_is_label_minus_one_and_differs_from_every_class(make, shape, classes):
-    net, _ = build(make, classes)
+    net, cond = build(make, classes)
     x, t = inputs(shape)
+    cond.pop("label", None)
     if classes is None:
         with pytest.raises(pf.InputError, match="without classes"):
-            net(x, t, label=torch.zeros(B, dtype=torch.int64))
+            net(x, t, label=torch.zeros(B, dtype=torch.int64), **cond)
         return
-    none = net(x, t)
-    assert torch.equal(none, net(x, t, label=None))
-    assert torch.allclose(none, net(x, t, label=torch.full((B,), -1)), atol=1e-6)
+    none = net(x, t, **cond)
+    assert torch.equal(none, net(x, t, label=None, **cond))
+    assert torch.allclose(none, net(x, t, label=torch.full((B,), -1), **cond), atol=1e-6)
     for k in range(classes):
-        assert not torch.allclose(none, net(x, t, label=torch.full((B,), k)), atol=1e-4)
+        assert not torch.allclose(none, net(x, t, label=torch.full((B,), k), **cond), atol=1e-4)
+
+
+@pytest.mark.parametrize(("make", "shape", "classes"), NETS)
+def test_a_second_time_is_the_first_if_left_out_and_refused_where_there_is_none(
+    make, shape, classes
+):
+    net, cond = build(make, classes)
+    x, t = inputs(shape)
+    s = cond.pop("s", None)
+    if s is None:
+        with pytest.raises(pf.InputError, match="two_times=True"):
+            net(x, t, s=t, **cond)
+        return
+    assert torch.equal(net(x, t, **cond), net(x, t, s=t, **cond))
+    assert torch.equal(net(x, t, s=None, **cond), net(x, t, s=t, **cond))
+    assert not torch.allclose(net(x, t, s=s, **cond), net(x, t, **cond), atol=1e-4)
 
 
 @pytest.mark.parametrize(("make", "shape", "classes"), NETS)
@@ -130,6 +162,74 @@ def test_the_gradient_in_the_state_is_that_of_differences(make, shape, classes):
     assert float((gradient * direction).sum()) == pytest.approx(
         float((weight * difference).sum() / (2 * h)), rel=1e-6
     )
+
+
+def moving(make, shape, classes):
+    """A network in float64 as a function of all in it that can move, (x, t) or (x, t, s); a point; directions there."""
+    net, cond = build(make, classes)
+    net, s = net.double(), cond.pop("s", None)
+    at = [part.double() for part in (*inputs(shape), *([] if s is None else [s]))]
+
+    def function(x, t, s=None):
+        return net(x, t, **cond, **({} if s is None else {"s": s}))
+
+    ways = [randn(*part.shape, seed=5 + k) for k, part in enumerate(at)]
+    return net, function, tuple(at), tuple(ways)
+
+
+@pytest.mark.parametrize(("make", "shape", "classes"), NETS)
+def test_the_derivative_in_forward_mode_is_that_of_differences(make, shape, classes):
+    _, function, at, ways = moving(make, shape, classes)
+    h = 2e-7  # the fastest features turn by 1000 radians in a unit of time
+    # Along all inputs at once, and along each of them with the others still.
+    for chosen in (range(len(at)), *([k] for k in range(len(at)))):
+        along = tuple(way if k in chosen else torch.zeros_like(way) for k, way in enumerate(ways))
+        value, derivative = jvp(function, at, along)
+        with torch.no_grad():
+            ahead = function(*(a + h * b for a, b in zip(at, along, strict=True)))
+            behind = function(*(a - h * b for a, b in zip(at, along, strict=True)))
+            assert relative(value.detach(), function(*at)) < 1e-12
+        assert (derivative.flatten(1).norm(dim=1) > 1e-6).all()
+        assert relative(derivative.detach(), (ahead - behind) / (2 * h)) < 1e-6
+
+
+@pytest.mark.parametrize(("make", "shape", "classes"), NETS)
+def test_the_derivative_in_forward_mode_is_that_of_two_backward_passes(make, shape, classes):
+    _, function, at, ways = moving(make, shape, classes)
+    # (u^T J) is linear in u: its derivative along u, in turn, is J v.
+    with sdpa_kernel(SDPBackend.MATH):
+        truth = torch.autograd.functional.jvp(function, at, ways)[1]
+    value, derivative = jvp(function, at, ways)
+    assert relative(derivative.detach(), truth) < 1e-11
+    assert derivative.dtype == torch.float64
+    # Without a graph as with one.
+    with torch.no_grad():
+        again, silent = jvp(function, at, ways)
+    assert not silent.requires_grad
+    assert not again.requires_grad
+    assert relative(silent, truth) < 1e-11
+    assert relative(again, value.detach()) < 1e-12
+
+
+@pytest.mark.parametrize(("make", "shape", "classes"), NETS)
+def test_value_and_derivative_in_forward_mode_have_the_gradients_of_the_weights(
+    make, shape, classes
+):
+    net, function, at, ways = moving(make, shape, classes)
+    net.train()
+    parameters, weight = list(net.parameters()), randn(len(at[0]), *shape, seed=4)
+    value, derivative = jvp(function, at, ways)
+    with sdpa_kernel(SDPBackend.MATH):
+        plain, truth = torch.autograd.functional.jvp(function, at, ways, create_graph=True)
+    for got, wanted in ((value, function(*at)), (value, plain), (derivative, truth)):
+        mine, theirs = (
+            torch.autograd.grad((weight * out).sum(), parameters, retain_graph=True, **UNUSED)
+            for out in (got, wanted)
+        )
+        scale = max(float(part.abs().max()) for part in theirs)
+        assert scale > 1e-3
+        for a, b in zip(mine, theirs, strict=True):
+            assert (a - b).abs().max() <= 1e-11 * scale
 
 
 @pytest.mark.parametrize(("make", "shape", "classes"), NETS)

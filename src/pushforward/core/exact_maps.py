@@ -46,6 +46,11 @@ class ExactMap:
                 f"SolvedMap(law.field(path), RK4(), 100)"
             )
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.law.shape
+
     def __call__(self, x: Tensor, t: Tensor | float, s: Tensor | float, **cond: Any) -> Tensor:
         if x.shape[1:] != self.law.shape or cond:
             raise InputError(

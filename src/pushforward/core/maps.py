@@ -126,12 +126,17 @@ class FlowMapModel(nn.Module):
     def forward(self, x: Tensor, t: Tensor | float, s: Tensor | float, **cond: Any) -> Tensor:
         t, s = as_time(t, x), as_time(s, x)
         self._require(t, s)
-        at = t.clamp(self._low, self._high)
-        a, b = jump(self.prediction, self.path.coefficients(at), self.path.coefficients(s))
+        c_s = self.path.coefficients(s)
+        a, b = jump(self.prediction, self.path.coefficients(t), c_s)
         if self._low > 0 or self._high < 1:
-            stay = (t == s) & (at != t)
-            a, b = torch.where(stay, 1.0, a), torch.where(stay, 0.0, b)
-        return expand(a, x) * x + expand(b, x) * self.predict(x, at, s, **cond)
+            # Where the prediction says no more than x_t does, it is asked at the model's margin from there.
+            near = jump(
+                self.prediction, self.path.coefficients(t.clamp(self._low, self._high)), c_s
+            )
+            known, stay = a.isfinite() & b.isfinite(), t == s
+            a, b = torch.where(known, a, near[0]), torch.where(known, b, near[1])
+            a, b = torch.where(stay & ~known, 1.0, a), torch.where(stay & ~known, 0.0, b)
+        return expand(a, x) * x + expand(b, x) * self.predict(x, t, s, **cond)
 
     def predict(
         self,

@@ -33,7 +33,12 @@ from pushforward.core.times import LogitNormal, TimeDraw
 from pushforward.data.batch import Batch
 from pushforward.objectives.adjoint import generators, repeatable
 from pushforward.objectives.matching import Drawn, check_drop, draw
-from pushforward.objectives.meanflow import check_teacher, residual, weighted_gradient
+from pushforward.objectives.meanflow import (
+    check_teacher,
+    held_fixed,
+    residual,
+    weighted_gradient,
+)
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -65,8 +70,8 @@ class Levels:
         k_i = (k_0^(1/rho) + i/n (k_n^(1/rho) - k_0^(1/rho)))^rho,    k = sigma/alpha, k_0 = largest, k_n = smallest
         P(i) ~ erf((ln k_i - mean)/(sqrt 2 std)) - erf((ln k_{i+1} - mean)/(sqrt 2 std)),   or 1/n without std
 
-    first, last: n, doubled at equal intervals over `steps` optimiser steps from the one to the other, no more than
-                 that; with steps = 0 it is `last` throughout.
+    first, last: n, doubled at equal intervals over `steps` optimiser steps from the one to the other; with steps = 0 it
+                 is `last` throughout.
     largest, smallest: noise over data, kept within the path's own; the times that stand for them are 0 and 1.
 
     Karras et al. 2022, eq. 5; Song & Dhariwal 2023 (arXiv 2310.14189), eq. 7 and sec. 3.4-3.5.
@@ -82,7 +87,8 @@ class Levels:
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.first <= self.last or self.steps < 0:
+        first = self.first if self.steps else 1
+        if not 1 <= first <= self.last or self.steps < 0:
             raise InputError(
                 f"first = {self.first}, last = {self.last}, steps = {self.steps}: need 1 <= first <= last, steps >= 0"
             )
@@ -98,8 +104,8 @@ class Levels:
         """n at an optimiser step."""
         if self.steps == 0:
             return self.last
-        doublings = math.floor(math.log2(self.last / self.first)) + 1
-        return min(self.first * 2 ** (step // max(1, self.steps // doublings)), self.last)
+        each = max(1, math.floor(self.steps / (math.log2(self.last // self.first) + 1)))
+        return min(self.first * 2 ** min(step // each, 64), self.last)
 
     def table(self, path: Path, n: int) -> tuple[Tensor, Tensor]:
         """(times (n + 1,), increasing from 0 to 1; levels k (n + 1,), decreasing), float64."""
@@ -180,7 +186,7 @@ class _Consistency(ABC):
         goal = self.model if self.state is None else self.state
         before = generators(x_t.device)
         here = self.model(x_t, t, 1.0, **drawn.cond)
-        with torch.no_grad(), repeatable(x_t.device) as repeat:
+        with held_fixed(goal), repeatable(x_t.device) as repeat:
             x_s = self._next(x_t, drawn, t, s)
             repeat(before)
             there = goal(x_s, s, 1.0, **drawn.cond)
@@ -237,7 +243,7 @@ class ContinuousConsistency:
     f(x, t) = X(x, t, 1), df/dt its derivative along the trajectory by one pass in forward mode, U the prediction as a
     velocity, |.| the root mean square over dimensions. It is MeanFlow's residual (`objectives.meanflow`) for s = 1,
     made of unit size, which keeps the noise of df/dt from blowing up. On the trigonometric path (`Cosine`, prediction
-    "v") g is the published tangent over cos(pi t/2) and in units of time t in [0, 1].
+    "v") g is, at r = 1, the published tangent over the cosine of their angle, alpha_t, in units of time t in [0, 1].
 
     The value that is returned is |g|^2, by how much the law fails, with the gradient of the loss.
 

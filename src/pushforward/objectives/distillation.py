@@ -22,7 +22,7 @@ from pushforward.core.shapes import expand, mean_data
 from pushforward.core.times import Uniform
 from pushforward.data.batch import Batch
 from pushforward.objectives.matching import check_drop, check_weight, draw, weighted
-from pushforward.objectives.meanflow import check_teacher
+from pushforward.objectives.meanflow import check_teacher, held_fixed
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class ProgressiveDistillation:
     def __post_init__(self) -> None:
         check_drop(self.drop)
         check_defined(self.measure, self.model.path)
+        start = self.model.path.alpha(self.fine[:1].double())
+        if self.measure in ("noise", "score") and bool((start == 0).any()):
+            raise InputError(
+                f"a jump from pure noise cannot be measured in the {self.measure}, which x_t says there: take v or data"
+            )
         check_weight(self.weight, self.measure, self.model.path)
         check_teacher(self.model, self.teacher)
         fine = self.fine
@@ -100,7 +105,8 @@ class Shortcut:
     The shortest jumps are two of the velocity's own (Euler's) at d = 1/finest. No derivative in forward mode is taken.
 
     model:   a FlowMapModel of any jumps. teacher: a flow map for the shortest jumps; without one the model's own.
-    finest:  a power of 2. share: of samples that learn the velocity of the pair; 0 with a teacher.
+    finest:  a power of 2. share: of samples that learn the velocity of the pair; with a
+             teacher it may be 0, since the shortest jumps are then the teacher's.
     drop:    as for `Matching`.
 
     Frans et al. 2024 (arXiv 2410.12557), eq. 5 and alg. 1.
@@ -135,7 +141,7 @@ class Shortcut:
         r, s = torch.where(plain, t, t + long / 2), torch.where(plain, t, t + long)
         x_t = path.sample(x0, x1, t)
         shortest = long <= 2 / self.finest
-        with torch.no_grad():
+        with held_fixed(model):
             target = path.velocity(x0, x1, t)
             rows = (~plain).nonzero().flatten()
             if len(rows):

@@ -17,11 +17,12 @@ along (v, 1) in (x, t), of the network as it is; the gradient is that of U alone
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pushforward.core.derivatives import jvp
 from pushforward.core.errors import InputError
@@ -113,21 +114,22 @@ class MeanFlow:
         second = self.times.quantile(u)
         t, s = torch.minimum(first, second), torch.maximum(first, second)
         # One that goes all the way starts from the time that was drawn first, whose law is that of `times`.
-        arrives = (arrives < self.arrive) & (same >= self.share)
+        arrives = arrives < self.arrive
         t, s = torch.where(arrives, first, t), torch.where(arrives, 1.0, s)
         alone = same < self.share
         return torch.where(alone, first, t), torch.where(alone, first, s)
 
-    @torch.no_grad()
     def _velocity(
         self, x_t: Tensor, t: Tensor, drawn: Drawn, cond: dict[str, Tensor], dropped: Tensor
     ) -> Tensor:
         if self.teacher is not None:
-            return self.teacher(x_t, t, "velocity", **cond)
+            with torch.no_grad():
+                return self.teacher(x_t, t, "velocity", **cond)
         v = self.model.path.velocity(drawn.x0, drawn.x1, t)
         if self.guidance == 1 or not cond:
             return v
-        free = self.model.predict(x_t, t, t, "velocity", **null_condition(cond))
+        with held_fixed(self.model):
+            free = self.model.predict(x_t, t, t, "velocity", **null_condition(cond))
         guided = self.guidance * v + (1 - self.guidance) * free
         return torch.where(expand(dropped.to(x_t.device), x_t).bool(), v, guided)
 
@@ -150,7 +152,7 @@ def residual(
         return model(x, time, s, **cond)
 
     drawn = generators(x_t.device)
-    with torch.no_grad():
+    with held_fixed(model):
         _, rate = jvp(ahead, (x_t, t.clone()), (v, torch.ones_like(t)))
     # What the network draws by itself, as for dropout, is the same in both passes.
     with repeatable(x_t.device) as repeat:
@@ -160,6 +162,26 @@ def residual(
     if change is not None:
         rate = change(rate, v - still)
     return u - (still + rate)
+
+
+@contextmanager
+def held_fixed(model: nn.Module) -> Iterator[None]:
+    """Calls of a model whose answer is a target: no graph, and no word between processes.
+
+    Under DistributedDataParallel a forward pass sends buffers around first. In forward mode that is an error, as they
+    are written in place, and where only some processes make such a call their messages would not match. The pass that
+    the gradient goes through is left as it is, so that gradients are averaged as ever.
+    """
+    wrapped = [m for m in model.modules() if isinstance(m, nn.parallel.DistributedDataParallel)]
+    before = [m.require_forward_param_sync for m in wrapped]
+    for m in wrapped:
+        m.require_forward_param_sync = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m, value in zip(wrapped, before, strict=True):
+            m.require_forward_param_sync = value
 
 
 def weighted_gradient(error: Tensor, weight: Callable[[Tensor], Tensor]) -> Tensor:
@@ -183,5 +205,5 @@ def check_teacher(model: FlowMapModel, teacher: Field | FlowMap | None) -> None:
     ):
         raise InputError(
             f"the teacher flows along {teacher.path} and the student along {model.path}: give both one path, or take "
-            f" ScheduleTransfer(teacher, {model.path})"
+            f"ScheduleTransfer(teacher, {model.path})"
         )
