@@ -8,7 +8,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 TORCH := -c constraints.txt torch==2.13.0
 INSTALL := $(BIN)/python $(PIP) $(TORCH)
 
-.PHONY: demo test test-slow test-peers bench bench-laws lint clean
+.PHONY: demo test test-slow test-peers bench bench-laws bench-few-steps lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
@@ -38,13 +38,17 @@ test-peers: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest tests/solvers/test_peers.py
 
 bench: $(VENV)/.installed $(PEERS)/.installed
-	$(BIN)/python -m benchmarks.run normals training
+	$(BIN)/python -m benchmarks.run few_steps_digits normals training
 	$(BIN)/python -m benchmarks.run --threads 1 cells diffflow gallery gaussian_bridge maximum_likelihood reflow superresolution
 	$(PEERS)/bin/python -m benchmarks.run --threads 1 couplings couplings_images overhead solver_error
 
 # Five seeds of six methods on four tasks: about two hours on one core. Takes up what an earlier call has left.
 bench-laws: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.between_laws
+
+# Three seeds of eleven few-step methods on three laws: about two hours on one core. Takes up what is there, too.
+bench-few-steps: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.few_steps
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import torch
 from benchmarks.cells import cells
 from benchmarks.couplings import couplings, couplings_images
 from benchmarks.diffflow import diffflow
+from benchmarks.few_steps_digits import few_steps_digits
 from benchmarks.gallery import gallery
 from benchmarks.gaussian_bridge import gaussian_bridge
 from benchmarks.maximum_likelihood import maximum_likelihood
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
         couplings,
         couplings_images,
         diffflow,
+        few_steps_digits,
         gallery,
         gaussian_bridge,
         maximum_likelihood,
