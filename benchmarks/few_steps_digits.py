@@ -26,10 +26,10 @@ QUIET: dict[str, Any] = {"sample_every": 0, "device": "cpu"}
 def few_steps_digits() -> Report:
     """Handwritten digits by class, guided, in one, two and four calls of a student against 100 of its teacher.
 
-    The teacher is the recipe digits as it is; a guided call of it is two of its network, one of a student's. Students by
-    `pushforward distill --guidance 1.5` with 1000 steps of 128 samples, from the teacher's weights. 5000 samples each,
-    labels in equal shares: Frechet distance on pixels to the held-out half, and the share in which a classifier of the
-    training half finds the class that was asked for. Minutes of training by the wall clock, on so many threads as are
+    The teacher is the recipe digits as it is; a guided call of it is two of its network, a student's is one. Students
+    by `pushforward distill --guidance 1.5` with 1000 steps of 128 samples, from the teacher's weights. 5000 samples
+    each, labels in equal shares: Frechet distance on pixels to the held-out half, and the share in which a classifier
+    of the training half finds the class that was asked for. Minutes of training by the wall clock, on the threads
     stated below. Runs that are in runs/few_steps_digits are taken as they are.
     """
     minutes: dict[str, float | None] = {}

@@ -28,7 +28,7 @@ from pushforward.core.fields import Field
 from pushforward.core.maps import FlowMap, FlowMapModel
 from pushforward.core.noise import TIME, Noise
 from pushforward.core.paths import Path
-from pushforward.core.shapes import mean_data, sum_data
+from pushforward.core.shapes import expand, mean_data, sum_data
 from pushforward.core.times import LogitNormal, TimeDraw
 from pushforward.data.batch import Batch
 from pushforward.objectives.adjoint import generators, repeatable
@@ -36,8 +36,8 @@ from pushforward.objectives.matching import Drawn, check_drop, draw
 from pushforward.objectives.meanflow import (
     check_teacher,
     held_fixed,
-    residual,
-    weighted_gradient,
+    mean_velocity,
+    with_value,
 )
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -241,11 +241,11 @@ class ContinuousConsistency:
         g = (v - U) + r (df/dt - (v - U)),   target = U + g/(|g| + c), held fixed,   loss_i = |U - target|^2
 
     f(x, t) = X(x, t, 1), df/dt its derivative along the trajectory by one pass in forward mode, U the prediction as a
-    velocity, |.| the root mean square over dimensions. It is MeanFlow's residual (`objectives.meanflow`) for s = 1,
-    made of unit size, which keeps the noise of df/dt from blowing up. On the trigonometric path (`Cosine`, prediction
-    "v") g is, at r = 1, the published tangent over the cosine of their angle, alpha_t, in units of time t in [0, 1].
+    velocity, |.| the root mean square over dimensions. It is what MeanFlow regresses on (`objectives.meanflow`), for
+    s = 1 and of unit size, which keeps the noise of df/dt from blowing up. On the trigonometric path (`Cosine`,
+    prediction "v") g is, at r = 1, the published tangent over the cosine of their angle, alpha_t, in units of time t.
 
-    The value that is returned is |g|^2, by how much the law fails, with the gradient of the loss.
+    The value that is returned is |df/dt|^2, by how much the law fails, with the gradient of the loss.
 
     teacher: a Field, guided or not, whose velocity v is; None for the pair's own: training from scratch.
     times:   the law of t. warmup: optimiser steps over which r rises from 0 to 1. floor: c.
@@ -282,11 +282,9 @@ class ContinuousConsistency:
                 else self.teacher(x_t, t, "velocity", **cond)
             )
         share = min(1.0, noise.step / self.warmup) if self.warmup else 1.0
-
-        def tangent(rate: Tensor, gap: Tensor) -> Tensor:
-            return gap + share * (rate - gap)
-
-        error = residual(self.model, x_t, t, torch.ones_like(t), v, cond, tangent)
-        value = mean_data(error**2)
-        # |U - (U + g/(|g| + c))|^2 has the gradient -2 g/(|g| + c) dU: that of |U - (U + g)|^2, over |g| + c.
-        return {"loss": weighted_gradient(value, lambda e: 1 / (e.sqrt() + self.floor))}
+        u, rate = mean_velocity(self.model, x_t, t, torch.ones_like(t), v, cond)
+        gap = v - u.detach()
+        g = gap + share * (rate - gap)
+        size = expand(mean_data(g**2).sqrt(), g)
+        loss = mean_data((u - (u.detach() + g / (size + self.floor))) ** 2)
+        return {"loss": with_value(loss, mean_data(rate**2))}

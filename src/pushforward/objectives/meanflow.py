@@ -17,7 +17,7 @@ along (v, 1) in (x, t), of the network as it is; the gradient is that of U alone
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -105,8 +105,10 @@ class MeanFlow:
         t, s = self._times(drawn.t, noise)
         x_t = self.model.path.sample(drawn.x0, drawn.x1, t)
         v = self._velocity(x_t, t, drawn, cond, dropped)
-        error = mean_data(residual(self.model, x_t, t, s, v, cond) ** 2)
-        return {"loss": weighted_gradient(error, lambda e: (e + self.floor) ** -self.power)}
+        u, rate = mean_velocity(self.model, x_t, t, s, v, cond)
+        error = mean_data((u - (u.detach() + rate)) ** 2)
+        weight = (error.detach() + self.floor) ** -self.power
+        return {"loss": with_value(weight * error, error)}
 
     def _times(self, first: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """t <= s, (B,) each."""
@@ -134,19 +136,10 @@ class MeanFlow:
         return torch.where(expand(dropped.to(x_t.device), x_t).bool(), v, guided)
 
 
-def residual(
-    model: FlowMapModel,
-    x_t: Tensor,
-    t: Tensor,
-    s: Tensor,
-    v: Tensor,
-    cond: dict[str, Tensor],
-    change: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> Tensor:
-    """`U - (U + dX/dt)`, (B, ...), the bracket held fixed: minus dX/dt in value, with the gradient of U.
-
-    v: the velocity along which x_t moves. change: made of (dX/dt, v - U) before it is taken.
-    """
+def mean_velocity(
+    model: FlowMapModel, x_t: Tensor, t: Tensor, s: Tensor, v: Tensor, cond: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """U at (x_t, t; s), with its gradient, and dX/dt where x_t moves along v, without; (B, ...) each."""
 
     def ahead(x: Tensor, time: Tensor) -> Tensor:
         return model(x, time, s, **cond)
@@ -157,11 +150,7 @@ def residual(
     # What the network draws by itself, as for dropout, is the same in both passes.
     with repeatable(x_t.device) as repeat:
         repeat(drawn)
-        u = model.predict(x_t, t, s, "velocity", **cond)
-    still = u.detach()
-    if change is not None:
-        rate = change(rate, v - still)
-    return u - (still + rate)
+        return model.predict(x_t, t, s, "velocity", **cond), rate
 
 
 @contextmanager
@@ -184,10 +173,9 @@ def held_fixed(model: nn.Module) -> Iterator[None]:
             m.require_forward_param_sync = value
 
 
-def weighted_gradient(error: Tensor, weight: Callable[[Tensor], Tensor]) -> Tensor:
-    """(B,) with the value of `error` and the gradient of `weight(error) error`, the weight held fixed."""
-    scaled = weight(error.detach()) * error
-    return scaled + (error - scaled).detach()
+def with_value(loss: Tensor, value: Tensor) -> Tensor:
+    """(B,) the gradient of `loss` under another value."""
+    return loss + (value - loss).detach()
 
 
 def check_teacher(model: FlowMapModel, teacher: Field | FlowMap | None) -> None:
