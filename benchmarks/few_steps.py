@@ -118,6 +118,9 @@ METHODS: dict[str, Callable[[Case], dict[int, Path]]] = {
 }
 
 
+SCRATCH = ("shortcut", "MeanFlow", "consistency training", "continuous consistency")
+
+
 def data(case: Case) -> Tensor:
     """The draws that samples of all methods are compared with."""
     return LAWS[case.task]().sample(NUM, seed=1000 + case.seed)
@@ -183,6 +186,10 @@ def few_steps(found: list[Row], seeds: int) -> Report:
         lines.append(
             f"- {task}, {nfe} calls: {method}, {value:.3f} (at most {WANTED[nfe]}: {kept})"
         )
+    counts = [
+        sum((r["method"], r["task"]) == cell for r in found) for cell in product(METHODS, TASKS)
+    ]
+    lines += ["", f"Cases for each cell: {min(counts)} to {max(counts)} of {seeds} seeds."]
     absolute = ", ".join(
         f"{task} {statistics.mean(values):.3f}"
         for task in TASKS
@@ -241,9 +248,15 @@ def main() -> None:
     facts = circumstances(f"python -m benchmarks.few_steps --seeds {options.seeds}", options.note)
     done = options.runs / "cases"
     done.mkdir(parents=True, exist_ok=True)
-    # The teacher comes first, for its law and seed.
+    # Students first, each after the teacher for its law and seed; then what is trained from scratch.
     groups = list(product(range(options.seeds), TASKS))
-    cases = [Case(m, t, s, options.runs) for s, t in groups for m in METHODS]
+    students = [name for name in METHODS if name not in SCRATCH]
+    cases = [
+        Case(m, t, s, options.runs)
+        for methods in (students, SCRATCH)
+        for s, t in groups
+        for m in methods
+    ]
     if not options.report:
         mine, parts = map(int, options.share.split("/"))
         for case in cases:
