@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.cells import cells
 from benchmarks.couplings import couplings, couplings_images
+from benchmarks.derivatives import derivatives
 from benchmarks.diffflow import diffflow
 from benchmarks.few_steps_digits import few_steps_digits
 from benchmarks.gallery import gallery
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
         cells,
         couplings,
         couplings_images,
+        derivatives,
         diffflow,
         few_steps_digits,
         gallery,

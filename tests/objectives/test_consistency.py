@@ -115,6 +115,23 @@ def test_levels_double_as_the_paper_says(first, last, steps):
         torch.testing.assert_close(s - t, torch.full_like(t, 1 / levels.count(k)))
 
 
+def test_levels_that_are_no_power_of_two_apart_double_until_the_last_of_them():
+    """K' = floor(100/(log2 3 + 1)) = 38: 10, 20, and then 30 in place of 40."""
+    levels = Levels(10, 30, 100)
+    marks = {0: 10, 37: 10, 38: 20, 75: 20, 76: 30, 99: 30, 100: 30, 10**6: 30}
+    assert {k: levels.count(k) for k in marks} == marks
+
+
+def test_levels_without_a_curriculum_are_the_last_throughout_however_few():
+    levels = Levels(last=5)
+    assert [levels.count(k) for k in (0, 7, 10**6)] == [5, 5, 5]
+    t, s, _ = levels.draw(pf.EDM(), pf.Noise.batch(500, seed=1))
+    pairs = {
+        (round(5 * a, 9), round(5 * b, 9)) for a, b in zip(t.tolist(), s.tolist(), strict=True)
+    }
+    assert pairs == {(k, k + 1) for k in range(5)}
+
+
 def test_the_pseudo_huber_distance_is_quadratic_near_by_and_a_length_far_away():
     d, c = 5, 0.00054 * math.sqrt(5)
     a, way = randn(4, d, seed=1), randn(4, d, seed=2)
@@ -555,7 +572,9 @@ def test_arguments_that_do_not_fit_are_errors():
     for bad in ({"warmup": -1}, {"floor": 0.0}):
         with pytest.raises(pf.InputError, match="need warmup >= 0 and floor > 0"):
             ContinuousConsistency(model, **bad)
-    for bad in ({"first": 0}, {"first": 20, "last": 10}, {"steps": -1}):
+    for bad in (
+        {"first": 0, "steps": 100}, {"first": 20, "last": 10, "steps": 100}, {"last": 0}, {"steps": -1},
+    ):  # fmt: skip
         with pytest.raises(pf.InputError, match="need 1 <= first <= last, steps >= 0"):
             Levels(**bad)
     for bad in ({"smallest": 0.0}, {"largest": 0.001}, {"rho": 0.0}):

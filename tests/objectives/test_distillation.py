@@ -381,6 +381,14 @@ def test_arguments_that_do_not_fit_are_errors():
             ProgressiveDistillation(other, FLOW, FINE)
     with pytest.raises(pf.InputError, match="no prediction 'flow'"):
         ProgressiveDistillation(model, FLOW, FINE, "flow")
+    for measure in ("noise", "score"):  # that x_t is, where it is all noise
+        with pytest.raises(pf.InputError, match=f"cannot be measured in the {measure}"):
+            ProgressiveDistillation(model, FLOW, FINE, measure)
+        later = 0.1 + 0.9 * FINE
+        some = flow_model(Free(), PATH, jumps=tuple(later[::2].tolist()))
+        ProgressiveDistillation(some, FLOW, later, measure)
+        some = flow_model(Free(), pf.EDM(), "data", tuple(GRID))
+        ProgressiveDistillation(some, LAW.flow_map(pf.EDM()), FINE, measure)
     with pytest.raises(pf.InputError, match="the teacher flows along"):
         ProgressiveDistillation(model, LAW.flow_map(pf.VP()), FINE)
     with pytest.raises(pf.InputError, match="probability"):

@@ -15,6 +15,7 @@ from contracts.members import mixture, rand, randn
 from pushforward.core.noise import SOURCE
 from pushforward.core.predictions import secant
 from pushforward.core.times import LogitNormal, Uniform
+from pushforward.nets import MLP
 from pushforward.objectives import FlowMatching, MeanFlow
 
 # Away from the ends, where the velocity of a pair on VP is infinite.
@@ -352,6 +353,25 @@ def test_the_network_draws_the_same_dropout_for_the_derivative_and_for_the_value
     assert torch.equal(first, second)
     assert torch.equal(third, fourth)
     assert not torch.equal(first, third)
+
+
+@pytest.mark.slow
+def test_compiled_the_loss_and_its_gradient_are_the_same():
+    model = pf.FlowMapModel(pf.Model(MLP(2, 16, 1, time="smooth", two_times=True), pf.CondOT()))
+    with torch.no_grad():
+        for k, p in enumerate(model.parameters()):
+            p.copy_(0.3 * randn(*p.shape, seed=k, dtype=torch.float32))
+    x1, noise = randn(32, 2, seed=1, dtype=torch.float32), pf.Noise.batch(32, seed=2)
+    found = []
+    for compiled in (False, True):
+        model.zero_grad()
+        loss = MeanFlow(model, share=0.3, compiled=compiled)(x1, noise)["loss"]
+        loss.mean().backward()
+        found.append((loss.detach(), [p.grad.clone() for p in model.parameters()]))
+    (loss, slopes), (again, others) = found
+    torch.testing.assert_close(again, loss, rtol=1e-4, atol=1e-5)
+    for a, b in zip(slopes, others, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("low", [0.0, 1e-5])

@@ -248,7 +248,8 @@ class ContinuousConsistency:
     The value that is returned is |df/dt|^2, by how much the law fails, with the gradient of the loss.
 
     teacher: a Field, guided or not, whose velocity v is; None for the pair's own: training from scratch.
-    times:   the law of t. warmup: optimiser steps over which r rises from 0 to 1. floor: c.
+    times:   the law of t. warmup: optimiser steps over which r rises from 0 to 1. floor: c. drop: as for `Matching`;
+             compiled: as for `MeanFlow`.
 
     Lu & Song 2024 (arXiv 2410.11081), eq. 6-8 and alg. 1; theirs also learns a weight over t, which is left out.
     """
@@ -259,6 +260,7 @@ class ContinuousConsistency:
     warmup: int = 0
     floor: float = 0.1
     drop: float = 0.0
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_drop(self.drop)
@@ -282,7 +284,8 @@ class ContinuousConsistency:
                 else self.teacher(x_t, t, "velocity", **cond)
             )
         share = min(1.0, noise.step / self.warmup) if self.warmup else 1.0
-        u, rate = mean_velocity(self.model, x_t, t, torch.ones_like(t), v, cond)
+        s = torch.ones_like(t)
+        u, rate = mean_velocity(self.model, x_t, t, s, v, cond, self.compiled)
         gap = v - u.detach()
         g = gap + share * (rate - gap)
         size = expand(mean_data(g**2).sqrt(), g)
