@@ -118,6 +118,7 @@ METHODS: dict[str, Callable[[Case], dict[int, Path]]] = {
 }
 
 
+FIRST = (TEACHER, "consistency, distilled", "continuous consistency, distilled", "progressive distillation")  # fmt: skip
 SCRATCH = ("shortcut", "MeanFlow", "consistency training", "continuous consistency")
 
 
@@ -248,12 +249,12 @@ def main() -> None:
     facts = circumstances(f"python -m benchmarks.few_steps --seeds {options.seeds}", options.note)
     done = options.runs / "cases"
     done.mkdir(parents=True, exist_ok=True)
-    # Students first, each after the teacher for its law and seed; then what is trained from scratch.
+    # Each after the teacher for its law and seed; what is trained from scratch comes last.
     groups = list(product(range(options.seeds), TASKS))
-    students = [name for name in METHODS if name not in SCRATCH]
+    others = [name for name in METHODS if name not in FIRST + SCRATCH]
     cases = [
         Case(m, t, s, options.runs)
-        for methods in (students, SCRATCH)
+        for methods in (FIRST, others, SCRATCH)
         for s, t in groups
         for m in methods
     ]
