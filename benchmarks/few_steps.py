@@ -118,7 +118,12 @@ METHODS: dict[str, Callable[[Case], dict[int, Path]]] = {
 }
 
 
-FIRST = (TEACHER, "consistency, distilled", "continuous consistency, distilled", "progressive distillation")  # fmt: skip
+FIRST = (
+    TEACHER,
+    "consistency, distilled",
+    "continuous consistency, distilled",
+    "progressive distillation",
+)
 SCRATCH = ("shortcut", "MeanFlow", "consistency training", "continuous consistency")
 
 

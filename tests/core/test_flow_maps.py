@@ -226,6 +226,20 @@ def test_a_jump_of_no_length_stays_whatever_the_network_says(make, path):
             assert float((ends - x).abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("path", [pf.CondOT(), pf.Cosine(), pf.VP()], ids=repr)
+@pytest.mark.parametrize("t", [0.9995, 0.0003, 0.5])
+@pytest.mark.parametrize("prediction", ["data", "v", "velocity"])
+def test_a_short_jump_is_a_short_way_within_the_margin_as_elsewhere(prediction, t, path):
+    """x_s - x = (s - t) u, and |u| is some 1/(1 - t) near the end: no leap where the network is asked elsewhere."""
+    flow = pf.FlowMapModel(pf.Model(Wild(), path, prediction))
+    x, h = randn(6, 2, seed=1), 1e-9
+    with torch.no_grad():
+        moved = (flow(x, t, t + h) - x).abs().max()
+        assert 0 < float(moved) < 100 * h / (1 - t)
+        twice = (flow(x, t, t + 2 * h) - x).abs().max()
+        assert float(twice / moved) == pytest.approx(2, rel=0.01)
+
+
 @pytest.mark.parametrize("path", FIVE_PATHS)
 @pytest.mark.parametrize("make", MODELS)
 def test_the_derivative_in_the_end_at_the_start_is_the_velocity_of_the_model(make, path):

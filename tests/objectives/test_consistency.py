@@ -120,6 +120,10 @@ def test_levels_that_are_no_power_of_two_apart_double_until_the_last_of_them():
     levels = Levels(10, 30, 100)
     marks = {0: 10, 37: 10, 38: 20, 75: 20, 76: 30, 99: 30, 100: 30, 10**6: 30}
     assert {k: levels.count(k) for k in marks} == marks
+    # Of a ratio that is not whole, the whole part: K' is as before, and not floor(100/(log2 3.5 + 1)) = 35.
+    levels = Levels(10, 35, 100)
+    marks = {0: 10, 35: 10, 37: 10, 38: 20, 75: 20, 76: 35, 100: 35}
+    assert {k: levels.count(k) for k in marks} == marks
 
 
 def test_levels_without_a_curriculum_are_the_last_throughout_however_few():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pushforward as pf
 from contracts.members import Counted, UserPath, mixture, rand, randn
-from pushforward.core.noise import SOLVER
+from pushforward.core.noise import SOLVER, START
 from pushforward.solvers import (
     DDIM,
     DDPM,
@@ -239,6 +239,29 @@ def test_a_map_of_its_own_grid_takes_its_own_steps():
         pf.generate(flow, 4, solver=Jump(1.0), nfe=2, source=x)
 
 
+def test_its_own_grid_can_be_told_to_a_map_as_errors_advise():
+    for grid in ((0.0, 0.3, 1.0), (0.0, 0.25, 0.5, 1.0)):
+        flow = student(grid)
+        told = pf.generate(flow, 4, grid=torch.tensor(flow.jumps), seed=3)
+        torch.testing.assert_close(told, pf.generate(flow, 4, seed=3), rtol=1e-6, atol=1e-6)
+        with pytest.raises(pf.UndefinedError, match=r"pass grid=torch.tensor\(model.jumps\)"):
+            pf.generate(flow, 4, grid=pf.times.uniform(len(grid) - 1))
+    # For a map to the data, the same as by nfe: noise is put back.
+    flow = student("data")
+    told = pf.generate(flow, 4, grid=pf.times.straight(3, flow.path), seed=3)
+    torch.testing.assert_close(told, pf.generate(flow, 4, nfe=3, seed=3))
+
+
+def test_an_exact_map_knows_the_shape_of_its_samples():
+    for law in (mixture(3, 1), LINE, pf.Empirical(randn(1, 2, 2, seed=1))):
+        path = pf.CondOT()
+        flow = law.flow_map(path)
+        got = pf.generate(flow, 3, seed=2)
+        assert got.shape == (3, *law.shape)
+        x0 = pf.Noise.batch(3, seed=2).normal(law.shape, START, torch.float64)
+        torch.testing.assert_close(got, flow(x0, 0.0, 1.0))
+
+
 def test_a_map_to_the_data_alone_goes_on_by_noise():
     flow, x = student("data"), randn(4, 2, seed=3)
     torch.testing.assert_close(pf.generate(flow, 4, source=x), flow(x, 0.0, 1.0))
@@ -253,6 +276,10 @@ def test_a_map_takes_no_guidance_and_no_solver_of_velocities():
     flow = student("any")
     with pytest.raises(pf.InputError, match="guidance that it was trained with"):
         pf.generate(flow, 2, guidance=2.0)
+    # A scale of 1 is no guidance.
+    assert torch.equal(pf.generate(flow, 2, guidance=1.0), pf.generate(flow, 2))
+    with pytest.raises(pf.InputError, match=r"\(scale 3\.0\)"):
+        pf.generate(student("any", info={"guidance": 3.0}), 2, guidance=2.0)
     for solver in (Heun(), DDIM(), Multistep("velocity", "time", 2)):
         with pytest.raises(pf.UndefinedError, match="follows a velocity, and this is a flow map"):
             pf.generate(flow, 2, solver=solver, nfe=2)

@@ -70,23 +70,29 @@ class Distill(Recipe, Command):
 
     def _stages(self, out: Path) -> list[tuple[Path, str, Any]]:
         """(folder, name of the recipe, recipe) of all that is to be trained, in order."""
-        from pushforward.core.errors import CheckpointError, InputError
-        from pushforward.recipes.experiment import CONFIG, STAGES, require_new
+        from pushforward.core.errors import InputError
+        from pushforward.recipes.experiment import STAGES, require_new
 
         given = self.model_dump(include=set(Recipe.model_fields), exclude_unset=True)
         given.pop("resume", None)
+        begun = self._begun(out) if self.resume else None
+        if begun is None:
+            require_new(out)
         if self.method == "reflow":
             common = {k: v for k, v in given.items() if k in Rectify.model_fields}
             common |= {"teacher": self.folder, "out": out, "one_step": True, "pairs": self.pairs}
             return [(out, "reflow", Rectify(**common))]
         if self.method != "progressive":
             return [(out, "distill", Recipe(**given | {"teacher": self.folder, "out": out}))]
-        counts = [self.from_steps]
+        first = self.from_steps
+        if begun is not None:
+            first, given = self._recorded(begun, given)
+        counts = [first]
         while counts[-1] > self.student_steps and counts[-1] % 2 == 0:
             counts.append(counts[-1] // 2)
         if counts[-1] != self.student_steps:
             raise InputError(
-                f"--from-steps {self.from_steps} does not come down to --student-steps {self.student_steps} by halves"
+                f"--from-steps {first} does not come down to --student-steps {self.student_steps} by halves"
             )
         stages: list[tuple[Path, str, Any]] = []
         teacher = self.folder
@@ -98,8 +104,42 @@ class Distill(Recipe, Command):
                 told["guidance"] = None
             stages.append((where, "distill", Recipe(**given | told)))
             teacher = where
-        if not self.resume:
-            require_new(out)
-        elif not any((where / CONFIG).is_file() for where, _, _ in stages):
-            raise CheckpointError(f"there is nothing in {out} to resume: leave --resume out")
         return stages
+
+    def _begun(self, out: Path) -> Path:
+        """The folder of the first stage of what is there."""
+        from pushforward.core.errors import CheckpointError
+        from pushforward.recipes.experiment import CONFIG, STAGES
+
+        stages = sorted((out / STAGES).glob("*"), reverse=True)
+        for folder in [*(stages if self.method == "progressive" else ()), out]:
+            if (folder / CONFIG).is_file():
+                return folder
+        raise CheckpointError(f"there is nothing in {out} to resume: leave --resume out")
+
+    def _recorded(self, begun: Path, given: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Steps of the first student, and the options of its stage, which are those of all."""
+        from pushforward.core.errors import InputError
+        from pushforward.recipes.experiment import recipe_of
+        from pushforward.recipes.options import PLACE
+
+        recorded = recipe_of(begun).model_dump(exclude={"out", "resume"})
+        first = int(recorded["student_steps"])
+        there: dict[str, Any] = recorded | {"from_steps": first}
+        fields = type(self).model_fields
+        wanted = {
+            key: value
+            for key, value in (given | {"from_steps": self.from_steps}).items()
+            if key not in PLACE | {"student_steps"} and value != fields[key].default
+        } | {"teacher": self.folder}
+        changed = [
+            f"--{key.replace('_', '-')} {value} (the run has {there.get(key)})"
+            for key, value in wanted.items()
+            if there.get(key) != value
+        ]
+        if changed:
+            raise InputError(
+                f"--resume goes on with the options of {begun}; these differ: {', '.join(changed)}. Leave them out, or "
+                f"start anew in another --out"
+            )
+        return first, recorded | {"device": self.device}

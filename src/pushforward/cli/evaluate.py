@@ -72,6 +72,7 @@ class Evaluate(Sampling):
 
     def run(self) -> int:
         from pushforward.core.errors import InputError
+        from pushforward.core.maps import FlowMap
 
         own = ["solvers", "grids", "distance"] + ([] if self.students else ["nfes"])
         if not self.compare and (given := self.given(*own)):
@@ -84,6 +85,10 @@ class Evaluate(Sampling):
             return self.comparison()
         model = self.model()
         experiment = reopen(self.folder, self.device, model)
+        if self.transport and isinstance(model, FlowMap):
+            raise InputError(
+                "--transport follows a velocity, and this model is a flow map: leave it out, or ask its teacher"
+            )
         sampler, num = self.sampler(model), self.num or 5000
         figures, _, _ = experiment.judge(num, **self.arguments(sampler, model))
         if self.transport:
@@ -138,22 +143,28 @@ class Evaluate(Sampling):
         from pushforward.core.errors import InputError
         from pushforward.core.maps import FlowMap
         from pushforward.data import Dataset
-        from pushforward.evaluate.fewstep import figure, quality
+        from pushforward.evaluate.fewstep import TEACHER, figure, quality
         from pushforward.evaluate.transport import wasserstein
         from pushforward.recipes.experiment import find_device, find_source
         from pushforward.train.files import write_file
         from pushforward.train.share import load
 
-        if self.compare or self.transport or self.given("solver", "grid", "renoise"):
+        if self.compare or self.transport or self.given("solver", "grid", "renoise", "nfe"):
             raise InputError(
-                "--students are judged by their own samplers: leave --compare, --transport, --solver, --grid and "
-                "--renoise out"
+                "--students are judged by their own samplers at --nfes: leave --compare, --transport, --solver, "
+                "--grid, --nfe and --renoise out"
             )
+        if not self.nfes or min(self.nfes) < 1:
+            raise InputError("--nfes must be one or more positive numbers of calls")
         model = self.model()
         if isinstance(model, FlowMap):
             raise InputError(f"{self.folder} holds a flow map: give the run of its teacher first")
         experiment = reopen(self.folder, self.device, model)
-        found = {str(f): load(f, find_device(self.device)) for f in self.students}
+        # The first row is the teacher's, whatever a student's folder is called.
+        found = {
+            f"./{f}" if str(f) == TEACHER else str(f): load(f, find_device(self.device))
+            for f in self.students
+        }
         for folder, student in found.items():
             if student.shape != model.shape or student.info.get("data") != model.info.get("data"):
                 raise InputError(

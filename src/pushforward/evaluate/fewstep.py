@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pushforward import __version__
+from pushforward.core.errors import InputError
 from pushforward.core.maps import FlowMap
 from pushforward.evaluate.compare import OTHERS, QUIET, beside, labels_apart
 
@@ -80,6 +81,8 @@ def figure(found: Quality, settings: Mapping[str, Any]) -> bytes:
     from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
     panels = found.names()
+    if not panels:
+        raise InputError("there are no figures to draw: the samples were judged by none")
     drawn, axes = plt.subplots(
         1, len(panels), figsize=(5.6 * len(panels) + 0.8, 4.4), layout="constrained", squeeze=False
     )
@@ -91,7 +94,8 @@ def figure(found: Quality, settings: Mapping[str, Any]) -> bytes:
         if less:
             axis.set_yscale("log")
         full = found.figures[TEACHER][found.calls].get(key, math.nan)
-        shown = sorted({n for rows in found.figures.values() for n in rows if n != found.calls})
+        others = {n for name, rows in found.figures.items() if name != TEACHER for n in rows}
+        shown = sorted((others | set(found.figures[TEACHER])) - ({found.calls} - others))
         ends: list[tuple[float, str, str]] = []
         for name, rows in found.figures.items():
             points = [(n, rows[n][key]) for n in sorted(rows) if n in shown and key in rows[n]]

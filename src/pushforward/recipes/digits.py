@@ -41,7 +41,6 @@ class Digits(Recipe):
                 dropout=self.dropout,
                 outputs=outputs,
                 **more,
-                **more,
             ),
             train,
             held_out,

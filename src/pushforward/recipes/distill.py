@@ -48,6 +48,7 @@ class Distill(Recipe):
 
         from pushforward.core.errors import InputError
         from pushforward.core.fields import Model
+        from pushforward.core.interpolants import Interpolant
         from pushforward.core.maps import FlowMapModel
         from pushforward.recipes.experiment import Experiment, find_device, recipe_of
         from pushforward.train.share import load
@@ -61,6 +62,11 @@ class Distill(Recipe):
         if not isinstance(teacher, Model) and not of_stage:
             raise InputError(
                 f"{self.teacher} holds a {type(teacher).__name__}; the flow of a Model is distilled"
+            )
+        if isinstance(teacher.path, Interpolant):
+            raise InputError(
+                f"{self.teacher} goes along {teacher.path}, which adds noise on the way: the flow of such a model "
+                f"is not distilled"
             )
         if self.guidance is not None and teacher.classes is None:
             raise InputError("--guidance needs a teacher with classes, and this one has none")
@@ -80,18 +86,15 @@ class Distill(Recipe):
         from pushforward.core.errors import InputError
 
         names = (
-            "objective",
-            "coupling",
-            "path",
-            "std",
-            "prediction",
-            "measure",
-            "edm",
-            "weight",
-            "times",
-        )
+            "objective", "coupling", "regularisation", "path", "std", "prediction", "measure", "edm", "weight", "times",
+            "phase", "simulation_steps",
+        )  # fmt: skip
         fields = type(self).model_fields
-        changed = [f"--{name}" for name in names if getattr(self, name) != fields[name].default]
+        changed = [
+            f"--{name.replace('_', '-')}"
+            for name in names
+            if getattr(self, name) != fields[name].default
+        ]
         if self.method != "progressive" and self.student_steps != 1:
             changed.append("--student-steps")
         if changed:
@@ -125,7 +128,7 @@ class Distill(Recipe):
         info = {k: v for k, v in whole.info.items() if k not in left_out}
         info |= {"method": self.method, "teacher": whole.info["sha256"]}
         info.setdefault("origin", whole.info["sha256"])
-        guidance = self.guidance or whole.info.get("guidance")
+        guidance = whole.info.get("guidance") if self.guidance is None else self.guidance
         if guidance is not None:
             info["guidance"] = guidance
         made = Model(

@@ -73,7 +73,6 @@ class Images(Recipe):
                 self.dropout,
                 outputs=outputs,
                 **more,
-                **more,
             ),
             train,
             held_out,

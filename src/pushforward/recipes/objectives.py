@@ -179,7 +179,7 @@ def flow_map(
     model = FlowMapModel(made, "any" if any_jump else "data")
     match recipe.objective:
         case "meanflow":
-            scale = recipe.guidance or 1.0
+            scale = 1.0 if recipe.guidance is None else recipe.guidance
             if scale != 1 and not drop:
                 raise InputError(
                     "--guidance needs classes, and a share of them dropped in training"

@@ -77,7 +77,9 @@ class Rectify(Recipe):
         if straight and not self.fresh:
             net.load_state_dict(teacher.net.state_dict())
         own = {k: v for k, v in teacher.info.items() if k not in ("samplers", "sha256", "nfe", "step")}  # fmt: skip
-        info = own | {"teacher": teacher.info["sha256"]}
+        info = own | {"teacher": teacher.info["sha256"], "method": "reflow"}
+        if self.guidance is not None:
+            info["guidance"] = self.guidance
         if self.one_step:
             info["nfe"] = 1
         else:

@@ -144,6 +144,8 @@ def build(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Shar
             jumps: Any = description["jumps"]
             if not isinstance(jumps, str):
                 jumps = tuple(jumps)
+            elif jumps == "any" and not description["net"]["arguments"].get("two_times"):
+                raise CheckpointError("a flow map of any jumps takes a network of two times")
             return FlowMapModel(whole, jumps)
         grid = torch.tensor(description["grid"], dtype=torch.float64)
         return DiffFlowModel(whole, others[0] if others else None, grid=grid)
