@@ -15,13 +15,21 @@ from torch import Tensor, nn
 import pushforward as pf
 from pushforward.nets import MLP, UNet
 from pushforward.objectives import (
+    ConsistencyDistillation,
+    ConsistencyTraining,
+    ContinuousConsistency,
     ControlledDenoising,
     DenoisingScoreMatching,
     FlowMatching,
     ImplicitScoreMatching,
+    Levels,
     Matching,
+    MeanFlow,
     NoisePrediction,
+    ProgressiveDistillation,
+    Shortcut,
     SlicedScoreMatching,
+    squared,
 )
 from pushforward.solvers import (
     DDIM,
@@ -135,6 +143,40 @@ SCORE_OBJECTIVES = [
     pytest.param(ImplicitScoreMatching, "score", id="ImplicitScoreMatching"),
     pytest.param(SlicedScoreMatching, "score", id="SlicedScoreMatching"),
     pytest.param(ControlledDenoising, "score", id="ControlledDenoising"),
+]
+
+FINE = torch.tensor([0.0, 0.15, 0.3, 0.4, 0.7, 0.85, 1.0], dtype=torch.float64)
+
+# Objectives for few steps: (model, an exact field, an exact flow map) -> objective, and whether it learns from these.
+FLOW_MAP_OBJECTIVES = [
+    pytest.param(lambda m, u, x, **k: MeanFlow(m, share=0.5, **k), False, id="MeanFlow"),
+    pytest.param(lambda m, u, x, **k: MeanFlow(m, u, share=0.5, **k), True, id="MeanFlow-taught"),
+    pytest.param(
+        lambda m, u, x, **k: MeanFlow(m, guidance=2.0, **({"drop": 0.1} | k)),
+        False,
+        id="MeanFlow-guided",
+    ),
+    pytest.param(lambda m, u, x, **k: ContinuousConsistency(m, **k), False, id="Continuous"),
+    pytest.param(
+        lambda m, u, x, **k: ContinuousConsistency(m, u, **k), True, id="Continuous-taught"
+    ),
+    pytest.param(
+        lambda m, u, x, **k: ConsistencyTraining(m, Levels(8, 8), **k), False, id="Consistency"
+    ),
+    pytest.param(
+        lambda m, u, x, **k: ConsistencyDistillation(m, Levels(8, 8), squared, teacher=x, **k),
+        True,
+        id="Consistency-taught",
+    ),
+    pytest.param(
+        lambda m, u, x, **k: ProgressiveDistillation(m, x, FINE, "velocity", **k),
+        True,
+        id="ProgressiveDistillation",
+    ),
+    pytest.param(lambda m, u, x, **k: Shortcut(m, finest=8, share=0.4, **k), False, id="Shortcut"),
+    pytest.param(
+        lambda m, u, x, **k: Shortcut(m, x, finest=8, share=0.0, **k), True, id="Shortcut-taught"
+    ),
 ]
 
 # Networks: (builder, shape of one sample, number of classes or None).

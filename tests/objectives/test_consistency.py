@@ -13,8 +13,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 import pushforward as pf
+from contracts.flow_maps import ExactNet, Free, flow_model, gradient
 from contracts.members import mixture, randn
-from objectives.test_meanflow import LAWS, ExactNet, Free, flow_model, gradient
+from objectives.test_meanflow import LAWS
 from pushforward.core.noise import SOURCE
 from pushforward.core.times import Constant, LogitNormal, Uniform
 from pushforward.objectives import (

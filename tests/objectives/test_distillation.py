@@ -1,4 +1,4 @@
-"""Two steps in one: the exact map is their fixed point; and what all objectives for few steps keep to."""
+"""Two steps in one: the exact map is their fixed point."""
 
 from __future__ import annotations
 
@@ -12,23 +12,18 @@ from scipy import stats
 from torch import Tensor, nn
 
 import pushforward as pf
+from contracts.flow_maps import ExactNet, Free, flow_model, gradient
 from contracts.members import mixture, randn
-from objectives.test_meanflow import LAWS, ExactNet, Free, flow_model, gradient
+from objectives.test_meanflow import LAWS
 from pushforward.core.noise import SOURCE
 from pushforward.core.times import Uniform
 from pushforward.objectives import (
-    ConsistencyDistillation,
-    ConsistencyTraining,
-    ContinuousConsistency,
     FlowMatching,
-    Levels,
-    MeanFlow,
     ProgressiveDistillation,
     Shortcut,
-    squared,
     weights,
 )
-from pushforward.solvers import DDIM, Euler, Heun, SolvedMap
+from pushforward.solvers import DDIM, Euler, SolvedMap
 
 FINE = torch.tensor([0.0, 0.15, 0.3, 0.4, 0.7, 0.85, 1.0], dtype=torch.float64)
 GRID = FINE[::2].tolist()
@@ -285,86 +280,8 @@ def test_a_dropped_condition_is_dropped_in_both_jumps_and_in_their_sum():
     assert all(torch.equal(part, told[-1]) for part in told)
 
 
-# What all objectives for few steps keep to.
-
 LAW, PATH = mixture(2, 1), pf.CondOT()
-FLOW, FIELD = LAW.flow_map(PATH), LAW.field(PATH)
-LEVELS = Levels(8, 8)
-ALL = [
-    pytest.param(lambda m, **k: MeanFlow(m, share=0.5, **k), id="MeanFlow"),
-    pytest.param(
-        lambda m, **k: MeanFlow(m, guidance=2.0, **({"drop": 0.1} | k)), id="MeanFlow-guided"
-    ),
-    pytest.param(lambda m, **k: ContinuousConsistency(m, **k), id="ContinuousConsistency"),
-    pytest.param(lambda m, **k: ConsistencyTraining(m, LEVELS, **k), id="ConsistencyTraining"),
-    pytest.param(
-        lambda m, **k: ConsistencyDistillation(
-            m, LEVELS, squared, teacher=SolvedMap(Deaf(FIELD), Heun()), **k
-        ),
-        id="ConsistencyDistillation",
-    ),
-    pytest.param(
-        lambda m, **k: ProgressiveDistillation(
-            m, SolvedMap(Deaf(FIELD), DDIM()), FINE, "velocity", **k
-        ),
-        id="ProgressiveDistillation",
-    ),
-    pytest.param(lambda m, **k: Shortcut(m, finest=8, share=0.4, **k), id="Shortcut"),
-]
-
-
-class Deaf:
-    """A field that does not hear what it is told."""
-
-    def __init__(self, field) -> None:
-        self.field, self.path = field, field.path
-
-    def __call__(self, x, t, want="velocity", **cond):
-        return self.field(x, t, want)
-
-
-@pytest.mark.parametrize("make", ALL)
-def test_losses_do_not_depend_on_the_batch(make):
-    net = Free()
-    objective = make(flow_model(net, PATH))
-    noise, label = pf.Noise.batch(23, seed=3, start=50), torch.arange(23) % 3
-    batch = pf.Batch(randn(23, 2, seed=1), {"label": label})
-    whole = objective(batch, noise)["loss"]
-    assert whole.shape == (23,)
-    parts = []
-    for i in (0, 9, 18):
-        rows = slice(i, i + 9)
-        part = pf.Batch(batch.x1[rows], {"label": label[rows]})
-        parts.append(objective(part, noise[rows])["loss"])
-    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-9, atol=1e-10)
-    assert not torch.allclose(objective(batch, noise.at(1))["loss"], whole)
-    # So do their gradients.
-    split = sum(gradient(part.sum(), net) for part in parts)
-    torch.testing.assert_close(gradient(whole.sum(), net), split, rtol=1e-8, atol=1e-9)
-
-
-@pytest.mark.parametrize("make", ALL)
-def test_labels_are_dropped_with_the_probability_drop_and_nothing_else_changes(make):
-    net, n = Free(), 3000
-    label = torch.arange(n) % 3
-    batch, noise = pf.Batch(randn(n, 2, seed=1), {"label": label}), pf.Noise.batch(n, seed=3)
-    make(flow_model(net, PATH), drop=0.3)(batch, noise)
-    x, t, s, cond = net.asked[-1]
-    got = cond["label"]
-    dropped = got == -1
-    assert abs(float(dropped.double().mean()) - 0.3) < 4.5 * (0.21 / n) ** 0.5
-    assert torch.equal(got[~dropped], label[~dropped])
-    net.asked.clear()
-    make(flow_model(net, PATH), drop=0.9)(batch, noise)
-    for mine, theirs in zip(net.asked[-1][:3], (x, t, s), strict=True):
-        torch.testing.assert_close(mine, theirs)
-
-
-@pytest.mark.parametrize("make", ALL)
-def test_noise_for_another_batch_is_an_error(make):
-    objective = make(flow_model(Free(), PATH))
-    with pytest.raises(pf.InputError, match="3 noise ids for a batch of 4"):
-        objective(randn(4, 2), pf.Noise.batch(3))
+FLOW = LAW.flow_map(PATH)
 
 
 def test_arguments_that_do_not_fit_are_errors():
