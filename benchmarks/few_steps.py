@@ -124,7 +124,6 @@ FIRST = (
     "continuous consistency, distilled",
     "progressive distillation",
 )
-SCRATCH = ("shortcut", "MeanFlow", "consistency training", "continuous consistency")
 
 
 def data(case: Case) -> Tensor:
@@ -254,12 +253,12 @@ def main() -> None:
     facts = circumstances(f"python -m benchmarks.few_steps --seeds {options.seeds}", options.note)
     done = options.runs / "cases"
     done.mkdir(parents=True, exist_ok=True)
-    # Each after the teacher for its law and seed; what is trained from scratch comes last.
+    # The best first, each after the teacher for its law and seed; then all others, seed by seed.
     groups = list(product(range(options.seeds), TASKS))
-    others = [name for name in METHODS if name not in FIRST + SCRATCH]
+    others = [name for name in METHODS if name not in FIRST]
     cases = [
         Case(m, t, s, options.runs)
-        for methods in (FIRST, others, SCRATCH)
+        for methods in (FIRST, others)
         for s, t in groups
         for m in methods
     ]
