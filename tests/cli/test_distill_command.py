@@ -95,7 +95,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     recipe = Digits(**PLAIN, width=8, steps=25, lr=1e-2, drop=0.3, out=made["teacher"])
     train("digits", recipe, quiet=True)
     for name, more in (("plain", ()), ("guided", ("--guidance", 2))):
-        assert call("distill", made["teacher"], "--out", made[name], *QUICK, *more) == 0
+        line = ("distill", made["teacher"], "--method", "meanflow", "--out", made[name])
+        assert call(*line, *QUICK, *more) == 0
     return made
 
 
@@ -215,7 +216,9 @@ def test_a_guided_student_learns_the_guided_flow_and_is_another_than_its_sibling
     assert bool(a.isfinite().all() & b.isfinite().all())
     assert float((a - b).abs().max()) > 1e-4
     # The velocity that it is taught is w u(x, t | label) + (1 - w) u(x, t).
-    built = Distill(teacher=digits["teacher"], guidance=2, device="cpu", fresh=True).build()
+    built = Distill(
+        teacher=digits["teacher"], method="meanflow", guidance=2, device="cpu", fresh=True
+    ).build()
     model = pf.load(digits["teacher"])
     x, t = pf.Noise.batch(20, 1).normal(model.shape), torch.linspace(0, 1, 20)
     with torch.no_grad():
@@ -281,7 +284,7 @@ def test_a_student_starts_as_its_teachers_flow_whatever_path_that_is_on(
     """On a path that is smooth up to both ends; random weights are far from it."""
     folder = toy(tmp_path / "t", **OTHERS[case])
     listens_to_time(folder, 4 if case == "EDM" else 5)
-    model, options = pf.load(folder), {"teacher": folder, "device": "cpu"}
+    model, options = pf.load(folder), {"teacher": folder, "method": "meanflow", "device": "cpu"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warm_start, "ROUNDS", 700)
         student = Distill(**options).build().model
@@ -315,7 +318,10 @@ def test_a_teacher_whose_network_means_something_else_there_gives_its_flow_alone
     options: dict[str, str], tmp_path: Path
 ) -> None:
     folder = toy(tmp_path / "t", **options, steps=3)
-    built, fresh = (Distill(teacher=folder, fresh=f, device="cpu").build() for f in (False, True))
+    built, fresh = (
+        Distill(teacher=folder, method="meanflow", fresh=f, device="cpu").build()
+        for f in (False, True)
+    )
     student = built.model
     assert (student.path, student.prediction) == (pf.Cosine(), "v")
     for a, b in zip(student.parameters(), fresh.model.parameters(), strict=True):

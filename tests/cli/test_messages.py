@@ -163,10 +163,10 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(call, line: str) -> Non
 
 # Command lines that cannot be understood: exit code 2, in the words of the parser.
 MISUSE = {
-    "": "Expected one of {train, sample, evaluate, likelihood, tune, reflow, gallery, info}",
+    "": "Expected one of {train, sample, evaluate, likelihood, tune, distill, reflow, gallery, info}",
     "fly": "Unrecognized options: fly",
     "train":
-    "Expected one of {toy2d, digits, images, bridge, cells, superresolution, digits-classifier, reflow}",
+    "Expected one of {toy2d, digits, images, bridge, cells, superresolution, digits-classifier, reflow, distill}",
     "train nothing": "Unrecognized options: nothing",
     "train toy2d --lrr 3": "Unrecognized options: --lrr",
     "train toy2d --lr": "--lr",

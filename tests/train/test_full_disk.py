@@ -139,7 +139,7 @@ from pushforward.recipes import experiment
 os.mkdir("run")
 os.symlink("/dev/full", "run/log.jsonl")
 os.fsync = lambda file: None
-experiment._require_new = lambda folder: None
+experiment.require_new = lambda folder: None
 """
 
 

@@ -22,8 +22,12 @@ class Distill(Recipe, Command):
     """
 
     folder: RunFolder = Field(description="Run folder of the teacher.")
+    out: Path | None = Field(
+        None,
+        description="Run folder of the student. Left out: the teacher's, with the method after its name.",
+    )
     method: Literal[MethodName, "reflow"] = Field(  # type: ignore[assignment]
-        "meanflow",
+        "consistency",
         description="MeanFlow; progressive distillation; consistency distillation, in steps or in continuous time; a "
         "shortcut model; or reflow, a single step fitted to pairs that the teacher's flow joins.",
     )

@@ -109,6 +109,11 @@ def figure(found: Quality, settings: Mapping[str, Any]) -> bytes:
         if math.isfinite(full) and (full > 0 or not less):
             axis.axhline(full, color=QUIET, lw=1, ls="--", zorder=1)
             ends.append((full, f"teacher, {found.calls} calls", QUIET))
+        if not less and ends:
+            # A share: its last hundredths are not worth the height of the figure.
+            axis.set_ylim(
+                min(0.9, *(value for value, _, _ in ends), axis.get_ylim()[0]) - 0.01, 1.01
+            )
         axis.set_xlim(shown[0] / 1.1, shown[-1] * 1.1)
         axis.set_xticks(shown, labels_apart(shown) if len(shown) > 1 else [str(shown[0])])
         axis.xaxis.set_minor_locator(NullLocator())

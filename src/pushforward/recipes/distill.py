@@ -29,7 +29,7 @@ class Distill(Recipe):
         None, description="Run folder of the model that is distilled. Required."
     )
     method: MethodName = Field(
-        "meanflow",
+        "consistency",
         description="MeanFlow, progressive distillation, consistency distillation in steps or in continuous time, or a "
         "shortcut model.",
     )
