@@ -22,8 +22,8 @@ from pushforward.likelihood import Carry, Estimate, source_log_prob, summary
 from pushforward.likelihood.flow import Probe
 from pushforward.objectives.diffflow import Backward, DiffFlowModel
 from pushforward.solvers import Learned, Multistep, Solver, integrate
-from pushforward.solvers.base import Callback
-from pushforward.solvers.fewstep import default_jump, require_no_jumps
+from pushforward.solvers.base import Callback, check_followed
+from pushforward.solvers.fewstep import default_jump
 from pushforward.solvers.learned import Weights
 
 DEFAULT_NFE = 50
@@ -79,7 +79,7 @@ def generate(
             if grid is None or isinstance(model, FlowMap)
             else solver_of_any_grid(model.path)
         )
-    require_no_jumps(model, solver)
+    check_followed(model, solver)
     if grid is None:
         grid = _grid(model, solver, nfe)
     size = shape_of(model, shape, isinstance(source, Tensor))

@@ -367,3 +367,18 @@ def test_a_solver_with_noise_makes_no_map():
     for steps in (0, -1):
         with pytest.raises(pf.InputError, match="at least 1"):
             SolvedMap(field, Heun(), steps)
+
+
+def test_a_flow_map_asked_for_what_takes_a_velocity_says_where_to_find_one():
+    law, path = mixture(2, 1), pf.CondOT()
+    flow, x = law.flow_map(path), randn(4, 2, seed=1)
+    for ask in (
+        lambda: pf.integrate(Heun(), flow, x, pf.times.uniform(4)),
+        lambda: pf.log_prob(flow, x),
+        lambda: pf.sample_with_log_prob(flow, 4),
+    ):
+        with pytest.raises(pf.UndefinedError, match=r"Instant\(model\)"):
+            ask()
+    # And there it is: the density of the law itself.
+    found = pf.log_prob(pf.Instant(flow), x)
+    torch.testing.assert_close(found, law.log_prob(x), rtol=1e-5, atol=1e-5)

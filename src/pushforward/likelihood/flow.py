@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from pushforward.core import derivatives
-from pushforward.core.errors import InputError
+from pushforward.core.errors import InputError, UndefinedError
 from pushforward.core.fields import Field
+from pushforward.core.maps import FlowMap
 from pushforward.core.noise import PROBE, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
@@ -198,6 +199,10 @@ class Carry:
 
     def __call__(self, x: Tensor, backwards: bool, **cond: Any) -> tuple[Tensor, Tensor]:
         """(B, ...), and (B, K) or (B, 1)."""
+        if isinstance(self.field, FlowMap):
+            raise UndefinedError(
+                "a density takes a velocity, and this is a flow map: take Instant(model) if it knows any jump"
+            )
         shape, probes = tuple(x.shape[1:]), self.probes
         size = math.prod(shape)
         if probes is None and size > EXACT_DIMENSIONS:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from pushforward.core.errors import InputError
+from pushforward.core.errors import InputError, UndefinedError
 from pushforward.core.fields import Field
 from pushforward.core.maps import FlowMap
 from pushforward.core.noise import Noise
@@ -63,6 +63,7 @@ def integrate(
 
     Returns the state at times[n], in x's dtype. Gradients flow through; wrap in torch.no_grad() to sample.
     """
+    check_followed(field, solver)
     grid = _check(x, times)
     if ids is None:
         ids = torch.arange(len(x), device=x.device)
@@ -79,6 +80,15 @@ def integrate(
     if callback is not None:
         callback(len(grid) - 1, grid[-1], x)
     return x
+
+
+def check_followed(field: Any, solver: Any) -> None:
+    """That a flow map is sampled by `Jump`, which says by_map; all others follow a velocity."""
+    if isinstance(field, FlowMap) and not getattr(solver, "by_map", False):
+        raise UndefinedError(
+            f"{type(solver).__name__} follows a velocity, and this is a flow map: take Jump(), or Instant(model) "
+            f"for the field of one that knows any jump"
+        )
 
 
 def _check(x: Tensor, times: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pushforward.core.errors import InputError, UndefinedError
+from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
 from pushforward.core.maps import FlowMap, Jumps
 from pushforward.core.noise import SOLVER, Noise
@@ -43,6 +43,7 @@ class Jump:
     renoise: float = 0.0
     order: ClassVar[float] = math.inf
     calls: ClassVar[int] = 1
+    by_map: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.renoise <= 1:
@@ -121,12 +122,3 @@ class SolvedMap:
 def default_jump(flow: FlowMap) -> Jump:
     """How a flow map is sampled: straight on, or over the data where it knows no other way."""
     return Jump(1.0 if flow.jumps == "data" else 0.0)
-
-
-def require_no_jumps(field: Any, solver: Any) -> None:
-    """That a flow map is sampled by `Jump`, and nothing else is."""
-    if isinstance(field, FlowMap) and not isinstance(solver, Jump):
-        raise UndefinedError(
-            f"{type(solver).__name__} follows a velocity, and this is a flow map: leave the solver out, or take "
-            f"Instant(model) if it knows any jump"
-        )
