@@ -342,3 +342,22 @@ def test_what_cannot_be_a_flow_map_is_refused():
     check = pf.Instant(LINE.flow_map(pf.CondOT(gaussian_source=False)))
     with pytest.raises(pf.UndefinedError, match="Gaussian"):
         check(randn(2, 1), 0.5, "score")
+
+
+class Constant(nn.Module):
+    """An answer that is the same for all states and times."""
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return torch.full_like(x, 0.7)
+
+
+@pytest.mark.parametrize(("prediction", "end"), [("data", 1.0), ("noise", 0.0)])
+def test_from_an_end_where_the_prediction_says_nothing_the_jump_is_that_from_the_margin(
+    prediction, end
+):
+    """On CondOT at m = end -+ margin: data x1 = c has noise (x - m c)/(1 - m), noise c has data (x - (1 - m) c)/m."""
+    x, s, c = randn(5, 2, seed=1), 0.4, 0.7
+    flow = pf.FlowMapModel(pf.Model(Constant(), pf.CondOT(), prediction, margin=0.01))
+    m = abs(end - 0.01)
+    data, noise = (c, (x - m * c) / (1 - m)) if end == 1 else ((x - (1 - m) * c) / m, c)
+    torch.testing.assert_close(flow(x, end, s), s * data + (1 - s) * noise)
