@@ -22,6 +22,8 @@ DRAWN = (
     ("agreement", "share of samples of the class asked for", False),
 )
 TEACHER = "teacher"
+# Beside the colours of `evaluate.compare`, where there are many students.
+MORE = ("#0072b2", "#d55e00", "#7f1d1d", "#134e4a", "#f472b6")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def figure(found: Quality, settings: Mapping[str, Any]) -> bytes:
         1, len(panels), figsize=(5.6 * len(panels) + 0.8, 4.4), layout="constrained", squeeze=False
     )
     names = list(found.figures)
-    colours = dict(zip(names[1:], OTHERS * (1 + len(names) // len(OTHERS)), strict=False))
+    palette = OTHERS + MORE
+    colours = dict(zip(names[1:], palette * (1 + len(names) // len(palette)), strict=False))
     for axis, (key, title, less) in zip(axes[0], panels, strict=True):
         axis.set(xscale="log", xlabel="network calls")
         axis.set_title(title, loc="left", fontsize=11)
