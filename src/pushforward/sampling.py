@@ -166,11 +166,10 @@ def _guided(
     if isinstance(model, FlowMap) and guidance == 1:
         return model
     if isinstance(model, FlowMap):
-        trained = find_inside(model, "info", {}).get("guidance")
+        trained = find_inside(model, "info", {}).get("guidance", 1)
         raise InputError(
-            f"a flow map has the guidance that it was trained with (scale {trained or 1}), and no other: leave "
-            f"guidance "
-            f"out, or train one with another scale"
+            f"a flow map has the guidance that it was trained with (scale {trained}), and no other: leave "
+            f"guidance out, or train one with another scale"
         )
     return ClassifierFree(model, guidance, interval)
 

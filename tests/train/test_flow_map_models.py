@@ -346,7 +346,7 @@ def test_the_average_of_a_flow_map_is_one_of_its_weights_and_a_flow_map(tmp_path
 
 def test_only_what_has_a_state_takes_a_place_in_a_checkpoint(tmp_path: Path) -> None:
     run = trainer(tmp_path)
-    assert run.kept is run.objective
+    assert run.stateful is run.objective
     plain: Objective = Matching(flow_map("any").model)
     other = Trainer(plain, run.model, run.stream, run.settings, tmp_path, IDENTITY)
     assert other.kept is None

@@ -102,8 +102,8 @@ class MeanFlow:
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         drawn = draw(self.model.path, batch, noise, self.times)
-        cond, dropped = drawn.cond, torch.zeros(len(drawn.t), dtype=torch.bool)
-        noise = noise.to(drawn.x1.device)
+        noise, cond = noise.to(drawn.x1.device), drawn.cond
+        dropped = torch.zeros_like(drawn.t, dtype=torch.bool)
         if self.drop > 0 and cond:
             dropped = noise.uniform((), DROP) < self.drop
             cond = null_condition(cond, dropped)
@@ -138,7 +138,7 @@ class MeanFlow:
         with held_fixed(self.model):
             free = self.model.predict(x_t, t, t, "velocity", **null_condition(cond))
         guided = self.guidance * v + (1 - self.guidance) * free
-        return torch.where(expand(dropped.to(x_t.device), x_t).bool(), v, guided)
+        return torch.where(expand(dropped, x_t).bool(), v, guided)
 
 
 def mean_velocity(

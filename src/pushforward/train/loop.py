@@ -101,7 +101,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
-        self.kept = objective if isinstance(objective, Stateful) else None
+        self.stateful = objective if isinstance(objective, Stateful) else None
         self.watch = Watch()
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
         self.log, self.speed = JSONLines(folder / "log.jsonl"), JSONLines(folder / "speed.jsonl")
@@ -122,8 +122,10 @@ class Trainer:
         state, tensors = self.checkpoints.read(self.identity)
         load_into(self.model, under("model", tensors), "the checkpoint")
         load_into(self.ema.model, under("ema", tensors), "the checkpoint's EMA")
-        if self.kept is not None and self.kept.state is not None:
-            load_into(self.kept.state, under("objective", tensors), "the checkpoint's objective")
+        if self.stateful is not None and self.stateful.state is not None:
+            load_into(
+                self.stateful.state, under("objective", tensors), "the checkpoint's objective"
+            )
         moments = under("optimizer", tensors)
         for name, parameter in self.model.named_parameters():
             self.optimizer.state[parameter] = {
@@ -151,13 +153,13 @@ class Trainer:
         moments: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
             moments |= prefixed(name, self.optimizer.state.get(parameter, {}))
-        kept = None if self.kept is None else self.kept.state
+        own = None if self.stateful is None else self.stateful.state
         state = State(self.step, self.loss_sum, self.loss_count, self.log.sync(), self.identity)
         self.checkpoints.write(
             state,
             prefixed("model", self.model.state_dict())
             | prefixed("ema", self.ema.model.state_dict())
-            | prefixed("objective", {} if kept is None else kept.state_dict())
+            | prefixed("objective", {} if own is None else own.state_dict())
             | prefixed("optimizer", moments),
         )
         self._share()
@@ -215,8 +217,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, step)
-        if self.kept is not None:
-            self.kept.advance()
+        if self.stateful is not None:
+            self.stateful.advance()
         self.step += 1
         self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
         return {"step": self.step, "loss": value, "lr": rate, "grad_norm": size}

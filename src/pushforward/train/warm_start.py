@@ -28,7 +28,7 @@ def warm_start(
     All else is copied. The student may have other features of time (smooth ones, since its derivative in time is to be
     taken), another scale of time (along another path: time(t) is the teacher's at the student's t), and a second time,
     which makes no difference yet. Afterwards it answers as the teacher does, up to the error of this fit, which takes a
-    second or two.
+    few seconds.
 
     Returns that error, in root mean square, relative to the size of the teacher's embedding.
     """
