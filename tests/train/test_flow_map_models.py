@@ -349,4 +349,4 @@ def test_only_what_has_a_state_takes_a_place_in_a_checkpoint(tmp_path: Path) -> 
     assert run.stateful is run.objective
     plain: Objective = Matching(flow_map("any").model)
     other = Trainer(plain, run.model, run.stream, run.settings, tmp_path, IDENTITY)
-    assert other.kept is None
+    assert other.stateful is None
