@@ -17,6 +17,7 @@ from pushforward.core.maps import FlowMap
 from pushforward.core.noise import START, Noise
 from pushforward.core.oracle import Law
 from pushforward.core.paths import Path
+from pushforward.core.processes import Processes
 from pushforward.guidance import ClassifierFree
 from pushforward.likelihood import Carry, Estimate, source_log_prob, summary
 from pushforward.likelihood.flow import Probe
@@ -27,6 +28,8 @@ from pushforward.solvers.fewstep import default_jump
 from pushforward.solvers.learned import Weights
 
 DEFAULT_NFE = 50
+# Options of `generate` that are tensors and do not go with the samples.
+WHOLE = ("grid",)
 
 
 def generate(
@@ -106,6 +109,43 @@ def generate(
             f"solver, or less guidance, and check that the model is trained"
         )
     return samples
+
+
+def generate_together(
+    model: Field | FlowMap,
+    num: int,
+    *,
+    source: Tensor | Law | None = None,
+    start: int = 0,
+    label: int | Sequence[int] | Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """The samples of `generate`, of which each process that takes part in the run draws its share; all get all.
+
+    Options are those of `generate`, tensors (num, ...) among them cut alike. Equal for any number of processes, up to
+    rounding in the network. With fewer samples than processes each one draws them all.
+    """
+    processes = Processes.current()
+    if processes.count == 1 or num < processes.count:
+        return generate(model, num, source=source, start=start, label=label, **options)
+    # Shares of one size, so that processes which hold parts of a network call it equally often.
+    size = -(-num // processes.count)
+    rows = (torch.arange(size) + processes.rank * size).clamp(max=num - 1)
+    label = (
+        None if label is None else _labels(label, num, find_inside(model, "classes", None))[rows]
+    )
+    options = {
+        name: value[rows.to(value.device)]
+        if isinstance(value, Tensor) and name not in WHOLE
+        else value
+        for name, value in options.items()
+    }
+    if isinstance(source, Tensor):
+        source = source[rows.to(source.device)]
+    own = generate(
+        model, size, source=source, start=start + processes.rank * size, label=label, **options
+    )
+    return processes.gather(own)[:num]
 
 
 def sample_with_log_prob(

@@ -33,3 +33,7 @@ class CheckpointError(Error, RuntimeError):
 
 class DataError(Error, ValueError):
     """A data set is missing, unreadable or inconsistent."""
+
+
+class OutOfMemoryError(Error, MemoryError):
+    """The memory of the machine or of its device does not hold what a step takes."""

@@ -26,6 +26,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.x1)
 
+    def __getitem__(self, rows: slice) -> Batch:
+        """Some of its samples."""
+        return Batch(
+            self.x1[rows],
+            {name: value[rows] for name, value in self.cond.items()},
+            None if self.x0 is None else self.x0[rows],
+            None if self.ids is None else self.ids[rows],
+        )
+
     def to(self, device: torch.device | str) -> Batch:
         return Batch(
             self.x1.to(device),

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from pushforward.core.errors import InputError
 from pushforward.data.batch import Batch
-from pushforward.train.stream import Stream
+from pushforward.train.stream import Divisible, Part, Stream
 
 
 class Ahead:
@@ -49,6 +49,14 @@ class Ahead:
                     self._begun[number] = self._pool.submit(self.stream.at, number)
             future = self._begun.pop(step)
         return future.result()
+
+    def part(self, rows: slice) -> Ahead:
+        inner = (
+            self.stream.part(rows)
+            if isinstance(self.stream, Divisible)
+            else Part(self.stream, rows)
+        )
+        return Ahead(inner, self.depth, self.workers)
 
     def close(self) -> None:
         """Drop what was begun and end the threads; a batch in work is finished first. `at` may not follow."""

@@ -1,8 +1,9 @@
 """The state of a run on disk: complete, checked, and never half-written.
 
-    checkpoints/00000500/state.safetensors    weights, EMA, optimiser
+    checkpoints/00000500/state.safetensors    weights, EMA, optimiser; or, of a run whose processes hold parts of them,
+                         shard-*.safetensors  those of each process
                          state.json           step, running sums, length of the log, identity of the run
-                         manifest.json        SHA-256 of both
+                         manifest.json        SHA-256 of all of them
 
 A checkpoint is written beside its place, brought to the disk and renamed, so that a folder with a number for a name is
 whole. Nothing in it is executed when it is read.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,10 +26,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pushforward.core.errors import CheckpointError
-from pushforward.train.files import explain, sha256, write_folder
+from pushforward.train.files import explain, sha256, sync_folder, write_file, write_folder
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,18 @@ class Checkpoints:
         write_folder(path, files)
         self.prune()
 
+    def adopt(self, state: State, folder: Path) -> None:
+        """Make a checkpoint of a folder beside it, into which others have written its tensors."""
+        try:
+            write_file(folder / STATE, (json.dumps(asdict(state), indent=1) + "\n").encode())
+            digests = {part.name: sha256(part) for part in sorted(folder.iterdir())}
+            write_file(folder / MANIFEST, (json.dumps(digests, indent=1) + "\n").encode())
+            os.replace(folder, self.path(state.step))
+            sync_folder(self.folder)
+        except OSError as error:
+            raise explain(self.path(state.step), error) from error
+        self.prune()
+
     def prune(self) -> None:
         """Remove all but the newest, and what a writer that was killed has left behind."""
         try:
@@ -83,6 +98,18 @@ class Checkpoints:
 
     def read(self, identity: Mapping[str, str]) -> tuple[State, dict[str, Tensor]]:
         """The newest checkpoint, after its hashes and the run's identity have been compared."""
+        state, path = self.open(identity)
+        try:
+            if (path / TENSORS).is_file():
+                return state, load_tensors((path / TENSORS).read_bytes())
+            from pushforward.train.sharded import read_whole
+
+            return state, read_whole(path)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
+
+    def open(self, identity: Mapping[str, str]) -> tuple[State, Path]:
+        """What the newest checkpoint holds besides tensors, and its folder, all of whose files are as written."""
         steps = self.steps()
         if not steps:
             raise CheckpointError(
@@ -97,8 +124,14 @@ class Checkpoints:
         )
         try:
             manifest = json.loads((path / MANIFEST).read_text())
-            for name in (TENSORS, STATE):
-                if manifest.get(name) != sha256(path / name):
+            have = {part.name for part in path.iterdir()} - {MANIFEST}
+            if STATE not in manifest or not any(name.endswith(SUFFIX) for name in manifest):
+                raise CheckpointError(f"{path / MANIFEST} is damaged: it names no state{advice}")
+            for name in sorted(have ^ manifest.keys()):
+                missing = "missing" if name in manifest else "not in the manifest"
+                raise CheckpointError(f"{path / name} is {missing}{advice}")
+            for name in sorted(manifest):
+                if manifest[name] != sha256(path / name):
                     raise CheckpointError(
                         f"{path / name} is damaged: its SHA-256 is not that of the manifest{advice}"
                     )
@@ -108,10 +141,7 @@ class Checkpoints:
                     f"{path} has format {fields.get('format')}; this version reads {FORMAT}"
                 )
             state = State(**fields)
-            tensors = load_tensors((path / TENSORS).read_bytes())
-        except (
-            OSError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError,
-        ) as error:  # fmt: skip
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"cannot read the checkpoint {path}: {error}{advice}") from error
@@ -122,7 +152,7 @@ class Checkpoints:
         ]
         if differences:
             raise CheckpointError(f"{path} belongs to another run ({'; '.join(differences)})")
-        return state, tensors
+        return state, path
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:

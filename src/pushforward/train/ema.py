@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor
 
 from pushforward.core.errors import InputError
+from pushforward.train.parallel import local
 from pushforward.train.share import Shared
 
 
@@ -23,14 +23,13 @@ class EMA:
             raise InputError(f"the decay of the EMA is {decay}; it must lie in [0, 1)")
         self.decay = decay
         self.model = copy.deepcopy(model).float().requires_grad_(False).eval()
-        self._average: list[Tensor] = list(self.model.parameters())
 
     @torch.no_grad()
     def update(self, model: Shared, step: int) -> None:
-        """Take in the weights after optimiser step number `step`, counted from 0."""
+        """Take in the weights after optimiser step number `step`, counted from 0. `model` may be wrapped or sharded."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            self._average, [p.detach().float() for p in model.parameters()], 1 - decay
-        )
+        average = [local(p) for p in self.model.parameters()]
+        weights = [local(p.detach()).float() for p in model.parameters()]
+        torch._foreach_lerp_(average, weights, 1 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)

@@ -25,7 +25,7 @@ def write_file(path: Path, content: bytes) -> None:
     try:
         _write_synced(temporary, content)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise explain(path, error) from error
@@ -62,9 +62,9 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         temporary.mkdir(parents=True)
         for name, content in files.items():
             _write_synced(temporary / name, content)
-        _sync_folder(temporary)
+        sync_folder(temporary)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise explain(path, error) from error
@@ -77,7 +77,7 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

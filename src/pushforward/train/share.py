@@ -193,17 +193,24 @@ def _digest(description: Mapping[str, Any]) -> str:
 
 def save(model: Shared, folder: str | FilePath) -> str:
     """Write model.safetensors and model.json into `folder`; returns the SHA-256 of the weights."""
+    return save_as(describe(model), model.state_dict(), folder)
+
+
+def save_as(
+    description: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: str | FilePath
+) -> str:
+    """As `save`, of a model whose description and weights are given."""
     folder = FilePath(folder)
-    description = describe(model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explain(folder, error) from error
-    write_file(folder / WEIGHTS, save_tensors(_tensors(model)))
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_file(folder / WEIGHTS, save_tensors(plain))
     digest = sha256(folder / WEIGHTS)
-    description = json.loads(json.dumps(description | {"sha256": digest}))
-    description["check"] = _digest(description)
-    write_file(folder / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
+    whole = json.loads(json.dumps({**description, "sha256": digest}))
+    whole["check"] = _digest(whole)
+    write_file(folder / DESCRIPTION, (json.dumps(whole, indent=1) + "\n").encode())
     return digest
 
 
@@ -268,10 +275,6 @@ def _load(folder: str | FilePath, device: torch.device | str) -> Shared:
         raise CheckpointError(f"cannot read the model in {folder}: {error}") from error
     model.info["sha256"] = digest
     return model.to(device).requires_grad_(False).eval()
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from pushforward.core.errors import InputError
 from pushforward.core.noise import SOURCE, Noise
 from pushforward.core.oracle import Law
+from pushforward.core.processes import Processes
 from pushforward.couplings import Coupling
 from pushforward.data.batch import Batch
 
@@ -33,19 +34,57 @@ class Indexed(Protocol):
     def __getitem__(self, indices: Tensor) -> Batch: ...
 
 
+@runtime_checkable
+class Altered(Protocol):
+    """A data set that alters its entries at random, as flips and crops do."""
+
+    def drawn(self, indices: Tensor, noise: Noise) -> Batch: ...
+
+
+def part(stream: Stream, processes: Processes) -> Stream:
+    """The rows of a stream's batches that are this process's; its batch_size stays that of all."""
+    if processes.count == 1:
+        return stream
+    rows = processes.share(stream.batch_size)
+    if isinstance(stream, Divisible):
+        return stream.part(rows)
+    return Part(stream, rows)
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A stream that can make some rows of its batches without the others."""
+
+    def part(self, rows: slice) -> Stream: ...
+
+
+class Part:
+    """Rows of another stream's batches, which it makes whole first, as pairs within a batch must be."""
+
+    def __init__(self, stream: Stream, rows: slice) -> None:
+        self.stream, self.rows, self.batch_size = stream, rows, stream.batch_size
+
+    def at(self, step: int) -> Batch:
+        return self.stream.at(step)[self.rows]
+
+
 class Shuffled:
     """Epoch after epoch of a finite data set, each in an order of its own.
 
     Sample number n of the run is entry perm_e[n mod N] of epoch e = n div N, perm_e being keyed by (seed, e): each
-    entry comes exactly once in each epoch, and batches run on over the border of two.
+    entry comes exactly once in each epoch, and batches run on over the border of two. rows: of each batch, the places
+    that are made; all of them if left out.
     """
 
-    def __init__(self, data: Indexed, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, data: Indexed, batch_size: int, seed: int, rows: slice | None = None
+    ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be positive")
         if len(data) == 0:
             raise InputError("the data set is empty")
         self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.rows = slice(0, batch_size) if rows is None else rows
         self._order = lru_cache(maxsize=2)(self._permutation)
 
     def _permutation(self, epoch: int) -> Tensor:
@@ -62,8 +101,16 @@ class Shuffled:
             number += stop - place
         return torch.cat(parts)
 
+    def part(self, rows: slice) -> Shuffled:
+        return Shuffled(self.data, self.batch_size, self.seed, rows)
+
     def at(self, step: int) -> Batch:
-        return self.data[self.indices(step)]
+        indices = self.indices(step)[self.rows]
+        if isinstance(self.data, Altered):
+            return self.data.drawn(
+                indices, Noise.batch(self.batch_size, self.seed, step)[self.rows]
+            )
+        return self.data[indices]
 
 
 class Drawn:

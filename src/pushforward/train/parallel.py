@@ -1,0 +1,106 @@
+"""One optimiser step shared by several processes: whole copies of the networks (DDP), or parts of each (FSDP2).
+
+Every process takes its rows of the global batch, with the noise of their global ids, and
+
+    grad mean_{i < B} loss_i = (1/W) sum_ranks grad (W/B) sum_{i of this rank} loss_i
+
+so that the gradient is that of one process but for the order of summation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pushforward.core.errors import InputError
+from pushforward.core.processes import Processes
+from pushforward.train.share import KINDS
+
+Strategy = Literal["ddp", "fsdp"]
+
+
+def places(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The networks of a model, each as the module that holds it and its name there."""
+    parts = next((names for kind, names in KINDS.values() if type(model) is kind), {"net": "net"})
+    found = []
+    for dotted in parts.values():
+        *way, name = dotted.split(".")
+        holder = model
+        for step in way:
+            holder = getattr(holder, step)
+        if isinstance(getattr(holder, name), nn.Module):
+            found.append((holder, name))
+    return found
+
+
+def networks(model: nn.Module) -> list[nn.Module]:
+    return [getattr(holder, name) for holder, name in places(model)]
+
+
+def replicate(model: nn.Module, processes: Processes) -> None:
+    """Wrap each network of the model by DistributedDataParallel, which averages gradients over the processes."""
+    if processes.count == 1:
+        return
+    for holder, name in places(model):
+        net = getattr(holder, name)
+        device = next(net.parameters()).device
+        ids = [device.index] if device.type == "cuda" else None
+        # The buffers of the library's networks are constants.
+        setattr(holder, name, DistributedDataParallel(net, ids, broadcast_buffers=False))
+
+
+def shard(model: nn.Module) -> None:
+    """Split weights, gradients and so the optimiser's moments of each network over the processes (FSDP2).
+
+    Each module in a ModuleList of a network, its blocks, is gathered by itself when it is called.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for net in networks(model):
+        for module in list(net.modules()):
+            if isinstance(module, nn.ModuleList):
+                for block in module:
+                    if any(True for _ in block.parameters()):
+                        fully_shard(block)
+        fully_shard(net)
+
+
+@contextmanager
+def gathering(model: nn.Module, last: bool) -> Iterator[None]:
+    """Gradients go between processes only after the last part of a batch that is taken in several."""
+    nets = networks(model)
+    for net in nets:
+        if isinstance(net, DistributedDataParallel):
+            net.require_backward_grad_sync = last
+        elif hasattr(net, "set_requires_gradient_sync"):
+            net.set_requires_gradient_sync(last)
+    yield
+
+
+def local(x: Tensor) -> Tensor:
+    """The part of a tensor that this process holds: all of it, unless it is sharded."""
+    return x.to_local() if hasattr(x, "to_local") else x
+
+
+def whole(x: Tensor) -> Tensor:
+    """All of a tensor, gathered from all processes if it is sharded."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def require_shardable(objective: Any, model: nn.Module) -> None:
+    """FSDP2 gathers weights in the forward pass of a network: what differentiates it otherwise cannot be sharded."""
+    from pushforward.core.fields import Model
+    from pushforward.objectives import Matching
+
+    if type(model) is not Model or not isinstance(objective, Matching):
+        raise InputError(
+            f"{type(objective).__name__} cannot be trained with --parallel fsdp, which is for regression by one "
+            f"network: take --parallel ddp"
+        )
+    if torch.__version__ < "2.8":
+        raise InputError(f"--parallel fsdp needs torch 2.8 or later, this is {torch.__version__}")

@@ -1,0 +1,127 @@
+"""Checkpoints to which every process writes its part while training goes on (torch.distributed.checkpoint).
+
+The parts are safetensors files, whose headers say where in the whole tensor each of them lies, so that any number of
+processes can take them up and nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pushforward.core.errors import CheckpointError
+from pushforward.core.processes import PATIENCE, Processes
+from pushforward.train.checkpoint import Checkpoints, State
+from pushforward.train.files import explain
+
+
+class Sharded:
+    """Writes a run's checkpoints in the background. All processes call each method alike.
+
+    `begin` copies the tensors and returns; the folder gets its name in `finish`, after everything in it is on the disk.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, processes: Processes) -> None:
+        self.checkpoints, self.processes = checkpoints, processes
+        # Messages of the background must not mix with those of training.
+        self.group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self.pending: tuple[State, Path, Any] | None = None
+
+    def begin(self, state: State, tensors: Mapping[str, Tensor]) -> None:
+        import torch.distributed.checkpoint as dcp
+
+        self.finish()
+        path = self.checkpoints.path(state.step)
+        if self.processes.first(path.exists):
+            return
+        folder = path.with_name(f".{path.name}.tmp")
+        self.processes.first(lambda: _fresh(folder))
+        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        future = dcp.async_save(dict(tensors), storage_writer=writer, process_group=self.group)
+        self.pending = state, folder, future
+
+    @property
+    def written(self) -> bool:
+        """Whether this process's part of what was begun is there, so that `finish` need not wait for it."""
+        if self.pending is None:
+            return False
+        future: Future = self.pending[2]
+        return future.done()
+
+    def finish(self) -> None:
+        if self.pending is None:
+            return
+        state, folder, future = self.pending
+        self.pending = None
+        failure = ""
+        try:
+            future.result()
+        except (
+            Exception
+        ) as error:  # what a thread of another process met comes wrapped in several ways
+            failure = _words(error, self.checkpoints.path(state.step))
+        failures = [words for words in self.processes.everybody(failure) if words]
+        if failures:
+            self.processes.first(lambda: shutil.rmtree(folder, ignore_errors=True))
+            raise CheckpointError(failures[0])
+        self.processes.first(lambda: self.checkpoints.adopt(state, folder))
+
+
+def _fresh(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise explain(folder, error) from error
+
+
+def _words(error: BaseException, path: Path) -> str:
+    causes = [error, *(getattr(error, "failures", None) or {}).values()]
+    for cause in causes:
+        if isinstance(cause, tuple):
+            cause = cause[0]
+        if isinstance(cause, OSError):
+            return str(explain(path, cause))
+    return (
+        f"cannot write {path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    )
+
+
+def described(path: Path) -> dict[str, Tensor]:
+    """The tensors in a checkpoint's folder, on the meta device: names, shapes and types."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    found = dcp.HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    return {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+        for name, entry in found.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def read_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fill tensors, sharded or not, from a checkpoint's folder; its parts may be those of any number of processes."""
+    import torch.distributed.checkpoint as dcp
+
+    dcp.load(
+        dict(tensors),
+        storage_reader=dcp.HuggingFaceStorageReader(str(path)),
+        no_dist=not dist.is_initialized(),
+    )
+
+
+def read_whole(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint's folder, in the memory of this process."""
+    import torch.distributed.checkpoint as dcp
+
+    tensors = {name: torch.empty_like(x, device="cpu") for name, x in described(path).items()}
+    dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=True)
+    return tensors
