@@ -49,9 +49,10 @@ def replicate(model: nn.Module, processes: Processes) -> None:
     for holder, name in places(model):
         net = getattr(holder, name)
         device = next(net.parameters()).device
-        ids = [device.index] if device.type == "cuda" else None
+        wrapped = DistributedDataParallel(net, [device.index] if device.type == "cuda" else None)
         # The buffers of the library's networks are constants.
-        setattr(holder, name, DistributedDataParallel(net, ids, broadcast_buffers=False))
+        wrapped.require_forward_param_sync = False
+        setattr(holder, name, wrapped)
 
 
 def shard(model: nn.Module) -> None:

@@ -35,7 +35,8 @@ class Sharded:
         self.pending: tuple[State, Path, Any] | None = None
 
     def begin(self, state: State, tensors: Mapping[str, Tensor]) -> None:
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import async_save
 
         self.finish()
         path = self.checkpoints.path(state.step)
@@ -43,8 +44,8 @@ class Sharded:
             return
         folder = path.with_name(f".{path.name}.tmp")
         self.processes.first(lambda: _fresh(folder))
-        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        future = dcp.async_save(dict(tensors), storage_writer=writer, process_group=self.group)
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        future = async_save(dict(tensors), storage_writer=writer, process_group=self.group)
         self.pending = state, folder, future
 
     @property
@@ -96,10 +97,10 @@ def _words(error: BaseException, path: Path) -> str:
 
 def described(path: Path) -> dict[str, Tensor]:
     """The tensors in a checkpoint's folder, on the meta device: names, shapes and types."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-    found = dcp.HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
     return {
         name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
         for name, entry in found.items()
@@ -109,19 +110,21 @@ def described(path: Path) -> dict[str, Tensor]:
 
 def read_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Fill tensors, sharded or not, from a checkpoint's folder; its parts may be those of any number of processes."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    dcp.load(
+    load(
         dict(tensors),
-        storage_reader=dcp.HuggingFaceStorageReader(str(path)),
+        storage_reader=HuggingFaceStorageReader(str(path)),
         no_dist=not dist.is_initialized(),
     )
 
 
 def read_whole(path: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint's folder, in the memory of this process."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     tensors = {name: torch.empty_like(x, device="cpu") for name, x in described(path).items()}
-    dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=True)
+    load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
     return tensors
