@@ -74,7 +74,7 @@ def shard(model: nn.Module) -> None:
 @contextmanager
 def gathering(model: nn.Module, last: bool) -> Iterator[None]:
     """Gradients go between processes only after the last part of a batch that is taken in several."""
-    nets = networks(model)
+    nets: list[Any] = list(networks(model))
     for net in nets:
         if isinstance(net, DistributedDataParallel):
             net.require_backward_grad_sync = last
