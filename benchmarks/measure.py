@@ -84,10 +84,10 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return most
 
 
-def matmul_flops(size: int = 1024) -> Callable[[], object]:
-    """A float32 matrix product of 2 size^3 operations, to measure the peak with."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    out = torch.empty(size, size)
+def matmul_flops(size: int = 1024, dtype: torch.dtype = torch.float32) -> Callable[[], object]:
+    """A matrix product of 2 size^3 operations, to measure the peak with."""
+    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    out = torch.empty(size, size, dtype=dtype)
     return lambda: torch.mm(a, b, out=out)
 
 

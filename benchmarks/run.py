@@ -25,6 +25,7 @@ from benchmarks.overhead import overhead
 from benchmarks.reflow import reflow
 from benchmarks.solver_error import solver_error
 from benchmarks.superresolution import superresolution
+from benchmarks.throughput import throughput
 from benchmarks.training import training
 
 # A benchmark is a function that returns rows, or a Report; its docstring says what was measured, and how.
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
         reflow,
         solver_error,
         superresolution,
+        throughput,
         training,
     )
 }

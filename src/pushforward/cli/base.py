@@ -8,7 +8,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,6 +33,14 @@ def subcommands(table: Mapping[str, type[BaseModel]]) -> Any:
 
 class Command(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    # Whether several processes can do it together.
+    shareable: ClassVar[bool] = False
+
+    @property
+    def place(self) -> str:
+        """The device that was asked for."""
+        return str(getattr(self, "device", "cpu"))
 
     @abstractmethod
     def run(self) -> int:

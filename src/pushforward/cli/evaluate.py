@@ -22,9 +22,13 @@ from pushforward.cli.sampling import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pushforward.core.fields import Model
     from pushforward.evaluate.compare import Comparison, Method
+    from pushforward.evaluate.features import Features
     from pushforward.evaluate.fewstep import Quality
+    from pushforward.recipes.experiment import Experiment
 
 
 # Samples whose exact transport is worked out: a few seconds.
@@ -70,6 +74,25 @@ class Evaluate(Sampling):
         False, description="Compare how far the samples are from the data, too (energy or Frechet)."
     )
 
+    features: str | None = Field(
+        None,
+        description="Frechet and kernel distance, precision, recall, density and coverage by these features, too: "
+        "pixels; efficientnet; inception, which needs --weights; or the run folder of a classifier.",
+    )
+    weights: Path | None = Field(
+        None,
+        description="Weights of the FID's Inception network, .pth or .safetensors, for --features inception.",
+    )
+    classifier: Path | None = Field(
+        None,
+        description="Run folder of a classifier that says whether samples are of their class. Left out: one is fitted.",
+    )
+    neighbours: bool = Field(
+        False,
+        description="Look for copies of training images: the nearest to each sample, by pixels and by --features, and "
+        "neighbours.png in the run folder.",
+    )
+
     def run(self) -> int:
         from pushforward.core.errors import InputError
         from pushforward.core.maps import FlowMap
@@ -77,6 +100,13 @@ class Evaluate(Sampling):
         own = ["solvers", "grids", "distance"] + ([] if self.students else ["nfes"])
         if not self.compare and (given := self.given(*own)):
             raise InputError(f"--{given[0]} needs --compare")
+        asked = self.given("features", "weights", "classifier", "neighbours")
+        for name in asked if self.compare or self.students else ():
+            raise InputError(
+                f"--{name} judges one model by itself: leave --compare and --students out"
+            )
+        if self.weights is not None and self.features != "inception":
+            raise InputError("--weights needs --features inception")
         if self.of_classifier():
             return self.accuracy()
         if self.students:
@@ -90,13 +120,75 @@ class Evaluate(Sampling):
                 "--transport follows a velocity, and this model is a flow map: leave it out, or ask its teacher"
             )
         sampler, num = self.sampler(model), self.num or 5000
-        figures, _, _ = experiment.judge(num, **self.arguments(sampler, model))
+        settings = self.settings(model, sampler) | {"num": num}
+        judging, features = self.judges(experiment, settings) if asked else ({}, None)
+        figures, samples, _ = experiment.judge(num, **judging, **self.arguments(sampler, model))
         if self.transport:
             figures |= experiment.transport(TRANSPORTED, self.seed)
-        settings = self.settings(model, sampler) | {"num": num}
+        if features is not None or self.neighbours:
+            figures |= self.by_features(experiment, samples, features, settings)
         write_json(self.folder / "evaluation.json", {"figures": figures, "settings": settings})
         show(figures, f"{num} samples, {described(sampler, self.budget(model))}, seed {self.seed}")
         return 0
+
+    def judges(
+        self, experiment: Experiment, settings: dict[str, Any]
+    ) -> tuple[dict[str, Any], Features | None]:
+        """Options of `judge`, and features, as they were asked for; what they are goes into the settings."""
+        from pushforward.core.errors import InputError
+        from pushforward.data import Dataset
+        from pushforward.evaluate.agreement import trained_classifier
+        from pushforward.evaluate.features import find_features
+        from pushforward.recipes.experiment import find_device
+        from pushforward.train.share import load_classifier
+
+        name = self.given("features", "classifier", "neighbours")[0]
+        data, held_out = experiment.data, experiment.held_out
+        if not isinstance(data, Dataset) or held_out is None:
+            raise InputError(f"--{name} compares with data kept apart, and {self.folder} has none")
+        if not data.images and (self.features or self.neighbours):
+            raise InputError(
+                f"--{name} is for images, and the data of {self.folder} are of shape {data.shape}"
+            )
+        device = find_device(self.device)
+        options: dict[str, Any] = {}
+        if self.classifier is not None:
+            if experiment.model.classes is None:
+                raise InputError("--classifier needs a model with classes, and this one has none")
+            judge = trained_classifier(load_classifier(self.classifier, device), held_out)
+            options["classifier"] = judge
+            settings["classifier"] = judge.model.info["sha256"]
+        if self.features is None:
+            return options, None
+        features = find_features(
+            self.features, self.weights, shape=data.shape, load=load_classifier, device=device
+        )
+        settings["features"] = {"name": features.name, "key": features.key}
+        return options, features
+
+    def by_features(
+        self,
+        experiment: Experiment,
+        samples: Tensor,
+        features: Features | None,
+        settings: dict[str, Any],
+    ) -> dict[str, float]:
+        """Figures by features; with --neighbours also a picture of the training images nearest to samples."""
+        from pushforward.evaluate.neighbours import picture
+        from pushforward.evaluate.pictures import png
+        from pushforward.evaluate.report import judge_features
+        from pushforward.train.files import write_file
+
+        train: Any = experiment.data
+        held_out: Any = experiment.held_out
+        found = judge_features(
+            samples, train, held_out, features, self.neighbours, self.seed, write_file
+        )
+        if found.nearest is not None:
+            page = picture(samples, found.nearest, train, space=found.space)
+            write_file(self.folder / "neighbours.png", png(page, settings))
+            say(f"in {self.folder / 'neighbours.png'}")
+        return found.figures
 
     def given(self, *names: str) -> list[str]:
         """Those of these options that are not as they are by default."""
@@ -113,12 +205,14 @@ class Evaluate(Sampling):
     def accuracy(self) -> int:
         """Judge a classifier: the share of held-out data whose class it finds, by time."""
         from pushforward.core.errors import InputError
-        from pushforward.evaluate.agreement import everything
+        from pushforward.evaluate.agreement import everything, trained_classifier
         from pushforward.objectives import noisy_accuracy
         from pushforward.recipes.experiment import Classifying, find_device, recipe_of
         from pushforward.train.share import load_classifier
 
-        for name in self.given("compare", "guidance", "solver", "grid", "nfe", "transport"):
+        for name in self.given(
+            "compare", "guidance", "solver", "grid", "nfe", "transport", "features", "classifier", "neighbours",
+        ):  # fmt: skip
             raise InputError(
                 f"{self.folder} is the run of a classifier, which draws no samples: leave --{name} out"
             )
@@ -127,15 +221,22 @@ class Evaluate(Sampling):
         experiment = recipe_of(self.folder, device=self.device).build()
         assert isinstance(experiment, Classifying)
         require_same_data(self.folder, model.info, experiment.fingerprint)
-        x, label = everything(experiment.held_out, self.num or 5000)
-        x, label = x.to(device), label.to(device)
-        figures = {
-            f"accuracy at t = {t:g}": noisy_accuracy(model, x, label, t, self.seed)
-            for t in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-        }
-        settings = {"num": len(x), "seed": self.seed, "model": model.info["sha256"]}
+        clean = model.info.get("times") == [1.0]
+        count = min(self.num or (10_000 if clean else 5000), len(experiment.held_out))
+        if clean:
+            judge = trained_classifier(model, experiment.held_out, count)
+            figures = {"accuracy at t = 1": judge.accuracy}
+        else:
+            x, label = everything(experiment.held_out, count)
+            x, label = x.to(device), label.to(device)
+            figures = {
+                f"accuracy at t = {t:g}": noisy_accuracy(model, x, label, t, self.seed)
+                for t in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+            }
+        settings = {"num": count, "seed": self.seed, "model": model.info["sha256"]}
         write_json(self.folder / "evaluation.json", {"figures": figures, "settings": settings})
-        show(figures, f"{len(x)} held-out samples with noise, seed {self.seed}")
+        noise = "" if clean else f" with noise, seed {self.seed}"
+        show(figures, f"{count} held-out samples{noise}")
         return 0
 
     def against_students(self) -> int:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Sample(Sampling):
     """Draw samples from a trained model: samples.png (images and points of the plane) and samples.npz."""
 
+    shareable = True
+
     num: int | None = Field(
         None, ge=1, description="How many. Left out: 8 of each class, 64, or 4000 points."
     )
@@ -58,9 +60,10 @@ class Sample(Sampling):
         import torch
 
         from pushforward.core.errors import InputError
+        from pushforward.core.processes import Processes
         from pushforward.evaluate.pictures import png
         from pushforward.recipes.experiment import draw
-        from pushforward.sampling import generate
+        from pushforward.sampling import generate_together
         from pushforward.train.files import write_file
 
         model = self.model()
@@ -72,7 +75,9 @@ class Sample(Sampling):
         num = self.num or (8 * len(classes) if classes else 4000 if len(model.shape) == 1 else 64)
         label = torch.tensor([classes[i % len(classes)] for i in range(num)]) if classes else None
         sampler = self.sampler(model, field)
-        samples = generate(field, num, label=label, **self.arguments(sampler, model)).cpu()
+        samples = generate_together(field, num, label=label, **self.arguments(sampler, model)).cpu()
+        if not Processes.current().lead:
+            return 0
         out = self.out or self.folder / "generated"
         try:
             out.mkdir(parents=True, exist_ok=True)

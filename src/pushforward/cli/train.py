@@ -16,7 +16,13 @@ AnyRecipe: Any = Annotated[subcommands(RECIPES), tyro.conf.arg(name="")]
 class Train(Command):
     """Train a model by a recipe, in a run folder."""
 
+    shareable = True
+
     recipe: AnyRecipe
+
+    @property
+    def place(self) -> str:
+        return str(self.recipe.device)
 
     def run(self) -> int:
         from pushforward.recipes.experiment import train

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pushforward.core.errors import DataError, InputError
 from pushforward.core.noise import DATA, Noise
+from pushforward.data.augment import Augment
 from pushforward.data.batch import Batch
 
 IMAGE_KEYS = ("image", "images", "x", "data", "arr_0")
@@ -47,6 +48,7 @@ class Dataset:
     images:      whether samples are pictures (C, H, W).
     value_range: (lo, hi) of black and white, to turn x1 back into pictures.
     report:      (file, reason) of everything that was left out when the data was read. Print it.
+    augment:     how `drawn` alters pictures, or None.
     """
 
     values: np.ndarray
@@ -59,6 +61,7 @@ class Dataset:
     images: bool
     value_range: tuple[float, float]
     report: tuple[tuple[str, str], ...] = ()
+    augment: Augment | None = None
 
     @classmethod
     def from_arrays(
@@ -144,6 +147,11 @@ class Dataset:
         x1 = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x.float()
         cond = {} if self.labels is None else {"label": self.labels[indices.cpu()]}
         return Batch(x1, cond, ids=indices.cpu())
+
+    def drawn(self, indices: Tensor, noise: Noise) -> Batch:
+        """The samples at `indices`, altered by `augment` as the noise of each says."""
+        batch = self[indices]
+        return batch if self.augment is None else replace(batch, x1=self.augment(batch.x1, noise))
 
     def subset(self, indices: Tensor) -> Dataset:
         """The data set of the samples at `indices` (M,) int64. Values are shared, not copied."""

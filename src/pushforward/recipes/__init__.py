@@ -5,9 +5,11 @@ This package imports without torch; what a recipe builds is imported when it bui
 
 from pushforward.recipes.bridge import Bridge
 from pushforward.recipes.cells import Cells
+from pushforward.recipes.classifier import Classifier
 from pushforward.recipes.digits import Digits
 from pushforward.recipes.digits_classifier import DigitsClassifier
 from pushforward.recipes.distill import Distill
+from pushforward.recipes.fashion import Fashion
 from pushforward.recipes.images import Images
 from pushforward.recipes.options import Recipe
 from pushforward.recipes.reflow import Rectify
@@ -18,11 +20,13 @@ from pushforward.recipes.toy2d import Toy2D
 RECIPES: dict[str, type[Recipe]] = {
     "toy2d": Toy2D,
     "digits": Digits,
+    "fashion": Fashion,
     "images": Images,
     "bridge": Bridge,
     "cells": Cells,
     "superresolution": SuperResolution,
     "digits-classifier": DigitsClassifier,
+    "classifier": Classifier,
     "reflow": Rectify,
     "distill": Distill,
 }
@@ -31,9 +35,11 @@ __all__ = [
     "RECIPES",
     "Bridge",
     "Cells",
+    "Classifier",
     "Digits",
     "DigitsClassifier",
     "Distill",
+    "Fashion",
     "Images",
     "Recipe",
     "Rectify",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from pushforward.core.fields import Model
 from pushforward.core.maps import FlowMap
 from pushforward.core.noise import Noise
 from pushforward.core.oracle import Law
+from pushforward.core.processes import Processes
 from pushforward.data.arrays import Dataset
 from pushforward.data.toy import LAWS
 from pushforward.evaluate import pictures
@@ -26,19 +28,21 @@ from pushforward.evaluate.agreement import everything
 from pushforward.evaluate.report import balanced_labels, judge_dataset, judge_law
 from pushforward.evaluate.transport import follow, transport_costs, wasserstein
 from pushforward.guidance import NoisyClassifier
-from pushforward.objectives import Classification, Objective
+from pushforward.objectives import Classification, Matching, Objective
 from pushforward.recipes.objectives import NetFactory, find_coupling, find_objective, find_path
-from pushforward.recipes.options import PLACE, Recipe
-from pushforward.sampling import default_nfe, default_sampler, generate
+from pushforward.recipes.options import MACHINE, PLACE, Recipe
+from pushforward.sampling import default_nfe, default_sampler, generate_together
 from pushforward.solvers import Learned
 from pushforward.train.files import locked, write_file
 from pushforward.train.log import Reporter
-from pushforward.train.loop import Settings, Trainer
+from pushforward.train.loop import Settings, Trainer, Validate
 from pushforward.train.stream import Drawn, Shuffled, Stream
 
 CONFIG = "config.toml"
 # The folder in that of a distilled run which holds those of its earlier stages.
 STAGES = "stages"
+# Held-out data whose loss is taken, at a step of noise that no training run comes to.
+VALIDATED, VALIDATION_STEP = 2048, 2**32 - 2
 # The seed of all sample pictures of a run, so that they show the same noise growing into better samples.
 PICTURE_SEED = 0
 
@@ -217,8 +221,11 @@ def find_source(model: Any, folder: Path) -> Law | None:
 
 
 def find_device(name: str) -> torch.device:
+    """A device by its name; "auto" and "cuda" are, for one of several processes, the CUDA device that is its own."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and Processes.current().count > 1:
+        name = f"cuda:{torch.cuda.current_device()}"
     try:
         device = torch.device(name)
         torch.zeros((), device=device).item()
@@ -237,7 +244,7 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
         label = None if classes is None else balanced_labels(num, classes)
         calls = default_nfe(model) if isinstance(model, FlowMap) else 20
         solver = default_sampler(model, calls)
-        samples = generate(
+        samples = generate_together(
             model,
             num,
             solver=solver,
@@ -262,53 +269,148 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
 
 def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
     """Start or resume the run of a recipe. Returns its folder, and 0 or the number of the signal that stopped it."""
+    from pushforward.recipes.card import write_card
+
     folder = recipe.out or Path("runs") / name
+    processes = Processes.current()
     if recipe.resume:
         recipe = _resumed(name, recipe, folder)
     else:
-        require_new(folder)
+        processes.first(lambda: require_new(folder))
+    recipe = settle(recipe)
     experiment = recipe.build()
-    settings = Settings(**{key: getattr(recipe, key) for key in Settings.__dataclass_fields__})
+    chosen = {key: getattr(recipe, key) for key in Settings.__dataclass_fields__}
+    settings = Settings(**chosen | {"compile": recipe.compile == "on"})
     recorded = recipe.recorded()
     identity = {
         "recipe": name,
         "SHA-256 of the data": experiment.fingerprint[:16],
-        **{key: json.dumps(value) for key, value in recorded.items()},
+        **{key: json.dumps(value) for key, value in recorded.items() if key not in MACHINE},
     }
     shape = experiment.model.shape
     drawable = len(shape) == 3 or shape == (2,)
-    reporter = Reporter(recipe.steps, quiet=quiet)
+    reporter = Reporter(recipe.steps, quiet=quiet or not processes.lead)
+    stream = experiment.stream
+    if recipe.workers:
+        from pushforward.train.ahead import Ahead
+
+        stream = Ahead(stream, 2 * recipe.workers, recipe.workers)
     trainer = Trainer(
         experiment.objective,
         experiment.model,
-        experiment.stream,
+        stream,
         settings,
         folder,
         identity,
         preview(experiment) if isinstance(experiment, Experiment) and drawable else None,
         reporter,
+        validation(experiment),
     )
     if not recipe.resume:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"cannot create the run folder {folder}: {error.strerror or error}"
-            ) from error
-    with locked(folder):
+        processes.first(lambda: create(folder))
+    with locked(folder) if processes.lead else nullcontext():
         if recipe.resume:
             trainer.resume()
             reporter.say(f"resuming {folder} at step {trainer.step} of {recipe.steps}")
         else:
-            write_file(folder / CONFIG, tomli_w.dumps({"recipe": name, **recorded}).encode())
+            config = tomli_w.dumps({"recipe": name, **recorded}).encode()
+            processes.first(lambda: write_file(folder / CONFIG, config))
             trainer.start()
-            count = sum(p.numel() for p in experiment.model.parameters())
-            reporter.say(
-                f"training {name} in {folder}: {count / 1e6:.2f} M parameters, {recipe.steps} steps"
-            )
+            reporter.say(f"training {name} in {folder}: {described(experiment, recipe, processes)}")
+        if recipe.tensorboard and processes.lead:
+            trainer.watchers = (tensorboard(folder, trainer.step),)
         if isinstance(experiment, Experiment) and experiment.prepare is not None:
             experiment.prepare(reporter.say)
-        return folder, 0 if trainer.run() else trainer.signal
+        done = trainer.run()
+        processes.first(lambda: write_card(folder))
+        return folder, 0 if done else trainer.stopping
+
+
+def settle(recipe: Recipe) -> Recipe:
+    """The recipe with what it leaves to the machine at hand decided: precision and compiling."""
+    device = find_device(recipe.device)
+    chosen: dict[str, Any] = {}
+    if recipe.precision == "auto":
+        quick = recipe.objective == "matching" and has_bfloat16(device)
+        chosen["precision"] = "bf16" if quick else "fp32"
+    if recipe.compile == "auto":
+        quick = recipe.objective == "matching" and device.type == "cuda"
+        chosen["compile"] = "on" if quick else "off"
+    return recipe.model_copy(update=chosen)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are quicker than in float32 there: the processor has instructions for them."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in asked)
+
+
+def described(experiment: Experiment | Classifying, recipe: Recipe, processes: Processes) -> str:
+    """A run in one line."""
+    count = sum(p.numel() for p in experiment.model.parameters())
+    words = [f"{count / 1e6:.2f} M parameters", f"{recipe.steps} steps"]
+    words.append(f"{recipe.precision} on {find_device(recipe.device)}")
+    if recipe.compile == "on":
+        words.append("compiled")
+    if processes.count > 1:
+        words.append(f"{processes.count} processes ({recipe.parallel})")
+    return ", ".join(words)
+
+
+def create(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot create the run folder {folder}: {error.strerror or error}"
+        ) from error
+
+
+def validation(experiment: Experiment | Classifying) -> Validate | None:
+    """The loss of a regression on held-out data, at times and with noise that are the same at every step."""
+    objective, held_out = experiment.objective, experiment.held_out
+    if not isinstance(objective, Matching) or held_out is None:
+        return None
+
+    def loss(model: Model, processes: Processes) -> tuple[float, int]:
+        count = min(len(held_out), VALIDATED)
+        rows = processes.share(count)
+        # As many calls in each process: where networks are sharded, all take part in each of them.
+        parts = -(-count // (processes.count * 256))
+        size, total = rows.stop - rows.start, 0.0
+        device = next(model.parameters()).device
+        own = replace(objective, model=model, drop=0.0)
+        with torch.no_grad():
+            for k in range(parts):
+                ids = torch.arange(
+                    rows.start + size * k // parts, rows.start + size * (k + 1) // parts
+                )
+                noise = Noise(0, ids.to(device), VALIDATION_STEP)
+                total += float(own(held_out[ids].to(device), noise)["loss"].double().sum())
+        return total / max(size, 1), size
+
+    return loss
+
+
+def tensorboard(folder: Path, step: int) -> Callable[[Mapping[str, Any]], None]:
+    """Writes entries of the log for TensorBoard; those after `step`, of before the run was taken up, are hidden."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "--tensorboard needs the package tensorboard: pip install 'pushforward[tensorboard]'"
+        ) from error
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(entry: Mapping[str, Any]) -> None:
+        for name, value in entry.items():
+            if name != "step":
+                writer.add_scalar(name, value, entry["step"])
+        writer.flush()
+
+    return write
 
 
 def require_new(folder: Path) -> None:
@@ -374,15 +476,20 @@ def _resumed(name: str, given: Recipe, folder: Path) -> Recipe:
     recorded_name, recorded = read_config(folder)
     if recorded_name != name:
         raise InputError(f"{folder} holds a run of the recipe {recorded_name}, not {name}")
-    recipe = recipe_of(folder, out=folder, resume=True, device=given.device)
+    recipe = recipe_of(
+        folder, out=folder, resume=True, device=given.device, tensorboard=given.tensorboard
+    )
     changed = [
         f"--{key.replace('_', '-')} {getattr(given, key)} (the run has {recorded.get(key, 'none')})"
         for key, field in type(given).model_fields.items()
-        if key not in PLACE and getattr(given, key) not in (field.default, getattr(recipe, key))
+        if key not in PLACE | MACHINE
+        and getattr(given, key) not in (field.default, getattr(recipe, key))
     ]
     if changed:
         raise InputError(
             f"--resume goes on with the options of {folder}; these differ: {', '.join(changed)}. "
             f"Leave them out, or start a new run in another --out"
         )
-    return recipe
+    fields = type(given).model_fields
+    anew = {key for key in MACHINE if getattr(given, key) != fields[key].default}
+    return recipe.model_copy(update={key: getattr(given, key) for key in anew})

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pushforward.recipes.options import Recipe
+from pushforward.recipes.networks import ImageRecipe
 
 if TYPE_CHECKING:
     from pushforward.data import Dataset
     from pushforward.recipes.experiment import Experiment
 
 
-class Images(Recipe):
-    """U-Net on your own images: a folder (classes from its subfolders) or a .npy or .npz array."""
+class Images(ImageRecipe):
+    """U-Net or DiT on your own images: a folder (classes from its subfolders) or a .npy or .npz array."""
 
     data: Path | None = Field(None, description="Folder of images, or .npy or .npz file. Required.")
     size: int | None = Field(None, ge=2, description="Scale and crop to this many pixels a side.")
@@ -31,18 +32,6 @@ class Images(Recipe):
     held_out: float = Field(
         0.1, gt=0, lt=1, description="Share of the data kept apart for evaluation."
     )
-    width: int = Field(32, ge=8, description="Channels at full resolution.")
-    multipliers: tuple[int, ...] = Field(
-        (1, 2, 2), min_length=1, description="Channels by resolution, over width."
-    )
-    blocks: int = Field(1, ge=1, description="Residual blocks at each resolution.")
-    attention: tuple[int, ...] = Field(
-        (), description="Resolutions that attend, from 0, the full one."
-    )
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in the residual blocks.")
-    drop: float = Field(
-        0.1, ge=0, le=1, description="Share of samples trained without their class."
-    )
     steps: int = Field(10_000, ge=1, description="Optimiser steps.")
     batch_size: int = Field(64, ge=1, description="Samples in a step.")
     lr: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
@@ -52,7 +41,6 @@ class Images(Recipe):
 
     def build(self) -> Experiment:
         from pushforward.core.errors import InputError
-        from pushforward.nets import UNet
         from pushforward.recipes.experiment import assemble
 
         if self.data is None:
@@ -63,18 +51,8 @@ class Images(Recipe):
         train, held_out = whole.split(1 - self.held_out, seed=0)
         return assemble(
             self,
-            lambda outputs, **more: UNet(
-                train.shape[0],
-                self.width,
-                self.multipliers,
-                self.blocks,
-                self.attention,
-                train.classes,
-                self.dropout,
-                outputs=outputs,
-                **more,
-            ),
-            train,
+            self.factory(train.shape[0], train.classes),
+            altered(train, self),
             held_out,
             shape=train.shape,
             classes=train.classes,
@@ -85,6 +63,15 @@ class Images(Recipe):
             },
             drop=self.drop,
         )
+
+
+def altered(train: Dataset, recipe: ImageRecipe) -> Dataset:
+    """The data as training sees them: mirrored and moved at random if that is wanted."""
+    if not (recipe.flip or recipe.shift):
+        return train
+    from pushforward.data import Augment
+
+    return replace(train, augment=Augment(recipe.flip, recipe.shift))
 
 
 def read_images(

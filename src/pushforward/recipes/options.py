@@ -25,8 +25,11 @@ WeightName = Literal[
     "none", "likelihood", "min-snr", "truncated-snr", "snr-plus-one", "p2", "edm", "sigmoid"
 ]
 
-# Options that say where and how a run goes on the machine at hand, and not what it computes.
-PLACE = frozenset({"out", "resume", "device"})
+# Options that say where a run goes, and what is told of it.
+PLACE = frozenset({"out", "resume", "device", "tensorboard"})
+# Options that say how the machine at hand does the work: kept with a run, and free to change when it is taken up. They
+# change nothing but rounding.
+MACHINE = frozenset({"compile", "accumulate", "checkpointing", "parallel", "workers"})
 
 
 class Recipe(BaseModel, ABC):
@@ -40,6 +43,9 @@ class Recipe(BaseModel, ABC):
     )
     device: str = Field(
         "auto", description="cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."
+    )
+    tensorboard: bool = Field(
+        False, description="Write the log for TensorBoard, too, into the run folder."
     )
     seed: int = Field(0, ge=0, lt=2**64, description="Key of all randomness.")
 
@@ -101,7 +107,7 @@ class Recipe(BaseModel, ABC):
     batch_size: int = Field(128, ge=1, description="Samples in a step.")
     lr: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
     warmup: int = Field(100, ge=0, description="Steps over which the rate rises to its peak.")
-    decay: Literal["constant", "cosine", "linear"] = Field(
+    decay: Literal["constant", "cosine", "linear", "trapezoid", "inverse-root"] = Field(
         "cosine", description="How the rate falls."
     )
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
@@ -110,8 +116,41 @@ class Recipe(BaseModel, ABC):
         0.995, ge=0, lt=1, description="Decay of the average of weights that is sampled."
     )
 
+    more_emas: tuple[float, ...] = Field(
+        (), description="Decays of further averages, kept in emas/ of the run folder."
+    )
+
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "fp32",
+        description="What networks compute in; weights, moments and averages are float32 all the same. auto: bf16 "
+        "where the processor has it and the objective is matching.",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "off", description="torch.compile of the networks; auto: on CUDA."
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Parts in which a batch is taken, one after the other, for less memory.",
+    )
+    checkpointing: bool = Field(
+        False, description="Work activations out again in the backward pass, for less memory."
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="What the processes of torchrun hold: whole copies of the networks, or parts.",
+    )
+    workers: int = Field(
+        0, ge=0, description="Threads that prepare batches ahead; 0: when they are asked for."
+    )
+
     log_every: int = Field(50, ge=1, description="Steps between lines of the log.")
     sample_every: int = Field(500, ge=0, description="Steps between sample pictures; 0 for none.")
+    validate_every: int = Field(
+        500,
+        ge=0,
+        description="Steps between losses on held-out data, in lines of the log; 0 for none.",
+    )
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
     keep: int = Field(2, ge=1, description="Checkpoints kept.")
 

@@ -1,0 +1,43 @@
+"""`pushforward sizes`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pushforward.cli.base import Command
+
+
+class Sizes(Command):
+    """List the sizes of networks: parameters, and operations for one image."""
+
+    shape: tuple[int, int, int] = Field(
+        (1, 28, 28), description="Channels, height and width of an image."
+    )
+    classes: int = Field(10, ge=0, description="Number of labels; 0 for none.")
+
+    def run(self) -> int:
+        from rich.console import Console
+        from rich.table import Table
+
+        from pushforward.nets import sizes
+
+        rows = sizes.table(self.shape, self.classes or None)
+        labels = f"{self.classes} classes" if self.classes else "no classes"
+        table = Table(title=f"{' x '.join(map(str, self.shape))}, {labels}")
+        for column in ("network", "size", "patch"):
+            table.add_column(column)
+        for column in ("parameters / M", "multiply-adds / G", "operations / G"):
+            table.add_column(column, justify="right")
+        for row in rows:
+            table.add_row(
+                row.family,
+                row.size,
+                "" if row.patch is None else str(row.patch),
+                f"{row.parameters / 1e6:.2f}",
+                f"{row.flops / 2e9:.3f}",
+                f"{row.flops / 1e9:.3f}",
+            )
+        console = Console(highlight=False)
+        console.print(table)
+        console.print("One forward pass for one image; a multiply-add is two operations.")
+        return 0
