@@ -82,11 +82,12 @@ def step(net: nn.Module, precision: Any, compiled: bool, folder: str) -> Trainer
 def throughput() -> list[Row]:
     """Training steps side by side with diffusers: images per second, and the share of what matrix products reach.
 
-    Batches of 64 images 1 x 32 x 32 with labels. The U-Nets have channels (32, 64, 64), one residual block at each level and
-    attention at the lowest; the transformers patches of 4, width 192, 6 blocks, 3 heads. A step is forward, backward, clipping,
-    AdamW and EMA; this library's is the whole of its training loop, with its batches, counter-based noise and checks. All take
-    turns in one process. The share is that of the operations of the network in the step's time, over those of a 1024 x 1024 matrix
-    product in the same precision. As shipped: what --precision auto and --compile auto come to on this machine.
+    Batches of 64 images 1 x 32 x 32 with labels. The U-Nets have channels (32, 64, 64), one residual block at each
+    level and attention at the lowest; the transformers patches of 4, width 192, 6 blocks, 3 heads. A step is forward,
+    backward, clipping, AdamW and EMA; this library's is the whole of its training loop, with its batches, counter-
+    based noise and checks. All take turns in one process. The share is that of the operations of the network in the
+    step's time, over those of a 1024 x 1024 matrix product in the same precision. As shipped: what --precision auto
+    and --compile auto come to on this machine.
     """
     torch.manual_seed(0)
     from pushforward.recipes.experiment import has_bfloat16
@@ -99,7 +100,11 @@ def throughput() -> list[Row]:
     rows: list[Row] = []
     for family, (peer, ours) in families.items():
         net, call = peer()
-        variants = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16, compiled": ("bf16", True)}
+        variants = {
+            "fp32": ("fp32", False),
+            "bf16": ("bf16", False),
+            "bf16, compiled": ("bf16", True),
+        }
         nets = {name: ours() for name in variants}
         with tempfile.TemporaryDirectory() as folder:
             calls: dict[str, Callable[[], object]] = {"diffusers, fp32": PeerStep(net, call)}

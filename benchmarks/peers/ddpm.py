@@ -67,8 +67,8 @@ def train(
 ) -> dict[str, float]:
     """Noise prediction on 1000 steps of the linear schedule, in float32, for so many seconds of processor time.
 
-    AdamW (weight decay 1e-6, betas 0.95 and 0.999), warm-up, a cosine over the time, clipping at 1 and an average of the
-    weights, as in diffusers' example of unconditional training; its EMA's decay and its rate are those given.
+    AdamW (weight decay 1e-6, betas 0.95 and 0.999), warm-up, a cosine over the time, clipping at 1 and an average of
+    the weights, as in diffusers' example of unconditional training; its EMA's decay and its rate are those given.
     """
     torch.manual_seed(0)
     net = network(classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,22 +11,46 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.data.arrays import Dataset
+from pushforward.guidance import NoisyClassifier
+
+
+class Judge(ABC):
+    """What finds the class of a sample, with its accuracy on held-out data."""
+
+    accuracy: float
+
+    @abstractmethod
+    def predict(self, x: Tensor) -> Tensor:
+        """(B,) classes of samples (B, ...)."""
+
+    def agreement(self, x: Tensor, label: Tensor) -> float:
+        """The share of samples that are found to be of the class they were asked for."""
+        return float((self.predict(x) == label.cpu()).double().mean())
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(Judge):
     """A support vector machine with a Gaussian kernel on the pixels, and its accuracy on held-out data."""
 
     machine: Any
     accuracy: float
 
     def predict(self, x: Tensor) -> Tensor:
-        """(B,) classes of samples (B, ...)."""
         return torch.from_numpy(self.machine.predict(x.flatten(1).double().cpu().numpy()))
 
-    def agreement(self, x: Tensor, label: Tensor) -> float:
-        """The share of samples that are found to be of the class they were asked for."""
-        return float((self.predict(x) == label.cpu()).double().mean())
+
+@dataclass(frozen=True)
+class NetworkClassifier(Judge):
+    """A trained classifier at t = 1, where there is no noise, and its accuracy on held-out data."""
+
+    model: NoisyClassifier
+    accuracy: float
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, batch_size: int = 256) -> Tensor:
+        device = next(self.model.parameters()).device
+        parts = (self.model(part.to(device, torch.float32), 1.0) for part in x.split(batch_size))
+        return torch.cat([part.argmax(1).cpu() for part in parts])
 
 
 def train_classifier(train: Dataset, held_out: Dataset, limit: int = 10_000) -> Classifier:
@@ -39,6 +64,36 @@ def train_classifier(train: Dataset, held_out: Dataset, limit: int = 10_000) -> 
     x, y = everything(held_out, limit)
     predicted = torch.from_numpy(machine.predict(x.flatten(1).double().numpy()))
     return Classifier(machine, float((predicted == y).double().mean()))
+
+
+def trained_classifier(
+    model: NoisyClassifier, held_out: Dataset, limit: int = 10_000
+) -> NetworkClassifier:
+    """A classifier of this data set's classes that is there already, scored on `held_out` (its first `limit` samples).
+
+    Raises InputError if it was made for samples of another shape, range of values or number of classes.
+    """
+    if held_out.labels is None:
+        raise InputError("a classifier is scored on labels, and this data set has none")
+    info = model.info
+    kinds = {
+        "samples": (model.shape, held_out.shape),
+        "classes": (model.classes, held_out.classes),
+        "values": (
+            tuple(info.get("value_range") or held_out.value_range),
+            tuple(held_out.value_range),
+        ),
+        "class names": (
+            tuple(info.get("class_names") or ()),
+            tuple(held_out.class_names or info.get("class_names") or ()),
+        ),
+    }
+    for kind, (has, wanted) in kinds.items():
+        if has != wanted:
+            raise InputError(f"the classifier knows {kind} {has}, and these data have {wanted}")
+    x, y = everything(held_out, limit)
+    scored = NetworkClassifier(model.eval(), 0.0)
+    return NetworkClassifier(scored.model, scored.agreement(x, y))
 
 
 def everything(data: Dataset, limit: int) -> tuple[Tensor, Tensor]:

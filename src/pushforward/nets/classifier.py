@@ -31,6 +31,7 @@ class ImageClassifier(nn.Module):
     """The way down of a U-Net, the mean over the pixels, and logits.
 
     (B, channels, H, W) -> (B, classes), for any H and W. width, multipliers, blocks, dropout, time: as in `UNet`.
+    dim: how many features there are, that is, numbers that the logits are linear in.
 
     Dhariwal & Nichol 2021 (arXiv 2105.05233), sec. 4.
     """
@@ -64,9 +65,11 @@ class ImageClassifier(nn.Module):
             for _ in range(blocks):
                 self.down.append(ResidualBlock(now, width * multiplier, condition, dropout))
                 now = width * multiplier
+        self.dim = now
         self.leave_norm, self.leave = _norm(now), zero(nn.Linear(now, classes))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def features(self, x: Tensor, t: Tensor) -> Tensor:
+        """(B, dim) what the logits are linear in: the mean over the pixels of the last layer."""
         if x.ndim != 4 or x.shape[1] != self.config["channels"]:
             raise InputError(
                 f"this ImageClassifier takes images (B, {self.config['channels']}, H, W), got {tuple(x.shape)}"
@@ -75,4 +78,7 @@ class ImageClassifier(nn.Module):
         h = self.enter(x)
         for layer in self.down:
             h = layer(h) if isinstance(layer, nn.Conv2d) else layer(h, condition)
-        return self.leave(silu(self.leave_norm(h)).mean((2, 3)))
+        return silu(self.leave_norm(h)).mean((2, 3))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.leave(self.features(x, t))

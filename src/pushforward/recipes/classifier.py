@@ -32,6 +32,9 @@ class Classifier(Recipe):
         description="fashion for Fashion-MNIST, or the folder of its files; a folder of images with a subfolder for "
         "each class; or a .npz file with labels. Required.",
     )
+    download: bool = Field(
+        False, description="Get the files of fashion from their public home if they are not there."
+    )
     size: int | None = Field(None, ge=2, description="Scale and crop to this many pixels a side.")
     channels: Literal[1, 3] = Field(
         3, description="1 for grey, 3 for colour, of a folder's images."
@@ -125,7 +128,7 @@ class Classifier(Recipe):
         if own or self.data == FASHION:
             from pushforward.data.fashion import load_fashion
 
-            return load_fashion(self.data if own else None)
+            return load_fashion(self.data if own else None, self.download)
         whole = read_images(
             self.data, self.size, self.channels, self.on_bad, self.image_key, self.label_key
         )
