@@ -8,7 +8,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 TORCH := -c constraints.txt torch==2.13.0
 INSTALL := $(BIN)/python $(PIP) $(TORCH)
 
-.PHONY: demo test test-slow test-peers bench bench-laws bench-few-steps lint clean
+.PHONY: demo test test-slow test-peers bench bench-laws bench-few-steps bench-fashion lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
@@ -30,6 +30,8 @@ $(PEERS)/.installed: pyproject.toml constraints.txt $(wildcard benchmarks/peers/
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python $(PIP) $(TORCH) -e '.[demo]' -r benchmarks/peers/requirements.txt
 	$(PEERS)/bin/python $(PIP) --no-deps -r benchmarks/peers/requirements-alone.txt
+	# azula brings a torchvision that does not go with this torch, and that diffusers would import.
+	$(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision
 	touch $@
 
 # Solvers against those of other libraries, state by state.
@@ -38,9 +40,9 @@ test-peers: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest tests/solvers/test_peers.py
 
 bench: $(VENV)/.installed $(PEERS)/.installed
-	$(BIN)/python -m benchmarks.run few_steps_digits normals training
+	$(BIN)/python -m benchmarks.run few_steps_digits normals processes training
 	$(BIN)/python -m benchmarks.run --threads 1 cells derivatives diffflow gallery gaussian_bridge maximum_likelihood reflow superresolution
-	$(PEERS)/bin/python -m benchmarks.run --threads 1 couplings couplings_images overhead solver_error
+	$(PEERS)/bin/python -m benchmarks.run --threads 1 couplings couplings_images overhead solver_error throughput
 
 # Five seeds of six methods on four tasks: about two hours on one core. Takes up what an earlier call has left.
 bench-laws: $(VENV)/.installed
@@ -49,6 +51,17 @@ bench-laws: $(VENV)/.installed
 # Three seeds of eleven few-step methods on three laws: about two hours on one core. Takes up what is there, too.
 bench-few-steps: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.few_steps
+
+# Fashion-MNIST beside diffusers, and transformers of eight sizes: about three hours on one core. FASHION: the folder of the
+# four IDX files. What is done is not done again.
+FASHION ?= /usr/share/datasets/fashion-mnist
+PUSHFORWARD := OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pushforward
+bench-fashion: $(PEERS)/.installed
+	test -d runs/classifier || $(PUSHFORWARD) train classifier --data $(FASHION) --out runs/classifier
+	test -d runs/fashion || $(PUSHFORWARD) train fashion --data $(FASHION) --steps 4300 --out runs/fashion
+	test -d runs/fashion-peer || $(PEERS)/bin/python -m benchmarks.fashion train-peer --data $(FASHION)
+	$(PEERS)/bin/python -m benchmarks.fashion judge --data $(FASHION)
+	$(PEERS)/bin/python -m benchmarks.scaling --data $(FASHION) --classifier runs/classifier
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ from benchmarks.maximum_likelihood import maximum_likelihood
 from benchmarks.measure import Report, Row, circumstances, table, write
 from benchmarks.normals import normals
 from benchmarks.overhead import overhead
+from benchmarks.processes import processes
 from benchmarks.reflow import reflow
 from benchmarks.solver_error import solver_error
 from benchmarks.superresolution import superresolution
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
         maximum_likelihood,
         normals,
         overhead,
+        processes,
         reflow,
         solver_error,
         superresolution,

@@ -41,6 +41,8 @@ class Evaluate(Sampling):
     Of a classifier: its accuracy on noisy data. With --compare: solvers against each other.
     """
 
+    shareable = True
+
     num: int | None = Field(
         None, ge=2, description="Samples to judge. Left out: 5000, or 128 to compare."
     )
@@ -96,6 +98,8 @@ class Evaluate(Sampling):
     def run(self) -> int:
         from pushforward.core.errors import InputError
         from pushforward.core.maps import FlowMap
+        from pushforward.core.processes import Processes
+        from pushforward.recipes.card import write_card
 
         own = ["solvers", "grids", "distance"] + ([] if self.students else ["nfes"])
         if not self.compare and (given := self.given(*own)):
@@ -109,10 +113,17 @@ class Evaluate(Sampling):
             raise InputError("--weights needs --features inception")
         if self.of_classifier():
             return self.accuracy()
+        if (self.students or self.compare) and Processes.current().count > 1:
+            raise InputError("models and solvers are compared by one process: leave torchrun out")
         if self.students:
             return self.against_students()
         if self.compare:
             return self.comparison()
+        if Processes.current().count > 1 and (self.transport or asked):
+            raise InputError(
+                "several processes draw the samples of a plain evaluation; --transport, --features, --classifier and "
+                "--neighbours are for one: leave them or torchrun out"
+            )
         model = self.model()
         experiment = reopen(self.folder, self.device, model)
         if self.transport and isinstance(model, FlowMap):
@@ -123,11 +134,14 @@ class Evaluate(Sampling):
         settings = self.settings(model, sampler) | {"num": num}
         judging, features = self.judges(experiment, settings) if asked else ({}, None)
         figures, samples, _ = experiment.judge(num, **judging, **self.arguments(sampler, model))
+        if not Processes.current().lead:
+            return 0
         if self.transport:
             figures |= experiment.transport(TRANSPORTED, self.seed)
         if features is not None or self.neighbours:
             figures |= self.by_features(experiment, samples, features, settings)
         write_json(self.folder / "evaluation.json", {"figures": figures, "settings": settings})
+        write_card(self.folder)
         show(figures, f"{num} samples, {described(sampler, self.budget(model))}, seed {self.seed}")
         return 0
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Model
 from pushforward.core.oracle import Law
+from pushforward.core.processes import Processes
 from pushforward.data.arrays import Dataset
 from pushforward.evaluate.agreement import Judge, everything, train_classifier
 from pushforward.evaluate.cache import Write
@@ -21,7 +22,7 @@ from pushforward.evaluate.frechet import frechet_distance
 from pushforward.evaluate.kid import kernel_distance
 from pushforward.evaluate.neighbours import Memorisation, pixels
 from pushforward.evaluate.neighbours import memorisation as memorised
-from pushforward.sampling import generate
+from pushforward.sampling import generate_together
 
 # Eigenvalues of a covariance of more dimensions than this take minutes.
 MAX_DIMENSIONS = 4096
@@ -58,11 +59,14 @@ def judge_dataset(
 
     features, memorisation, write: what `judge_features` finds comes with it.
 
-    Returns the figures, the samples and their labels (None without classes).
+    Returns the figures, the samples and their labels (None without classes). Of several processes each draws its share
+    of the samples, and the first one judges them: the others have no figures.
     """
     label = None if model.classes is None else balanced_labels(num, model.classes)
-    samples = generate(model, num, label=label, **sampling)
+    samples = generate_together(model, num, label=label, **sampling)
     figures: dict[str, float] = {}
+    if not Processes.current().lead:
+        return figures, samples, label
     if label is not None:
         judge = train_classifier(train, held_out) if classifier is None else classifier
         figures["classifier_accuracy"] = judge.accuracy
@@ -153,7 +157,9 @@ def judge_law(
     outside:         share of samples where the law has no density at all.
     """
     seed = int(sampling.get("seed", 0))
-    samples = generate(model, num, **sampling)
+    samples = generate_together(model, num, **sampling)
+    if not Processes.current().lead:
+        return {}, samples, None
     # Seeds apart from the samples' own and from each other.
     real, other = (law.sample(num, seed=(seed + k) % 2**64).to(samples) for k in (1, 2))
     if real.shape[1:] != samples.shape[1:]:
