@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import pushforward as pf
-from pushforward.nets import MLP, UNet
+from pushforward.nets import MLP, DiT, UNet
 from pushforward.objectives import (
     ConsistencyDistillation,
     ConsistencyTraining,
@@ -205,6 +205,25 @@ NETS: list[Any] = [
         (2, 7, 8),
         3,
         id="UNet-two-times-smooth-attention",
+    ),
+    pytest.param(lambda: DiT(1, 2, 16, 2, 2), (1, 8, 8), None, id="DiT"),
+    pytest.param(
+        lambda: DiT(3, 4, 16, 1, 2, classes=3, positions="learned", size=(12, 6)),
+        (3, 9, 7),
+        3,
+        id="DiT-learned-odd-classes",
+    ),
+    pytest.param(
+        lambda: DiT(2, 2, 16, 2, 2, classes=4, positions="rope", qk_norm=True, time="fourier"),
+        (2, 6, 5),
+        4,
+        id="DiT-rope-qk-norm-fourier",
+    ),
+    pytest.param(
+        lambda: DiT(2, 3, 16, 1, 2, classes=3, time="smooth", two_times=True),
+        (2, 7, 8),
+        3,
+        id="DiT-two-times-smooth",
     ),
     pytest.param(
         lambda: UNet(1, 8, (1, 2), time="fourier", two_times=True),

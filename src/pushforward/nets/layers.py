@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import group_norm
 
 from pushforward.core.errors import InputError
 
@@ -90,15 +91,24 @@ class Conditioning(nn.Module):
     networks whose derivative in time is part of the loss (Lu & Song 2024, arXiv 2410.11081, sec. 4.1).
     two_times: for flow maps; the last layer of `way` starts at 0, so that s makes no difference at first. t and s - t
     are the pair that did best in MeanFlow (Geng et al. 2025, arXiv 2505.13447, table 1c).
+    features: number of features of a time, dim if None.
     """
 
-    def __init__(self, dim: int, classes: int | None, time: str, two_times: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        classes: int | None,
+        time: str,
+        two_times: bool = False,
+        features: int | None = None,
+    ) -> None:
         super().__init__()
-        self.features = time_features(time, dim)
-        self.mix = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        number = dim if features is None else features
+        self.features = time_features(time, number)
+        self.mix = nn.Sequential(nn.Linear(number, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.label = None if classes is None else LabelEmbedding(classes, dim)
         self.way = (
-            nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), zero(nn.Linear(dim, dim)))
+            nn.Sequential(nn.Linear(number, dim), nn.SiLU(), zero(nn.Linear(dim, dim)))
             if two_times
             else None
         )
@@ -127,6 +137,23 @@ def time_features(name: str, dim: int) -> SinusoidalTime | FourierTime:
         case "smooth":
             return SinusoidalTime(dim, scale=8.0, max_period=100.0)
     raise InputError(f"time features are 'sinusoidal', 'fourier' or 'smooth', not {name!r}")
+
+
+class LayerNorm(nn.Module):
+    """`(x - mean x) / sqrt(var x + eps)` over the last dimension, without parameters.
+
+    As one group of `group_norm`: torch's own `layer_norm` gives right derivatives in forward mode, but wrong gradients
+    of them (pytorch/pytorch#196700), which are what flow maps learn by.
+
+    Ba, Kiros & Hinton 2016 (arXiv 1607.06450), eq. 3.
+    """
+
+    def __init__(self, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return group_norm(x.reshape(-1, x.shape[-1]), 1, eps=self.eps).reshape(x.shape)
 
 
 def zero(module: nn.Module) -> nn.Module:

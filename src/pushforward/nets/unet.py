@@ -19,6 +19,23 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
+class Pointwise(nn.Conv2d):
+    """A convolution of 1 x 1 pixel, as one matrix product for each image.
+
+    The library's own convolutions are up to five times as slow at it on a CPU: few channels, many pixels.
+    """
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels, out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        size, pixels = len(x), x.flatten(2)
+        weight = self.weight.flatten(1).expand(size, -1, -1)
+        bias = self.bias[:, None].expand(size, -1, pixels.shape[2])
+        return torch.baddbmm(bias, weight, pixels).unflatten(2, x.shape[2:])
+
+
 class ResidualBlock(nn.Module):
     """`x + conv(silu((1 + a) norm(conv(silu(norm x))) + b))`, (a, b) linear in the condition; starts as the identity.
 
@@ -31,7 +48,7 @@ class ResidualBlock(nn.Module):
         self.modulate = nn.Linear(condition, 2 * out)
         self.norm2, self.dropout = _norm(out), nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(out, out, 3, padding=1))
-        self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+        self.skip = nn.Identity() if channels == out else Pointwise(channels, out)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         gain, shift = self.modulate(condition)[:, :, None, None].chunk(2, dim=1)
@@ -40,18 +57,30 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + h
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`softmax(Q K^T / sqrt d) V` of (B, heads, L, d), by the kernel that is quickest at hand.
+
+    On a CPU that is the one for float32, by three to five times over the one for bfloat16.
+    """
+    low = q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16)
+    if not low:
+        return scaled_dot_product_attention(q, k, v, mask)
+    with torch.autocast("cpu", enabled=False):
+        return scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
+
+
 class SelfAttention(nn.Module):
     """`x + W softmax(Q K^T / sqrt d) V` over the pixels, heads of about 32 channels; starts as the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heads = max(h for h in range(1, max(1, channels // 32) + 1) if channels % h == 0)
-        self.norm, self.qkv = _norm(channels), nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zero(nn.Conv2d(channels, channels, 1))
+        self.norm, self.qkv = _norm(channels), Pointwise(channels, 3 * channels)
+        self.out = zero(Pointwise(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).mT
-        h = scaled_dot_product_attention(*(part.contiguous() for part in qkv.unbind(1)))
+        h = attend(*(part.contiguous() for part in qkv.unbind(1)))
         return x + self.out(h.mT.flatten(1, 2).unflatten(2, x.shape[2:]))
 
 

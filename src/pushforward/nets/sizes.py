@@ -1,0 +1,118 @@
+"""One dial for the size of a network: a name, from what one core trains to what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from pushforward.core.errors import InputError
+from pushforward.nets.dit import DiT
+from pushforward.nets.flops import count
+from pushforward.nets.unet import UNet
+
+
+class Transformer(NamedTuple):
+    """Blocks, width of a token, heads of an attention."""
+
+    depth: int
+    width: int
+    heads: int
+
+
+class Convolutional(NamedTuple):
+    """Width at full resolution, its multiples at each level, blocks in a level, levels with attention."""
+
+    width: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    attention: tuple[int, ...]
+
+
+# S to XL are those of Peebles & Xie 2023 (arXiv 2212.09748), table 1. Those before them are for a CPU, of 0.3, 2, 5 and
+# 12 million parameters.
+DIT: dict[str, Transformer] = {
+    "nano": Transformer(4, 64, 2),
+    "tiny": Transformer(6, 128, 4),
+    "mini": Transformer(8, 192, 3),
+    "XS": Transformer(10, 256, 4),
+    "S": Transformer(12, 384, 6),
+    "B": Transformer(12, 768, 12),
+    "L": Transformer(24, 1024, 16),
+    "XL": Transformer(28, 1152, 16),
+}
+
+# M is of the order of DDPM on 32 x 32 pixels (Ho et al. 2020), L of improved DDPM on 64 x 64 (Nichol & Dhariwal 2021)
+# and XL of ADM there (Dhariwal & Nichol 2021): their widths, levels and blocks, with this library's blocks.
+UNET: dict[str, Convolutional] = {
+    "XS": Convolutional(32, (1, 2, 2), 1, (2,)),
+    "S": Convolutional(64, (1, 2, 2), 1, (2,)),
+    "M": Convolutional(128, (1, 2, 2), 2, (1, 2)),
+    "L": Convolutional(128, (1, 2, 3, 4), 3, (2, 3)),
+    "XL": Convolutional(192, (1, 2, 3, 4), 3, (1, 2, 3)),
+}
+
+
+def dit(
+    size: str, patch: int = 2, channels: int = 1, classes: int | None = None, **more: Any
+) -> DiT:
+    """A `DiT` of a size in `DIT`: `dit("XL", patch=2, channels=4, classes=1000, outputs=2)` is DiT-XL/2.
+
+    more: any other argument of `DiT`.
+    """
+    depth, width, heads = _find("DiT", DIT, size)
+    arguments = {"width": width, "depth": depth, "heads": heads} | more
+    return DiT(channels, patch, classes=classes, **arguments)
+
+
+def unet(size: str, channels: int = 1, classes: int | None = None, **more: Any) -> UNet:
+    """A `UNet` of a size in `UNET`. more: any other argument of `UNet`."""
+    width, multipliers, blocks, attention = _find("UNet", UNET, size)
+    arguments = {
+        "width": width, "multipliers": multipliers, "blocks": blocks, "attention": attention,
+    } | more  # fmt: skip
+    return UNet(channels, classes=classes, **arguments)
+
+
+def _find(family: str, sizes: dict[str, Any], size: str) -> Any:
+    if size not in sizes:
+        raise InputError(f"a {family} is of size {', '.join(sizes)}, not {size!r}")
+    return sizes[size]
+
+
+class Row(NamedTuple):
+    """patch: None for a U-Net; flops: of one forward pass for one image, a multiply-add being two."""
+
+    family: str
+    size: str
+    patch: int | None
+    parameters: int
+    flops: int
+
+
+def table(
+    shape: Sequence[int],
+    classes: int | None = None,
+    patches: Sequence[int] = (2, 4, 8),
+    **more: Any,
+) -> list[Row]:
+    """Every size of both families for images of shape (C, H, W), without those whose patches or levels do not fit.
+
+    patches: of the transformers. more: what both families take, such as outputs=2 or two_times=True.
+    """
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(f"the shape of an image is channels, height, width: not {tuple(shape)}")
+    channels, *sides = shape
+    rows = []
+    with torch.device("meta"):
+        for size in DIT:
+            for patch in patches:
+                if patch <= min(sides):
+                    counted = count(dit(size, patch, channels, classes, **more), shape)
+                    rows.append(Row("DiT", size, patch, *counted))
+        for size in UNET:
+            net = unet(size, channels, classes, **more)
+            if net.smallest <= min(sides):
+                rows.append(Row("UNet", size, None, *count(net, shape)))
+    return rows
