@@ -128,23 +128,22 @@ def generate_together(
     processes = Processes.current()
     if processes.count == 1 or num < processes.count:
         return generate(model, num, source=source, start=start, label=label, **options)
+    given = {
+        name: value
+        for name, value in options.items()
+        if isinstance(value, Tensor) and name not in WHOLE
+    }
+    given = conditions(model, num, label, given)
+    if isinstance(source, Tensor):
+        if len(source) != num:
+            raise InputError(f"source has {len(source)} states for {num} samples")
+        given["source"] = source
     # Shares of one size, so that processes which hold parts of a network call it equally often.
     size = -(-num // processes.count)
     rows = (torch.arange(size) + processes.rank * size).clamp(max=num - 1)
-    label = (
-        None if label is None else _labels(label, num, find_inside(model, "classes", None))[rows]
-    )
-    options = {
-        name: value[rows.to(value.device)]
-        if isinstance(value, Tensor) and name not in WHOLE
-        else value
-        for name, value in options.items()
-    }
-    if isinstance(source, Tensor):
-        source = source[rows.to(source.device)]
-    own = generate(
-        model, size, source=source, start=start + processes.rank * size, label=label, **options
-    )
+    options = {"source": source} | options
+    options |= {name: value[rows.to(value.device)] for name, value in given.items()}
+    own = generate(model, size, start=start + processes.rank * size, **options)
     return processes.gather(own)[:num]
 
 

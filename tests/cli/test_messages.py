@@ -42,6 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "broken" / "model.json").write_text("{")
     (place / "broken" / "model.safetensors").write_bytes(b"")
     (place / "bad.npz").write_bytes(b"PK\x03\x04 not a zip file")
+    (place / "bad.tar").write_bytes(b"not a tar archive" * 100)
     (place / "pictures").mkdir()
     (place / "pictures" / "cut.png").write_bytes(b"\x89PNG")
     np.save(place / "vectors.npy", np.zeros((4, 3), np.float32))
@@ -137,6 +138,18 @@ ERRORS = {
     "train images --data vectors.npy --out new":
     "vectors.npy holds samples of shape (3,); this recipe takes images (C, H, W)",
     "train images --data vectors.npy --size 8 --out new": "--size is for folders; an array keeps the size it has",
+    "train images --data vectors.npy --crop --out new":
+    'crop="random" is for image files; an array holds what was cut already',
+    "train images --data pictures --crop --lazy no --out new":
+    "--crop cuts anew from the files at each step: leave --lazy no out",
+    "train images --data nowhere.tar --out new": "there is no archive nowhere.tar",
+    "train images --data bad.tar --out new": "bad.tar is no tar archive: at byte 0 is no header (*",
+    "pack nowhere --out new": "there is no folder nowhere",
+    "pack file --out new": "file is not a folder; load a .npy or .npz file with load_array",
+    "pack empty --out new": "empty has no images (png, jpg, jpeg, webp, bmp, gif); it holds no files",
+    "pack pictures --out new": "pictures/cut.png is none of PNG, JPEG, WEBP, BMP, GIF. Mend or remove it, *",
+    "pack pictures --out other": "other is there already: name a folder that is new or empty",
+    "pack pictures --out file": "file is there already: name a folder that is new or empty",
     "train toy2d --device nowhere --out new": "device 'nowhere' cannot be used: *",
     "train toy2d --device meta --out new": "device 'meta' cannot be used: *",
     "sample plane --device nowhere": "device 'nowhere' cannot be used: *",
@@ -163,10 +176,11 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(call, line: str) -> Non
 
 # Command lines that cannot be understood: exit code 2, in the words of the parser.
 MISUSE = {
-    "": "Expected one of {train, sample, evaluate, likelihood, tune, distill, reflow, gallery, info}",
+    "": "Expected one of {train, sample, evaluate, likelihood, tune, distill, reflow, gallery, sizes, pack, info}",
     "fly": "Unrecognized options: fly",
     "train":
-    "Expected one of {toy2d, digits, images, bridge, cells, superresolution, digits-classifier, reflow, distill}",
+    "Expected one of {toy2d, digits, fashion, images, bridge, cells, superresolution, digits-classifier, classifier, "
+    "reflow, distill}",
     "train nothing": "Unrecognized options: nothing",
     "train toy2d --lrr 3": "Unrecognized options: --lrr",
     "train toy2d --lr": "--lr",
@@ -187,10 +201,13 @@ MISUSE = {
     "Expected one of ('auto', 'condot', 'cosine', 'vp', 'subvp', 've', 'edm', 'ddpm-linear', 'ddpm-cosine', 'tube', ",
     "train toy2d --prediction nothing": "Expected one of ('auto', 'velocity', 'data', 'noise', 'score', 'v')",
     "train toy2d --times nothing": "Expected one of ('uniform', 'logit-normal', 'mode', 'cosmap', 'edm')",
-    "train toy2d --decay nothing": "Expected one of ('constant', 'cosine', 'linear')",
+    "train toy2d --decay nothing": "Expected one of ('constant', 'cosine', 'linear', 'trapezoid', 'inverse-root')",
     "train toy2d --target nothing":
     "Expected one of ('8gaussians', 'moons', 's-curve', 'checkerboard', 'spirals', 'pinwheel')",
     "train images --channels 2": "Expected one of ('1', '3')",
+    "train images --lazy perhaps": "Expected one of ('auto', 'yes', 'no')",
+    "pack pictures": "--out",
+    "pack pictures --out new --per-shard 0": "Input should be greater than or equal to 1",
     "sample": "Missing from pushforward sample",
     "sample plane --solver nothing": "Expected one of ('auto', 'learned', 'abm3', 'euler', ",
     "sample plane --grid nothing":
@@ -247,7 +264,7 @@ def test_help_shows_every_command_and_what_it_does(capsys: pytest.CaptureFixture
         main(["--help"])
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    for command in ("train", "sample", "evaluate", "likelihood", "tune", "info"):
+    for command in ("train", "sample", "evaluate", "likelihood", "tune", "pack", "info"):
         assert command in said
 
 

@@ -393,6 +393,7 @@ def test_every_block_of_a_new_network_is_the_identity(options):
     assert seen == [True] * 3
 
 
+@torch.no_grad()
 def test_weights_start_as_published():
     torch.manual_seed(0)
     net = DiT(4, 4, 192, 2, 3, classes=200, context=64)
@@ -638,20 +639,21 @@ def test_a_network_is_rebuilt_from_its_configuration_and_weights(options):
     assert torch.equal(other(x, t, **cond), net(x, t, **cond))
 
 
+@pytest.mark.parametrize("branch", ["attention.out", "cross.out", "mlp.3"])
 @torch.no_grad()
-def test_dropout_acts_on_both_branches_in_training_only():
+def test_dropout_acts_on_each_branch_in_training_only(branch):
     torch.manual_seed(0)
     block = shaken(Block(16, 2, dropout=0.5, cross=True))
     x, condition, context = randn(1, 5, 16), randn(1, 16, seed=1), randn(1, 3, 16, seed=2)
     still = block.eval()(x, condition, context=context)
     assert torch.equal(block(x, condition, context=context), still)
     assert relative(still, shaken_mean(block.train(), x, condition, context)) < 0.2
-    with torch.no_grad():
-        for part in (block.cross.out, block.mlp[3]):
-            for p in part.parameters():
-                p.zero_()
+    # With this branch alone, half of what it adds.
+    for name in {"attention.out", "cross.out", "mlp.3"} - {branch}:
+        for p in block.get_submodule(name).parameters():
+            p.zero_()
     change = block(x, condition, context=context) - x
-    assert 10 < int((change == 0).sum()) < 70  # of 80, about half
+    assert 20 < int((change == 0).sum()) < 60  # of 80
 
 
 def shaken_mean(block, x, condition, context):

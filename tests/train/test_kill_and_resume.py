@@ -43,15 +43,20 @@ def wait_for_step(run: Path, step: int, pid: int) -> None:
         time.sleep(0.001)
 
 
-def test_a_run_killed_at_twelve_random_moments_ends_in_the_same_bits(
-    zygote: Zygote, tmp_path: Path
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("times", [12, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_in_the_same_bits(
+    zygote: Zygote, tmp_path: Path, times: int, workers: int
 ) -> None:
-    options = ("--steps", 300, "--log-every", 1, "--checkpoint-every", 7, "--sample-every", 150)
+    steps = 25 * times
+    options = (
+        "--steps", steps, "--log-every", 1, "--checkpoint-every", 7, "--sample-every", steps // 2, "--workers", workers,
+    )  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()
     assert zygote.run(*TOY, *options, cwd=whole) == 0
-    moments = random.Random(2024)
-    for number, step in enumerate(sorted(moments.sample(range(5, 220), 12))):
+    moments = random.Random(2024 + workers)
+    for number, step in enumerate(sorted(moments.sample(range(5, 18 * times), times))):
         order = (*TOY, "--resume") if number else (*TOY, *options)
         pid = zygote.start(*order, cwd=killed)
         wait_for_step(killed / "run", step, pid)

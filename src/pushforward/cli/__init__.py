@@ -1,5 +1,5 @@
 """The command line: `pushforward train | sample | evaluate | likelihood | tune | distill | reflow | gallery | sizes |
-info`.
+pack | info`.
 
 A command is a module. Only what it needs is imported, so that help is quick. Exit codes: 0 done, 1 an error of the kind
 that `pushforward.Error` stands for, 2 a command line that cannot be understood, 130 and 143 stopped by Ctrl-C and by
@@ -25,6 +25,7 @@ from pushforward.cli.evaluate import Evaluate
 from pushforward.cli.gallery import Gallery
 from pushforward.cli.info import Info
 from pushforward.cli.likelihood import Likelihood
+from pushforward.cli.pack import Pack
 from pushforward.cli.reflow import Reflow
 from pushforward.cli.sample import Sample
 from pushforward.cli.sizes import Sizes
@@ -41,6 +42,7 @@ COMMANDS: dict[str, type[Command]] = {
     "reflow": Reflow,
     "gallery": Gallery,
     "sizes": Sizes,
+    "pack": Pack,
     "info": Info,
 }
 

@@ -23,6 +23,12 @@ T = TypeVar("T")
 
 # How long one process waits for the others: for as long as the slowest picture or checkpoint of the lead may take.
 PATIENCE = timedelta(minutes=60)
+# How long one that has failed waits whether the lead says so, too.
+ECHO = timedelta(seconds=2)
+
+# Groups are kept: where a network is the last to hold one, torch frees it under Python's lock and waits for its thread,
+# which may wait for the lock.
+_groups: list[Any] = []
 
 
 class ElsewhereError(Error, RuntimeError):
@@ -108,7 +114,8 @@ class Processes:
 def joined(device: str = "auto") -> Iterator[Processes]:
     """Take one's place among the processes that torchrun has started; alone without it.
 
-    gloo on the CPU, with NCCL beside it where each process has a CUDA device of its own.
+    gloo on the CPU, with NCCL beside it where each process has a CUDA device of its own. All leave together. What fails
+    alike in all of them is an error of the lead's; the others leave by SystemExit.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or dist.is_initialized():
@@ -124,7 +131,39 @@ def joined(device: str = "auto") -> Iterator[Processes]:
             )
         torch.cuda.set_device(place)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    _groups.append(dist.group.WORLD)
+    processes = Processes.current()
     try:
-        yield Processes.current()
+        yield processes
+        # torchrun stops the others when one ends with a code that is not 0: all end together.
+        processes.wait()
+    except Error as error:
+        if _said(processes, str(error)):
+            raise SystemExit(1) from error
+        raise
+    except RuntimeError as error:
+        if not _lost(error):
+            raise
+        if not processes.lead:
+            raise SystemExit(1) from error
+        raise ElsewhereError("another process of this run has failed, or was stopped") from error
     finally:
         dist.destroy_process_group()
+
+
+def _said(processes: Processes, words: str) -> bool:
+    """Whether the lead fails with the same words, so that they need not be said again."""
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        if processes.lead:
+            store.set("pushforward/error", words)
+            return False
+        store.wait(["pushforward/error"], ECHO)
+        return bool(store.get("pushforward/error").decode() == words)
+    except RuntimeError:  # The lead does not fail, or is gone.
+        return False
+
+
+def _lost(error: RuntimeError) -> bool:
+    """Whether it is that another process does not answer any more."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "by peer" in str(error)

@@ -1,4 +1,4 @@
-"""A finite data set held in arrays, in memory or mapped from a file."""
+"""A finite data set: arrays in memory or mapped from a file, or pictures that are decoded when they are wanted."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pushforward.core.errors import DataError, InputError
 from pushforward.core.noise import DATA, Noise
 from pushforward.data.augment import Augment
 from pushforward.data.batch import Batch
+from pushforward.data.pictures import Pictures
 
 IMAGE_KEYS = ("image", "images", "x", "data", "arr_0")
 LABEL_KEYS = ("label", "labels", "y")
@@ -40,18 +41,21 @@ class Dataset:
 
         batch = dataset[torch.tensor([3, 1, 4])]      # Batch: x1 (3, *shape) float32, cond["label"] (3,) int64
 
-    values:      what is stored, never copied as a whole, so that it may be larger than memory.
+    values:      what is stored, in an array or, as `Pictures`, in files. It is never copied as a whole, so that it may
+                 be larger than memory.
     labels:      (N,) int64 in [0, classes), or None.
     classes:     how many classes there are, also those without a sample in this part of the data.
     class_names: one name for each class, or None if the labels came as numbers.
     captions:    one text for each sample, or None.
     images:      whether samples are pictures (C, H, W).
     value_range: (lo, hi) of black and white, to turn x1 back into pictures.
-    report:      (file, reason) of everything that was left out when the data was read. Print it.
+    report:      (file, reason) of everything that was left out when the data was read. Print it. Pictures that turn
+                 out bad later are in `values.report`.
     augment:     how `drawn` alters pictures, or None.
+    notes:       what was decided for the user when the data was read. Print them.
     """
 
-    values: np.ndarray
+    values: np.ndarray | Pictures
     layout: Layout
     rows: np.ndarray | None
     labels: Tensor | None
@@ -62,16 +66,18 @@ class Dataset:
     value_range: tuple[float, float]
     report: tuple[tuple[str, str], ...] = ()
     augment: Augment | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_arrays(
         cls,
-        values: np.ndarray,
+        values: np.ndarray | Pictures,
         labels: np.ndarray | Sequence[str] | Sequence[int] | None = None,
         captions: Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
         where: str = "the array",
         report: Sequence[tuple[str, str]] = (),
+        layout: Layout | None = None,
     ) -> Dataset:
         """Check arrays and make them a data set.
 
@@ -84,14 +90,15 @@ class Dataset:
         if all values lie in it, else their own.
 
         labels: (N,) integers from 0 on, or strings, which become classes in the order of their names.
-        where: what the values are called in errors.
+        where: what the values are called in errors. layout: how pictures are stored, if the shape need not be asked.
 
         Raises DataError for any other dtype or shape, no samples, values that are not finite in float32, and
         labels or captions that do not fit.
         """
-        layout, images = _layout(values, where)
+        guessed, images = _layout(values, where)
+        layout = guessed if layout is None else layout
         value_range = (-1.0, 1.0)
-        if values.dtype != np.uint8:
+        if isinstance(values, np.ndarray) and values.dtype != np.uint8:
             value_range = _range(values, where)
         codes: Tensor | None = None
         classes: int | None = None
@@ -137,20 +144,32 @@ class Dataset:
                 return shape
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        """The samples at `indices` (B,) int64, in that order. Their indices are the batch's ids."""
+        """The samples at `indices` (B,) int64, in that order. Their indices are the batch's ids.
+
+        Where another picture has taken the place of a bad one (see `Pictures`), label and id are its own.
+        """
+        return self._batch(indices, None)
+
+    def _batch(self, indices: Tensor, noise: Noise | None) -> Batch:
         self._check(indices)
-        x = torch.from_numpy(self._stored(indices.cpu().numpy()))
+        places = indices.cpu()
+        if isinstance(self.values, Pictures):
+            stored, found = self.values.read(places.numpy(), self.rows, noise)
+            places = torch.from_numpy(found)
+        else:
+            stored = self._stored(places.numpy())
+        x = torch.from_numpy(stored)
         if self.layout == "grey":
             x = x[:, None]
         elif self.layout == "channels last":
             x = x.movedim(3, 1).contiguous()
         x1 = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x.float()
-        cond = {} if self.labels is None else {"label": self.labels[indices.cpu()]}
-        return Batch(x1, cond, ids=indices.cpu())
+        cond = {} if self.labels is None else {"label": self.labels[places]}
+        return Batch(x1, cond, ids=places)
 
     def drawn(self, indices: Tensor, noise: Noise) -> Batch:
-        """The samples at `indices`, altered by `augment` as the noise of each says."""
-        batch = self[indices]
+        """The samples at `indices`, cropped and altered by `augment` as the noise of each says."""
+        batch = self._batch(indices, noise)
         return batch if self.augment is None else replace(batch, x1=self.augment(batch.x1, noise))
 
     def subset(self, indices: Tensor) -> Dataset:
@@ -199,7 +218,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the values as the model sees them stored, their shape, labels and captions.
 
-        Data sets with one fingerprint give equal batches for equal indices, whatever files they come from.
+        Data sets with one fingerprint give equal batches for equal indices, whatever files they come from. Of pictures
+        that stay in files it is what `Pictures.fingerprint` says in place of values: the pixels are not read.
         """
         return self._fingerprint
 
@@ -215,6 +235,11 @@ class Dataset:
             "labels": None if self.labels is None else self.labels.tolist(),
         }
         digest = hashlib.sha256(json.dumps(names, sort_keys=True).encode())
+        if isinstance(self.values, Pictures):
+            digest.update(self.values.fingerprint().encode())
+            rows = np.arange(len(self)) if self.rows is None else self.rows
+            digest.update(np.ascontiguousarray(rows, "<i8").data)
+            return digest.hexdigest()
         row_bytes = max(1, self.values[:1].nbytes)
         step = max(1, CHUNK // row_bytes)
         for start in range(0, len(self), step):
@@ -312,13 +337,15 @@ def encode_labels(
     return torch.from_numpy(array.astype(np.int64)), None
 
 
-def _layout(values: np.ndarray, where: str) -> tuple[Layout, bool]:
+def _layout(values: np.ndarray | Pictures, where: str) -> tuple[Layout, bool]:
     """How samples are stored, and whether they are pictures."""
     shape = values.shape
     if values.ndim < 2 or 0 in shape[1:]:
         raise DataError(f"{where} has shape {shape}; samples are expected as (N, ...)")
     if len(values) == 0:
         raise DataError(f"{where} has no samples, its shape is {shape}")
+    if isinstance(values, Pictures):
+        return "as stored", True
     first, last = (
         values.ndim == 4 and shape[1] in CHANNELS,
         values.ndim == 4 and shape[3] in CHANNELS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import math
 import os
 import struct
@@ -12,7 +13,7 @@ import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -33,6 +34,7 @@ FILES = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 MAX_BYTES = 1 << 30
+CHUNK = 1 << 20
 # The largest of the four has 26 MB.
 MAX_DOWNLOAD = 1 << 26
 
@@ -104,7 +106,7 @@ def _fetch(name: str, cache: Path) -> None:
         _check(_parse(Path(temporary))[1], name, address)
         os.replace(temporary, cache / f"{name}.gz")
         temporary = None
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise DataError(
             f"cannot get {address}: {error}. Get the four files by other means, and name their folder (--data)"
         ) from error
@@ -144,7 +146,7 @@ def _parse(path: Path) -> tuple[np.ndarray, str]:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if packed else path.open("rb") as file:
-            return _content(file, path)
+            return _content(cast(IO[bytes], file), path)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
@@ -160,9 +162,15 @@ def _content(file: IO[bytes], path: Path) -> tuple[np.ndarray, str]:
     count = math.prod(shape)
     if count > MAX_BYTES:
         raise DataError(f"{path} announces an array of {shape}, more than the 1 GiB that is read")
-    content = file.read(count)
-    if len(content) < count or file.read(1):
-        more = "is cut off" if len(content) < count else "goes on after its end"
+    digest = hashlib.sha256(head + sizes)
+    # Memory is taken as it is filled: a small file that announces much needs little.
+    values = np.empty(count, np.uint8)
+    filled = 0
+    while part := file.read(min(CHUNK, count - filled)):
+        values[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+        filled += len(part)
+        digest.update(part)
+    if filled < count or file.read(1):
+        more = "is cut off" if filled < count else "goes on after its end"
         raise DataError(f"{path} announces an array of {shape} and {more}")
-    digest = hashlib.sha256(head + sizes + content).hexdigest()
-    return np.frombuffer(bytearray(content), np.uint8).reshape(shape), digest
+    return values.reshape(shape), digest.hexdigest()

@@ -1,37 +1,31 @@
-"""A folder of images, decoded by Pillow into one array."""
+"""A folder of images, decoded by Pillow: at once into one array, or each when it is wanted."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
-import warnings
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pushforward.core.errors import DataError, InputError
+from pushforward.core.errors import DataError
 from pushforward.data.arrays import Dataset
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-# The decoders that a file is handed to, whatever its name: none of them starts another program.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-MAX_PIXELS = 64_000_000
-METADATA = "metadata.jsonl"
-ORIENTATION = 0x0112
-SHOWN = 10
+from pushforward.data.decode import OnBad, check_options
+from pushforward.data.files import METADATA, Files, scan
+from pushforward.data.listing import Listing, encode, leads_out
+from pushforward.data.names import Names
+from pushforward.data.pictures import Crop, check_crop
 
 
 def load_folder(
     path: str | Path,
     size: int | None = None,
     channels: int = 3,
-    on_bad: Literal["error", "skip"] = "error",
+    on_bad: OnBad = "error",
+    lazy: bool = False,
+    crop: Crop = "centre",
+    zoom: float = 1.0,
 ) -> Dataset:
     """The images in a folder and in the folders within it, as uint8 (N, channels, H, W) in order of their paths.
 
@@ -50,20 +44,21 @@ def load_folder(
     with metadata that does not match the files. "error" raises a DataError that lists them; "skip" leaves them
     out and lists them in `report` of the result.
 
+    lazy: leave the pixels in the files, and decode those of each batch when it is made, however many there are. With a
+    size no file is opened here; without one, only their headers. What is bad then turns up later, see `Pictures`, which
+    also says what `crop` and `zoom` do.
+
     Raises DataError for a folder that is missing, unreadable or without usable images, for a file name in the
     metadata that leads out of the folder, and, without a size, for pictures of several sizes.
     """
-    largest = math.isqrt(MAX_PIXELS)
-    if size is not None and (type(size) is not int or not 1 <= size <= largest):
-        raise InputError(
-            f"size is {size!r}; it must be a whole number of pixels from 1 to {largest}, or None"
-        )
-    if channels not in (1, 3):
-        raise InputError(f"channels is {channels!r}; it must be 3 (RGB) or 1 (grey)")
-    if on_bad not in ("error", "skip"):
-        raise InputError(f'on_bad is {on_bad!r}; it must be "error" or "skip"')
-    root = Path(path)
-    names = _list_images(root)
+    check_options(size, channels, on_bad)
+    check_crop(size, crop, zoom, lazy)
+    return list_folder(Path(path)).dataset(size, channels, on_bad, lazy, crop, zoom)
+
+
+def list_folder(root: Path) -> Listing:
+    """The images of a folder, with labels and captions; none of them is opened."""
+    names = scan(root)
     problems: list[tuple[str, str]] = []
     described: dict[str, _Entry] | None = None
     if (root / METADATA).is_file():
@@ -71,23 +66,13 @@ def load_folder(
         problems.extend(
             (name, f"has no line in {METADATA}") for name in names if name not in described
         )
-        names = [name for name in names if name in described]
-
-    kept, values = _decode_all(root, names, size, channels, problems)
-    if problems and (on_bad == "error" or not kept):
-        raise DataError(_list_problems(root, problems, len(kept)))
-    assert values is not None
-    labels, class_names = _labels(kept, names, described)
+        names = Names.of(name for name in names if name in described)
+    labels, class_names = _labels(names, described)
     captions = None
     if described is not None and any(entry.text is not None for entry in described.values()):
-        captions = [described[name].text or "" for name in kept]
-    return Dataset.from_arrays(
-        values, labels, captions, class_names, where=str(root), report=problems
-    )
-
-
-class _Unusable(Exception):
-    """Why a file that exists cannot be used."""
+        captions = [described[name].text or "" for name in names]
+    source = Files(root, names)
+    return Listing(str(root), source, names, labels, class_names, captions, problems)
 
 
 @dataclass(frozen=True)
@@ -97,54 +82,6 @@ class _Entry:
     line: int
     text: str | None
     label: str | int | None
-
-
-@dataclass
-class _Sizes:
-    """How many images have which size, and one image of each."""
-
-    count: Counter[tuple[int, int]] = field(default_factory=Counter)
-    example: dict[tuple[int, int], str] = field(default_factory=dict)
-
-    def add(self, size: tuple[int, int], name: str) -> None:
-        self.count[size] += 1
-        self.example.setdefault(size, name)
-
-
-def _list_images(root: Path) -> list[str]:
-    """Paths of all images, relative to the folder, with slashes, sorted."""
-    if not root.exists():
-        raise DataError(f"there is no folder {root}")
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; load a .npy or .npz file with load_array")
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"the folder {error.filename} cannot be read: {error.strerror}") from error
-
-    names: list[str] = []
-    other: Counter[str] = Counter()
-    for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
-        here = Path(folder).resolve()
-        # A link to a folder is followed, but not one that leads back to where it lies.
-        inner[:] = [
-            name
-            for name in inner
-            if not name.startswith(".") and not here.is_relative_to((here / name).resolve())
-        ]
-        for file in files:
-            if file.startswith(".") or file == METADATA:
-                continue
-            suffix = Path(file).suffix.lower()
-            if suffix in EXTENSIONS:
-                names.append((Path(folder) / file).relative_to(root).as_posix())
-            else:
-                other[suffix or "no extension"] += 1
-    if not names:
-        found = ", ".join(f"{n} x {suffix}" for suffix, n in other.most_common(5)) or "no files"
-        raise DataError(
-            f"{root} has no images ({', '.join(e[1:] for e in EXTENSIONS)}); it holds {found}"
-        )
-    return sorted(names)
 
 
 def _read_metadata(
@@ -165,7 +102,7 @@ def _read_metadata(
         except (ValueError, RecursionError) as error:
             problems.append((where, str(error) or "is nested too deeply"))
             continue
-        if _leads_out(name):
+        if leads_out(name):
             raise DataError(
                 f"{root / METADATA}, line {number}: file_name {name!r} leads out of the folder; "
                 f"names must be relative to it and have no '..'"
@@ -214,165 +151,16 @@ def _parse_line(line: str, number: int) -> tuple[str, _Entry]:
     return name, _Entry(number, text, label)
 
 
-def _leads_out(name: str) -> bool:
-    """Whether a name is absolute or climbs, in the manner of any system."""
-    return any(
-        kind(name).anchor != "" or ".." in kind(name).parts
-        for kind in (PurePosixPath, PureWindowsPath)
-    )
-
-
-def _decode_all(
-    root: Path,
-    names: Sequence[str],
-    size: int | None,
-    channels: int,
-    problems: list[tuple[str, str]],
-) -> tuple[list[str], np.ndarray | None]:
-    """The images that could be decoded and their pixels (N, C, H, W). The others are added to `problems`.
-
-    Once a second size has turned up the images cannot be used, and only the sizes of the rest are read.
-    """
-    kept: list[str] = []
-    values: np.ndarray | None = None
-    sizes = _Sizes()
-    for name in names:
-        try:
-            with _open(root / name) as image:
-                if len(sizes.count) > 1:
-                    sizes.add(_upright_size(image), name)
-                    continue
-                pixels = _pixels(image, size, channels)
-        # Pillow's decoders meet hostile input with errors of many types; each one is a reason to report.
-        except Exception as error:
-            problems.append((name, _reason(error)))
-            continue
-        height, width = pixels.shape[1:]
-        sizes.add((width, height), name)
-        if values is None:
-            values = _allocate((len(names), *pixels.shape), root)
-        if pixels.shape == values.shape[1:]:
-            values[len(kept)] = pixels
-            kept.append(name)
-    if len(sizes.count) > 1:
-        raise DataError(_list_sizes(root, sizes))
-    return kept, None if values is None else values[: len(kept)]
-
-
-def _open(path: Path) -> Image.Image:
-    """Open an image and read its header, no pixels yet. Raises _Unusable for what is too large."""
-    if not path.is_file():
-        raise _Unusable("is not a file, or a link that leads nowhere")
-    limit = f"more than the {MAX_PIXELS // 10**6} million pixels that are decoded"
-    try:
-        with warnings.catch_warnings():
-            # Pillow's own limit lies higher: where it only warns, the one below decides.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise _Unusable(f"declares {limit}") from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        image.close()
-        raise _Unusable(f"declares {width} x {height}, {limit}")
-    return image
-
-
-def _pixels(image: Image.Image, size: int | None, channels: int) -> np.ndarray:
-    """(C, H, W) uint8 of the first frame: upright, on white, in the size asked for."""
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(((deep.clip(0, 65535) + 128) // 257).astype(np.uint8))
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    if size is not None and image.size != (size, size):
-        width, height = image.size
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        image = image.resize(
-            (size, size),
-            Image.Resampling.LANCZOS,
-            box=(left, top, left + side, top + side),
-            reducing_gap=3.0,
-        )
-    pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) after the turn that the EXIF orientation asks for."""
-    width, height = image.size
-    return (height, width) if image.getexif().get(ORIENTATION, 1) >= 5 else (width, height)
-
-
-def _allocate(shape: tuple[int, ...], root: Path) -> np.ndarray:
-    try:
-        return np.empty(shape, np.uint8)
-    except (MemoryError, ValueError) as error:
-        raise DataError(
-            f"the {shape[0]} images of {root} at {shape[3]} x {shape[2]} need "
-            f"{np.prod(shape, dtype=float) / 2**30:.0f} GiB of memory; pass a smaller size (--size)"
-        ) from error
-
-
 def _labels(
-    kept: Sequence[str], names: Sequence[str], described: dict[str, _Entry] | None
+    names: Sequence[str], described: dict[str, _Entry] | None
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Labels of the images kept, from the metadata or the folders. The classes are those of all images."""
-    keys: dict[str, Any] = {}
+    """Labels from the metadata, where all have one or none, or else from the folders."""
     if described is not None:
-        keys = {n: described[n].label for n in names if described[n].label is not None}
-    if not keys and all("/" in name for name in names):
-        keys = {name: name.split("/", 1)[0] for name in names}
-    if not keys:
-        return None, None
-    if isinstance(next(iter(keys.values())), int):
-        return np.array([keys[name] for name in kept]), None
-    classes = sorted(set(keys.values()))
-    code = {name: i for i, name in enumerate(classes)}
-    return np.array([code[keys[name]] for name in kept]), tuple(classes)
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case _Unusable():
-            return str(error)
-        case UnidentifiedImageError():
-            return f"is none of {', '.join(FORMATS)}"
-        case OSError(strerror=str()):
-            return f"cannot be opened: {error.strerror}"
-        case _:
-            return f"cannot be decoded: {error or type(error).__name__}"
-
-
-def _list_problems(root: Path, problems: Sequence[tuple[str, str]], good: int) -> str:
-    lines = [f"  {name}: {reason}" for name, reason in problems[:SHOWN]]
-    if len(problems) > SHOWN:
-        lines.append(f"  and {len(problems) - SHOWN} more")
-    if good:
-        advice = (
-            f'Mend or remove these, or pass on_bad="skip" to go on with the other {good} images'
-        )
-    else:
-        advice = "No image is left"
-    return "\n".join([f"{root} has {len(problems)} problems:", *lines, advice])
-
-
-def _list_sizes(root: Path, sizes: _Sizes) -> str:
-    lines = [
-        f"  {width} x {height}: {count} images, for example {sizes.example[width, height]}"
-        for (width, height), count in sizes.count.most_common(SHOWN)
-    ]
-    if len(sizes.count) > SHOWN:
-        lines.append(f"  and {len(sizes.count) - SHOWN} more sizes")
-    return "\n".join(
-        [
-            f"the images of {root} have {len(sizes.count)} sizes:",
-            *lines,
-            "Pass --size K (size=K) to make all of them K x K",
-        ]
-    )
+        given = [label for name in names if (label := described[name].label) is not None]
+        if given and isinstance(given[0], int):
+            return np.array(given), None
+        if given:
+            return encode(str(label) for label in given)
+    if all("/" in name for name in names):
+        return encode(name.split("/", 1)[0] for name in names)
+    return None, None

@@ -30,9 +30,9 @@ def count(net: nn.Module, shape: Sequence[int], **cond: Any) -> Count:
     definition. It leaves out what is of the order of the activations: norms, softmax, sums, activation functions.
     Biases are parameters, and their additions no operations. Buffers are neither.
 
-    The "Gflops" of Peebles & Xie 2023 (arXiv 2212.09748), table 4, are billions of multiply-adds, with the products of
-    attention. All twelve are within their rounding and a part in five thousand of `multiply_adds`; some add what seems
-    to be an operation for each number that a norm returns.
+    The "Gflops" of Peebles & Xie 2023 (arXiv 2212.09748), table 4, are billions of multiply-adds, the products of
+    attention among them: all twelve are `multiply_adds` to within their rounding and a part in five thousand. The paper
+    does not say what makes the rest; one choice that gives every digit is in tests/nets/test_sizes.py.
 
     shape: of a sample, without B. cond: what the network is told beside x and t, tensors (1, ...).
     Works on any device, without a copy: the network is run on its shapes alone (torch's "meta" device).

@@ -327,7 +327,8 @@ def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
 
 
 def settle(recipe: Recipe) -> Recipe:
-    """The recipe with what it leaves to the machine at hand decided: precision and compiling."""
+    """The recipe with what it leaves to its data, and to the machine at hand, decided: precision and compiling."""
+    recipe = recipe.settled()
     device = find_device(recipe.device)
     chosen: dict[str, Any] = {}
     if recipe.precision == "auto":

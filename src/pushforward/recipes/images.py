@@ -1,7 +1,8 @@
-"""Any folder or array of images, or an array of vectors."""
+"""Any folder, archives or array of images, or an array of vectors."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,20 +13,37 @@ from pushforward.recipes.networks import ImageRecipe
 
 if TYPE_CHECKING:
     from pushforward.data import Dataset
+    from pushforward.data.pictures import Crop
     from pushforward.recipes.experiment import Experiment
 
 
 class Images(ImageRecipe):
-    """U-Net or DiT on your own images: a folder (classes from its subfolders) or a .npy or .npz array."""
+    """U-Net or DiT on your own images: a folder (classes from its subfolders), tar archives, a .npy or .npz array."""
 
-    data: Path | None = Field(None, description="Folder of images, or .npy or .npz file. Required.")
-    size: int | None = Field(None, ge=2, description="Scale and crop to this many pixels a side.")
+    data: Path | None = Field(
+        None,
+        description="Folder of images, .tar archive or folder of such, or .npy or .npz file. Required.",
+    )
+    size: int | None = Field(
+        None,
+        ge=2,
+        description="Scale and crop to this many pixels a side. Left out: images of one size up to 256 keep it; for "
+        "others, the largest of 8, 16, 32 and 64 that no side is shorter than.",
+    )
     channels: Literal[1, 3] = Field(
         3, description="1 for grey, 3 for colour, of a folder's images."
     )
     on_bad: Literal["error", "skip"] = Field(
         "error",
         description="What to do about files that cannot be read: stop, or go on and report them.",
+    )
+    lazy: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Decode images when they are wanted, and not all at the start; auto: from 1 GiB of pixels on.",
+    )
+    crop: bool = Field(
+        False,
+        description="Cut squares at random along the longer side of images, anew for each step.",
     )
     image_key: str | None = Field(None, description="Name of the images in a .npz file.")
     label_key: str | None = Field(None, description="Name of the labels in a .npz file.")
@@ -39,6 +57,23 @@ class Images(ImageRecipe):
         0.999, ge=0, lt=1, description="Decay of the average of weights that is sampled."
     )
 
+    def settled(self) -> Images:
+        """With a size, where one must be chosen; what it is is printed."""
+        from pushforward.core.errors import InputError
+
+        if self.crop and self.lazy == "no":
+            raise InputError("--crop cuts anew from the files at each step: leave --lazy no out")
+        if self.data is None or self.size is not None or self.resume:
+            return self
+        from pushforward.core.processes import Processes
+        from pushforward.data import find_size
+
+        data = self.data
+        crop: Crop = "random" if self.crop else "centre"
+        size, notes = Processes.current().first(lambda: find_size(data, crop))
+        tell(notes)
+        return self.model_copy(update={"size": size})
+
     def build(self) -> Experiment:
         from pushforward.core.errors import InputError
         from pushforward.recipes.experiment import assemble
@@ -46,7 +81,14 @@ class Images(ImageRecipe):
         if self.data is None:
             raise InputError("--data is missing: a folder of images, or a .npy or .npz file")
         whole = read_images(
-            self.data, self.size, self.channels, self.on_bad, self.image_key, self.label_key
+            self.data,
+            self.size,
+            self.channels,
+            self.on_bad,
+            self.image_key,
+            self.label_key,
+            lazy={"auto": None, "yes": True, "no": False}[self.lazy],
+            crop=self.crop,
         )
         train, held_out = whole.split(1 - self.held_out, seed=0)
         return assemble(
@@ -82,24 +124,46 @@ def read_images(
     image_key: str | None,
     label_key: str | None = None,
     vectors: bool = False,
+    lazy: bool | None = None,
+    crop: bool = False,
 ) -> Dataset:
-    """A folder or an array of images, or also of vectors; what was left out is printed."""
-    from rich.console import Console
-
+    """A folder, archives or an array of images, or also of vectors; what was decided and left out is printed."""
     from pushforward.core.errors import InputError
-    from pushforward.data import load_array, load_folder
+    from pushforward.data import Pictures, load_images
 
-    if data.suffix in (".npy", ".npz") and not data.is_dir():
-        if size is not None:
-            raise InputError("--size is for folders; an array keeps the size it has")
-        whole = load_array(data, image_key, label_key)
-    else:
-        whole = load_folder(data, size, channels, on_bad)
-    console = Console(highlight=False, stderr=True)
+    whole = load_images(
+        data,
+        size,
+        channels,
+        on_bad,
+        image_key,
+        label_key,
+        crop="random" if crop else "centre",
+        lazy=lazy,
+    )
+    tell(whole.notes)
     for file, reason in whole.report:
-        console.print(f"left out {file}: {reason}", markup=False, soft_wrap=True)
+        left_out(file, reason)
+    if isinstance(whole.values, Pictures):
+        whole = replace(whole, values=replace(whole.values, tell=left_out))
     if not whole.images and not (vectors and len(whole.shape) == 1):
         raise InputError(
             f"{data} holds samples of shape {whole.shape}; this recipe takes images (C, H, W)"
         )
     return whole
+
+
+def left_out(file: str, reason: str) -> None:
+    tell([f"left out {file}: {reason}"])
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Print them on stderr, by one of several processes."""
+    from rich.console import Console
+
+    from pushforward.core.processes import Processes
+
+    if Processes.current().lead:
+        console = Console(highlight=False, stderr=True)
+        for line in lines:
+            console.print(line, markup=False, soft_wrap=True)

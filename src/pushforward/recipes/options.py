@@ -158,6 +158,10 @@ class Recipe(BaseModel, ABC):
     def build(self) -> Experiment | Classifying:
         """Everything that the run needs, made from these options alone."""
 
+    def settled(self) -> Recipe:
+        """The recipe with what it leaves to its data decided, so that it is recorded. Asked before a run is built."""
+        return self
+
     def recorded(self) -> dict[str, Any]:
         """The options that say what the run computes, as TOML values; those that are None are left out."""
         return self.model_dump(mode="json", exclude=set(PLACE), exclude_none=True)

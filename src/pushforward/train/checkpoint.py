@@ -35,7 +35,11 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint holds besides tensors. identity: what must be the same for a run to go on."""
+    """What a checkpoint holds besides tensors.
+
+    identity: what must be the same for a run to go on. untrained: weights of which the optimiser keeps nothing; None in
+    checkpoints that do not say.
+    """
 
     step: int
     loss_sum: float
@@ -43,6 +47,7 @@ class State:
     log_bytes: int
     identity: dict[str, str]
     format: int = FORMAT
+    untrained: list[str] | None = None
 
 
 class Checkpoints:
@@ -74,14 +79,17 @@ class Checkpoints:
         self.prune()
 
     def adopt(self, state: State, folder: Path) -> None:
-        """Make a checkpoint of a folder beside it, into which others have written its tensors."""
+        """Make a checkpoint of a folder beside it, into which others have written its tensors; or remove it."""
         try:
             write_file(folder / STATE, (json.dumps(asdict(state), indent=1) + "\n").encode())
             digests = {part.name: sha256(part) for part in sorted(folder.iterdir())}
             write_file(folder / MANIFEST, (json.dumps(digests, indent=1) + "\n").encode())
             os.replace(folder, self.path(state.step))
             sync_folder(self.folder)
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, CheckpointError):
+                raise
             raise explain(self.path(state.step), error) from error
         self.prune()
 
@@ -99,12 +107,16 @@ class Checkpoints:
     def read(self, identity: Mapping[str, str]) -> tuple[State, dict[str, Tensor]]:
         """The newest checkpoint, after its hashes and the run's identity have been compared."""
         state, path = self.open(identity)
-        try:
-            if (path / TENSORS).is_file():
-                return state, load_tensors((path / TENSORS).read_bytes())
-            from pushforward.train.sharded import read_whole
+        if (path / TENSORS).is_file():
+            return state, self.tensors(path)
+        from pushforward.train.sharded import read_whole
 
-            return state, read_whole(path)
+        return state, read_whole(path)
+
+    def tensors(self, path: Path) -> dict[str, Tensor]:
+        """Those of a checkpoint that one process has written."""
+        try:
+            return load_tensors((path / TENSORS).read_bytes())
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.train.parallel import local
@@ -23,13 +24,19 @@ class EMA:
             raise InputError(f"the decay of the EMA is {decay}; it must lie in [0, 1)")
         self.decay = decay
         self.model = copy.deepcopy(model).float().requires_grad_(False).eval()
+        self._pairs: tuple[Shared, list[Tensor], list[Tensor]] | None = None
 
     @torch.no_grad()
     def update(self, model: Shared, step: int) -> None:
         """Take in the weights after optimiser step number `step`, counted from 0. `model` may be wrapped or sharded."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        average = [local(p) for p in self.model.parameters()]
-        weights = [local(p.detach()).float() for p in model.parameters()]
-        torch._foreach_lerp_(average, weights, 1 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+        if self._pairs is None or self._pairs[0] is not model:
+            # Looked up once: going through all modules takes longer than the average.
+            self._pairs = model, list(model.parameters()), list(self.model.parameters())
+            self._buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
+        _, weights, average = self._pairs
+        torch._foreach_lerp_(
+            [local(p) for p in average], [local(p.detach()).float() for p in weights], 1 - decay
+        )
+        for mine, theirs in self._buffers:
             mine.copy_(theirs)

@@ -14,18 +14,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load as load_tensors
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from pushforward.core.errors import (
     CheckpointError,
     DivergenceError,
+    Error,
     InputError,
     NonFiniteError,
     OutOfMemoryError,
@@ -153,8 +154,13 @@ class Trainer:
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
         self.sharded: Sharded | None = None
         self._prepare_networks()
+        # One pass over memory for each weight; of sharded ones it takes the plain way.
+        self.fused = self.sharded is None and self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()), lr=settings.lr, weight_decay=settings.weight_decay
+            list(self.parameters.values()),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            fused=self.fused,
         )
         self.log, self.speed = JSONLines(folder / "log.jsonl"), JSONLines(folder / "speed.jsonl")
         self.step = 0
@@ -190,13 +196,13 @@ class Trainer:
             raise CheckpointError(
                 f"{self.folder} already holds a run; go on with --resume, or choose another --out"
             )
-        self.save()
-        self._finish_saving()
+        with self._saving():
+            self.save()
 
     def resume(self) -> None:
         """Take up the newest checkpoint and drop from the log what came after it."""
         state, path = self.processes.first(lambda: self.checkpoints.open(self.identity))
-        self._load(path)
+        self._load(path, state)
         # What comes from here on changes files: all have read theirs.
         self.processes.wait()
         losses = self.processes.first(lambda: self._tidy(state))
@@ -210,26 +216,23 @@ class Trainer:
         """Bring the folder back to where the checkpoint was written; returns the losses logged until then."""
         self.log.truncate(state.log_bytes)
         # The run may have been killed in the middle of writing, or between the checkpoint and the model to share.
-        for folder in (self.folder, self.folder / "samples"):
+        averages = self.folder / "emas"
+        for folder in (self.folder, self.folder / "samples", *averages.glob("*")):
             clear_leftovers(folder)
         self.checkpoints.prune()
         return [entry["loss"] for entry in self.log.read()]
 
-    def _load(self, path: Path) -> None:
+    def _load(self, path: Path, state: State) -> None:
         """Fill weights, averages and moments, after everything that does not fit has been listed."""
         from pushforward.train.sharded import described, read_into, read_whole
 
         stored = (path / TENSORS).is_file()
-        given = load_tensors((path / TENSORS).read_bytes()) if stored else described(path)
+        given = self.checkpoints.tensors(path) if stored else described(path)
         mine = self._tensors()
-        moments = {
-            name: value
-            for name, value in given.items()
-            if name.startswith("optimizer.") and self._is_moment(name, value)
-        }
+        moments = self._moments(given, state)
         check_fit(mine | moments, given, "the checkpoint")
         if self.sharded is not None:
-            fresh = {name: self._fresh_moment(name) for name in moments}
+            fresh = {name: torch.zeros_like(value) for name, value in moments.items()}
             read_into(path, mine | fresh)
         else:
             given = given if stored else read_whole(path)
@@ -241,22 +244,22 @@ class Trainer:
             for key in MOMENTS:
                 value = fresh.get(f"optimizer.{name}.{key}")
                 if value is not None:
-                    place = "cpu" if key == "step" else self.device
+                    place = "cpu" if key == "step" and not self.fused else self.device
                     self.optimizer.state[parameter][key] = value.clone().to(place)
 
-    def _is_moment(self, name: str, value: Tensor) -> bool:
-        """Whether a tensor of a checkpoint is something that the optimiser keeps of one of the weights."""
-        parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
-        if parameter not in self.parameters:
-            return False
-        shape = () if key == "step" else self.parameters[parameter].shape
-        return key in MOMENTS and value.shape == shape
-
-    def _fresh_moment(self, name: str) -> Tensor:
-        parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
-        if key == "step":
-            return torch.zeros(())
-        return torch.zeros_like(self.parameters[parameter])
+    def _moments(self, given: Mapping[str, Tensor], state: State) -> dict[str, Tensor]:
+        """What a checkpoint must hold of the optimiser, by name, as tensors of the same kind."""
+        moments: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            whole = {
+                f"optimizer.{name}.{key}": torch.zeros(()) if key == "step" else parameter.detach()
+                for key in MOMENTS
+            }
+            if any(key in given for key in whole) or (
+                state.untrained is not None and name not in state.untrained
+            ):
+                moments |= whole
+        return moments
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint holds, but the optimiser's moments, by name."""
@@ -278,14 +281,19 @@ class Trainer:
             device=self.device,
         )
         if self.processes.sum(bad) > 0:
+            self._finish_saving()
             raise NonFiniteError(
                 f"the weights are not finite after step {self.step}{self._kept()}. Lower --lr in a new run"
             )
-        tensors = self._tensors()
+        tensors, untrained = self._tensors(), []
         for name, parameter in self.parameters.items():
-            tensors |= prefixed(f"optimizer.{name}", self.optimizer.state.get(parameter, {}))
+            moments = self.optimizer.state.get(parameter, {})
+            tensors |= prefixed(f"optimizer.{name}", moments)
+            untrained += [] if moments else [name]
         position = self.processes.first(self.log.sync)
-        state = State(self.step, self.loss_sum, self.loss_count, position, self.identity)
+        state = State(
+            self.step, self.loss_sum, self.loss_count, position, self.identity, untrained=untrained
+        )
         if self.sharded is not None:
             self.sharded.begin(state, tensors)
         else:
@@ -296,22 +304,33 @@ class Trainer:
         if self.sharded is not None:
             self.sharded.finish()
 
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """What was begun in it is finished at its end, and dropped where something fails."""
+        try:
+            yield
+            self._finish_saving()
+        except Exception:
+            if self.sharded is not None:
+                self.sharded.drop()
+            raise
+
     def _share(self) -> None:
         for decay, ema in self.emas.items():
             folder = self.folder if ema is self.ema else self.folder / "emas" / str(decay)
             tensors = {name: whole(value) for name, value in ema.model.state_dict().items()}
             description = self.descriptions[decay]
             description["info"]["step"] = self.step
-            if self.processes.lead:
-                save_as(description, tensors, folder)
+            self.processes.first(partial(save_as, description, tensors, folder))
 
     def run(self) -> bool:
         """Train to the last step. False if a signal asked to stop before it; a checkpoint is then written first."""
         settings = self.settings
         began, since = time.perf_counter(), self.step
-        with self._signals(), self.reporter:
+        with self._signals(), self.reporter, self._saving():
             while self.step < settings.steps and not self._stopped():
-                entry = self._one_step()
+                with self._within_memory():
+                    entry = self._one_step()
                 if self.step % settings.log_every == 0 or self.step == settings.steps:
                     entry["loss"] = self.loss_sum / self.loss_count
                     if self._due(settings.validate_every) and self.validate is not None:
@@ -321,6 +340,7 @@ class Trainer:
                     speed = (self.step - since) * self.stream.batch_size / (now - began)
                     self._tell(entry, speed)
                     if self.watch.take(entry["loss"]):
+                        self._finish_saving()
                         raise DivergenceError(self._diverged(entry["loss"]))
                     began, since = time.perf_counter(), self.step
                 self.reporter.advance(self.step)
@@ -329,8 +349,8 @@ class Trainer:
                 if self._due(settings.checkpoint_every):
                     self.save()
             if self.stopping:
+                self.signal = self.stopping  # Another process may have been asked.
                 self.save()
-            self._finish_saving()
         return self.step == settings.steps
 
     def _stopped(self) -> bool:
@@ -373,13 +393,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        try:
-            losses = self._gradient(batch, noise)
-            norm = whole(clip_grad_norm_(list(self.parameters.values()), settings.clip))
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            raise OutOfMemoryError(self._too_large(error)) from error
+        losses = self._gradient(batch, noise)
+        norm = whole(clip_grad_norm_(list(self.parameters.values()), settings.clip))
         # One message between the processes, and one transfer: the loss, and who was asked to stop, or has saved.
         words = torch.zeros(4, dtype=torch.float64, device=self.device)
         words[0] = losses.double().sum() / self.stream.batch_size
@@ -388,6 +403,7 @@ class Trainer:
         value, interrupted, terminated, written = self.processes.sum(words).tolist()
         size = float(norm)
         if not (abs(value) < float("inf") and size < float("inf")):
+            self._finish_saving()
             raise NonFiniteError(self._complaint(losses, batch))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -405,7 +421,8 @@ class Trainer:
     def _gradient(self, batch: Batch, noise: Noise) -> Tensor:
         """The gradient of the mean loss of the whole batch, by this process's rows of it; their losses (b,)."""
         settings, found = self.settings, []
-        parts = min(settings.accumulate, len(batch))
+        # As many in each process: where networks are sharded, all take part in each call.
+        parts = min(settings.accumulate, self.stream.batch_size // self.processes.count)
         cuts = [len(batch) * k // parts for k in range(parts + 1)]
         for number, (start, end) in enumerate(pairwise(cuts), start=1):
             rows, place = slice(start, end), int(noise.ids[start])
@@ -416,7 +433,8 @@ class Trainer:
                 ),
                 _keyed(settings.seed, self.step, place, self.device),
             ):
-                losses = self.objective(batch[rows], noise[rows])["loss"].float()
+                losses = self.objective(batch[rows], noise[rows])["loss"]
+                losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
             # Processes are averaged over.
             (losses.sum() * (self.processes.count / self.stream.batch_size)).backward()
             found.append(losses.detach())
@@ -475,6 +493,16 @@ class Trainer:
             write_file(path, content)
 
         self.processes.first(write)
+
+    @contextmanager
+    def _within_memory(self) -> Iterator[None]:
+        """What is said of memory that could not be had, with what to change."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, Error) or not out_of_memory(error):
+                raise
+            raise OutOfMemoryError(self._too_large(error)) from error
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

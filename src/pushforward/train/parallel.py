@@ -58,7 +58,8 @@ def replicate(model: nn.Module, processes: Processes) -> None:
 def shard(model: nn.Module) -> None:
     """Split weights, gradients and so the optimiser's moments of each network over the processes (FSDP2).
 
-    Each module in a ModuleList of a network, its blocks, is gathered by itself when it is called.
+    Each module in a ModuleList of a network, its blocks, is gathered by itself when it is called. What is not trained
+    is split again after every call: no backward pass comes to do so.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -68,7 +69,8 @@ def shard(model: nn.Module) -> None:
                 for block in module:
                     if any(True for _ in block.parameters()):
                         fully_shard(block)
-        fully_shard(net)
+        trained = any(p.requires_grad for p in net.parameters())
+        fully_shard(net, reshard_after_forward=None if trained else True)
 
 
 @contextmanager

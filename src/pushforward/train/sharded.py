@@ -6,14 +6,18 @@ processes can take them up and nothing in them is executed.
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pushforward.core.errors import CheckpointError
@@ -23,7 +27,7 @@ from pushforward.train.files import explain
 
 
 class Sharded:
-    """Writes a run's checkpoints in the background. All processes call each method alike.
+    """Writes a run's checkpoints in the background. All processes call its methods alike.
 
     `begin` copies the tensors and returns; the folder gets its name in `finish`, after everything in it is on the disk.
     """
@@ -57,6 +61,8 @@ class Sharded:
         return future.done()
 
     def finish(self) -> None:
+        from torch.distributed.checkpoint.api import CheckpointException
+
         if self.pending is None:
             return
         state, folder, future = self.pending
@@ -64,15 +70,23 @@ class Sharded:
         failure = ""
         try:
             future.result()
-        except (
-            Exception
-        ) as error:  # what a thread of another process met comes wrapped in several ways
+        except (Exception, CheckpointException) as error:  # which is no Exception
             failure = _words(error, self.checkpoints.path(state.step))
         failures = [words for words in self.processes.everybody(failure) if words]
         if failures:
             self.processes.first(lambda: shutil.rmtree(folder, ignore_errors=True))
             raise CheckpointError(failures[0])
         self.processes.first(lambda: self.checkpoints.adopt(state, folder))
+
+    def drop(self) -> None:
+        """Leave nothing of what was begun. The only method that one process may call by itself."""
+        if self.pending is None:
+            return
+        _, folder, future = self.pending
+        self.pending = None
+        future.exception()
+        if self.processes.lead:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fresh(folder: Path) -> None:
@@ -100,11 +114,25 @@ def described(path: Path) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-    found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    with _reading(path):
+        found = {
+            name: entry
+            for name, entry in HuggingFaceStorageReader(str(path))
+            .read_metadata()
+            .state_dict_metadata.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
+    # What no part holds would be left as it was in memory.
+    gaps = [
+        name
+        for name, entry in found.items()
+        if sum(math.prod(chunk.sizes) for chunk in entry.chunks) != math.prod(entry.size)
+    ]
+    if gaps:
+        raise CheckpointError(f"{path} does not hold all parts of {', '.join(gaps[:8])}")
     return {
         name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
         for name, entry in found.items()
-        if isinstance(entry, TensorStorageMetadata)
     }
 
 
@@ -113,11 +141,9 @@ def read_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    load(
-        dict(tensors),
-        storage_reader=HuggingFaceStorageReader(str(path)),
-        no_dist=not dist.is_initialized(),
-    )
+    reader = HuggingFaceStorageReader(str(path))
+    with _reading(path):
+        load(dict(tensors), storage_reader=reader, no_dist=not dist.is_initialized())
 
 
 def read_whole(path: Path) -> dict[str, Tensor]:
@@ -126,5 +152,18 @@ def read_whole(path: Path) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.state_dict_loader import load
 
     tensors = {name: torch.empty_like(x, device="cpu") for name, x in described(path).items()}
-    load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+    with _reading(path):
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
     return tensors
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            yield
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, CheckpointException) as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error

@@ -45,6 +45,11 @@ def part(stream: Stream, processes: Processes) -> Stream:
     """The rows of a stream's batches that are this process's; its batch_size stays that of all."""
     if processes.count == 1:
         return stream
+    if stream.batch_size < processes.count:
+        raise InputError(
+            f"a batch of {stream.batch_size} is shared by {processes.count} processes: each needs a sample, so raise "
+            f"--batch-size or start fewer"
+        )
     rows = processes.share(stream.batch_size)
     if isinstance(stream, Divisible):
         return stream.part(rows)
