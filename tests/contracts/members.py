@@ -206,6 +206,12 @@ NETS: list[Any] = [
         3,
         id="UNet-two-times-smooth-attention",
     ),
+    pytest.param(
+        lambda: UNet(1, 8, (1, 2), attention=(1,), classes=2, qk_norm=True, residual_scale=0.7),
+        (1, 6, 7),
+        2,
+        id="UNet-qk-norm-scaled",
+    ),
     pytest.param(lambda: DiT(1, 2, 16, 2, 2), (1, 8, 8), None, id="DiT"),
     pytest.param(
         lambda: DiT(3, 4, 16, 1, 2, classes=3, positions="learned", size=(12, 6)),

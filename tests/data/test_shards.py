@@ -384,6 +384,10 @@ def test_some_of_the_archives_have_the_classes_of_all(tmp_path: Path) -> None:
         write_picture(tmp_path / "in" / name / "0.png", i)
     packed = write_shards(tmp_path / "in", tmp_path / "out", per_shard=1)
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == ["cat", "cow", "dog"]
+    with tarfile.open(
+        packed.shards[2]
+    ) as archive:  # Numbers run on, so that archives can be mixed.
+        assert archive.getnames() == ["000000002.png", "000000002.json"]
     whole, last = load_shards(tmp_path / "out"), load_shards(packed.shards[2])
     for dataset, labels in ((whole, [0, 1, 2]), (last, [2])):
         assert (dataset.classes, dataset.class_names) == (3, ("cat", "cow", "dog"))

@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from pushforward.cli import main
 from pushforward.core.errors import InputError
 from pushforward.core.processes import Processes
+from pushforward.data import Dataset, Pictures
 from pushforward.recipes import Images
 from pushforward.recipes.experiment import settle
+from pushforward.recipes.images import read_images
 from pushforward.train.ahead import Ahead
 
 TINY = (
@@ -185,6 +187,24 @@ def test_images_of_one_size_keep_it_unless_it_is_beyond_what_is_trained(
     found = recipe(tmp_path / "large")
     assert found.recorded()["size"] == 64
     assert "4 images of 300 x 257: each cropped to its centred square" in capsys.readouterr().err
+
+
+def test_pixels_stay_in_files_where_that_is_asked_for(photographs: Path) -> None:
+    for lazy, kind in (("yes", Pictures), ("no", np.ndarray), ("auto", np.ndarray)):
+        data = recipe(photographs, lazy=lazy).build().data
+        assert isinstance(data, Dataset)
+        assert isinstance(data.values, kind)
+
+
+def test_recipes_that_do_not_record_a_size_say_what_they_chose(
+    photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_images(photographs, None, 3, "error", None).shape == (3, 16, 16)
+    assert capsys.readouterr().err == SENTENCE
+
+
+def test_a_run_that_is_resumed_chooses_nothing(photographs: Path) -> None:
+    assert Images(data=photographs, resume=True).settled().recorded().get("size") is None
 
 
 def test_only_the_first_of_several_processes_speaks(

@@ -7,18 +7,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.functional import interpolate, pad, silu
-from torch.utils.checkpoint import checkpoint
 
 from pushforward.core.errors import InputError
 from pushforward.nets.attention import (
     Attention,
     CrossAttention,
+    check_context,
     rotary_angles,
     sincos_positions,
 )
-from pushforward.nets.layers import Conditioning, LayerNorm, zero
+from pushforward.nets.layers import Conditioning, LayerNorm, recomputing, zero
 
 Positions = Literal["sincos", "learned", "rope"]
 # Of a time; the published parameter counts have this number at every width.
@@ -194,7 +193,7 @@ class DiT(nn.Module):
                 f"this DiT takes images (B, {self.channels}, H, W) with sides of at least {self.patch}, "
                 f"got {tuple(x.shape)}"
             )
-        self._check_context(x, context, mask)
+        check_context("DiT", self.config["context"], x, context, mask)
         height, width = x.shape[2:]
         rows, columns = (-(-side // self.patch) for side in (height, width))
         filled = pad(x, (0, columns * self.patch - width, 0, rows * self.patch - height))
@@ -219,17 +218,9 @@ class DiT(nn.Module):
             # Tokens of zeros are all alike, so that it makes no difference how many of them there are.
             told_keep = None if mask is None else mask | ~mask.any(1, keepdim=True)
 
-        # What is worked out again on the way back would no longer have its derivative in forward mode.
-        recompute = self.checkpointing and torch.is_grad_enabled() and forward_ad._current_level < 0
+        call = recomputing(self)
         for block in self.blocks:
-            arguments = (h, condition, angle, keep, told, told_keep)
-            if recompute:
-                h = checkpoint(
-                    block, *arguments, use_reentrant=False,
-                    preserve_rng_state=self.training and self.config["dropout"] > 0,
-                )  # fmt: skip
-            else:
-                h = block(*arguments)
+            h = call(block, h, condition, angle, keep, told, told_keep)
 
         shift, gain = self.leave_modulate(condition)[:, None].chunk(2, dim=2)
         h = self.leave((1 + gain) * self.leave_norm(h[:, -rows * columns :]) + shift)
@@ -249,34 +240,6 @@ class DiT(nn.Module):
         if table.shape[2:] != (rows, columns):
             table = interpolate(table, (rows, columns), mode="bilinear", align_corners=False)
         return table.flatten(2).mT
-
-    def _check_context(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> None:
-        if context is None:
-            if mask is not None:
-                raise InputError(
-                    "a mask was given without a context: it says which of its tokens are there"
-                )
-            return
-        width = self.config["context"]
-        if width is None:
-            raise InputError(
-                "a context was given to a network that was built without one: build it with context=, "
-                "the width of its tokens"
-            )
-        if (
-            context.ndim != 3
-            or len(context) != len(x)
-            or context.shape[1] < 1
-            or context.shape[2] != width
-        ):
-            raise InputError(
-                f"this DiT takes a context ({len(x)}, L, {width}) for {len(x)} images, got {tuple(context.shape)}"
-            )
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != context.shape[:2]):
-            raise InputError(
-                f"the mask of a context {tuple(context.shape)} is bool and of shape {tuple(context.shape[:2])}, "
-                f"true where there is a token; got {mask.dtype} {tuple(mask.shape)}"
-            )
 
 
 def _table(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.functional import group_norm
+from torch.utils.checkpoint import checkpoint
 
 from pushforward.core.errors import InputError
 
@@ -154,6 +158,18 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return group_norm(x.reshape(-1, x.shape[-1]), 1, eps=self.eps).reshape(x.shape)
+
+
+def recomputing(net: nn.Module) -> Callable[..., Tensor]:
+    """How a network calls its layers, `call(layer, *arguments)`: if it has `checkpointing` set, what a layer holds for
+    the way back is not kept, and worked out again there.
+
+    Not in forward mode: what is worked out again would no longer have its derivative.
+    """
+    if not (net.checkpointing and torch.is_grad_enabled() and forward_ad._current_level < 0):
+        return lambda layer, *arguments: layer(*arguments)
+    draws = net.training and any(m.p > 0 for m in net.modules() if isinstance(m, nn.Dropout))
+    return partial(checkpoint, use_reentrant=False, preserve_rng_state=draws)
 
 
 def zero(module: nn.Module) -> nn.Module:

@@ -165,5 +165,12 @@ def _reading(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             yield
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, CheckpointException) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        SafetensorError,
+        CheckpointException,
+    ) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
