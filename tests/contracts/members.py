@@ -212,6 +212,12 @@ NETS: list[Any] = [
         2,
         id="UNet-qk-norm-scaled",
     ),
+    pytest.param(
+        lambda: UNet(2, 8, (1, 1, 2), attention=(2,), classes=3, head_width=4, resample="residual"),
+        (2, 7, 10),
+        3,
+        id="UNet-residual-narrow-heads",
+    ),
     pytest.param(lambda: DiT(1, 2, 16, 2, 2), (1, 8, 8), None, id="DiT"),
     pytest.param(
         lambda: DiT(3, 4, 16, 1, 2, classes=3, positions="learned", size=(12, 6)),

@@ -89,6 +89,16 @@ def test_the_size_chosen_blows_nothing_up_and_is_the_largest_of_the_usual_ones(
     assert size == 64 or 2 * size > shortest or shortest < 8
 
 
+@pytest.mark.parametrize(
+    ("shortest", "size"),
+    [(1, 1), (7, 7), (8, 8), (15, 8), (16, 16), (31, 16), (32, 32), (63, 32), (64, 64), (4000, 64)],
+)
+def test_the_size_chosen_is_the_shortest_side_where_that_is_a_usual_one(
+    shortest: int, size: int
+) -> None:
+    assert choose_size(Sizes({(9000, shortest): 2, (shortest + 1, 5000): 1}, {}, ())) == size
+
+
 def test_photographs_of_several_sizes_get_one_and_it_is_said(tmp_path: Path) -> None:
     dataset = load_images(mixed(tmp_path))
     assert dataset.shape == (3, 32, 32)

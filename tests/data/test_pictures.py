@@ -194,8 +194,11 @@ def test_the_fingerprint_tells_files_and_how_pixels_are_made_without_reading_the
     others.append(mark())
     assert len({first, *others}) == len(others) + 1
     write_picture(tmp_path / "square" / "0.png", 0, 8, 8)
-    kept, scaled = (load_folder(tmp_path / "square", size, lazy=True) for size in (None, 8))
-    assert kept.fingerprint() != scaled.fingerprint()
+    kept, scaled, grey = (
+        pictures_of(load_folder(tmp_path / "square", size, channels, lazy=True))
+        for size, channels in ((None, 3), (8, 3), (8, 1))
+    )
+    assert len({kept.fingerprint(), scaled.fingerprint(), grey.fingerprint()}) == 3
 
 
 def spoilt(folder: Path) -> list[np.ndarray]:
@@ -326,6 +329,15 @@ def test_a_random_crop_is_pillow_s_of_the_square_that_is_drawn(
         if side != size:
             wanted = image.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
         assert np.array_equal(got, np.asarray(wanted))
+
+
+def test_zoom_is_into_pictures_of_the_size_wanted_too(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(PLACES[:, :HEIGHT]))
+    dataset = load_folder(tmp_path, HEIGHT, lazy=True, crop="random", zoom=4.0)
+    found = in_bytes(dataset.drawn(torch.zeros(50, dtype=torch.int64), Noise.batch(50)).x1)
+    width = found[:, 12, -1, 0].astype(int) - found[:, 12, 0, 0]
+    assert width.min() < HEIGHT / 2
+    assert np.array_equal(stored(dataset), PLACES[:, :HEIGHT])
 
 
 def test_without_zoom_the_square_is_whole_and_each_place_is_as_likely_as_any_other(

@@ -285,6 +285,13 @@ def test_an_archive_is_gone_through_once_and_again_when_it_has_changed(
     load_shards(path)
     assert len(made) == 4
 
+    with path.open("r+b") as file:  # The last byte alone, behind the end mark.
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    load_shards(path)
+    assert len(made) == 5
+
 
 def test_where_nothing_can_be_written_the_index_goes_to_the_cache(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -435,6 +442,9 @@ def test_the_same_images_give_the_same_bytes_and_every_part_is_full_but_the_last
     assert [p.read_bytes() for p in first.shards] == [p.read_bytes() for p in second.shards]
     assert [len(load_shards(p)) for p in first.shards] == [3, 3, 1]
     assert np.array_equal(stored(load_shards(tmp_path / "a"), 6), picture(6))
+    # Keys run on, so that archives can be put together.
+    with tarfile.open(first.shards[2]) as archive:
+        assert archive.getnames() == ["000000006.png", "000000006.json"]
     exact = write_shards(tmp_path / "in", tmp_path / "c", per_shard=7)
     assert len(exact.shards) == 1
 

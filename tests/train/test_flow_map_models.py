@@ -313,7 +313,7 @@ def test_a_checkpoint_without_the_slow_copy_is_refused(tmp_path: Path) -> None:
     _, tensors = Checkpoints(tmp_path / "run" / "checkpoints").read(IDENTITY)
     assert not under("objective", tensors)
     with pytest.raises(
-        pf.CheckpointError, match="the checkpoint does not fit .*missing: objective"
+        pf.CheckpointError, match=r"the checkpoint does not fit .*missing: objective"
     ):
         trainer(tmp_path / "run").resume()
 

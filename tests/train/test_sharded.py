@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from test_kill_and_resume import wait_for_step
 from tinyrun import IDENTITY, outcome, steps_logged, tree
-from together import BATCH, SLOW, everything, followed, plain
+from together import BATCH, SLOW, everything, followed, plain, short
 from zygote import Zygote
 
 from pushforward.core.errors import CheckpointError
@@ -80,6 +80,15 @@ def test_processes_killed_at_random_moments_end_in_the_same_bits(
     assert outcome(tmp_path / "run") == want
 
 
+@pytest.mark.slow
+def test_processes_end_however_late_their_networks_go(zygote: Zygote, tmp_path: Path) -> None:
+    """Freed after the group of processes, one in seven hung in torch where nobody else held the group."""
+    for number in range(40):
+        (tmp_path / str(number)).mkdir()
+        order = GO.format("'ddp', steps=3, judged=False")
+        assert zygote.run_group(2, cwd=tmp_path / str(number), before=order) == [0, 0]
+
+
 @pytest.fixture(scope="module")
 def begun(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders in which two processes have saved step 3."""
@@ -100,19 +109,17 @@ def same(found: dict, want: dict) -> bool:
 def test_what_two_processes_saved_is_taken_up_by_one_two_and_three_bit_for_bit(
     zygote: Zygote, tmp_path: Path, begun: dict[str, Path]
 ) -> None:
-    truth = plain(tmp_path / "truth", "ddp", steps=6, checkpoint_every=3)
+    truth = short(tmp_path / "truth", "ddp")
     truth.start()
     way = followed(truth)
-    for count in (1, 2, 3):
-        for parallel in ("ddp", "fsdp"):
+    for count, kinds in ((1, ["ddp"]), (2, ["fsdp"]), (3, ["ddp", "fsdp"])):
+        for parallel in kinds:
             place = tmp_path / f"{count}-{parallel}"
             for source, folder in begun.items():
                 shutil.copytree(folder, place / source)
             if count == 1:
-                if parallel == "fsdp":
-                    continue
                 for source in begun:
-                    run = plain(place / source / "run", "ddp", steps=6, checkpoint_every=3)
+                    run = short(place / source / "run", "ddp")
                     run.resume()
                     result = {"found": everything(run), **followed(run)}
                     torch.save(result, place / source / "taken-0.pt")
@@ -141,14 +148,15 @@ def test_a_run_goes_from_shards_to_copies_to_one_process_and_back(
     zygote: Zygote, tmp_path: Path
 ) -> None:
     """Two with shards, three with copies, one alone, three with shards: a step or two each."""
-    truth = plain(tmp_path / "truth", "ddp", steps=8, checkpoint_every=2, keep=9)
+    options = {"steps": 8, "checkpoint_every": 2, "keep": 9, "judged": False}
+    truth = plain(tmp_path / "truth", "ddp", **options)
     truth.start()
     assert truth.run()
     code = """
 from pathlib import Path
 from together import joined, plain
 with joined("cpu"):
-    run = plain(Path("run"), {!r}, steps=8, checkpoint_every=2, keep=9)
+    run = plain(Path("run"), {!r}, **{})
     run.resume() if {} else run.start()
     while run.step < {}:
         run._one_step()
@@ -157,7 +165,7 @@ with joined("cpu"):
     for count, parallel, resume, step in (
         (2, "fsdp", False, 2), (3, "ddp", True, 4), (1, "ddp", True, 6), (3, "fsdp", True, 8),
     ):  # fmt: skip
-        order = code.format(parallel, resume, step)
+        order = code.format(parallel, options, resume, step)
         codes = zygote.run_group(count, cwd=tmp_path, before=order)
         assert codes == [0] * count, zygote.said
     assert whole_checkpoints(tmp_path / "run") == [0, 2, 4, 6, 8]
@@ -172,12 +180,13 @@ with joined("cpu"):
         assert (value - want[key]).abs().max() < 2e-5, key
 
 
+@pytest.mark.parametrize("loss_alone", [False, True], ids=["all of it", "its loss"])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_sample_that_only_one_process_sees_stops_all_at_its_step_and_is_named(
-    zygote: Zygote, tmp_path: Path, parallel: str
+    zygote: Zygote, tmp_path: Path, parallel: str, loss_alone: bool
 ) -> None:
     place = BATCH - 2
-    order = f"from together import poison; poison({parallel!r}, {place})"
+    order = f"from together import poison; poison({parallel!r}, {place}, {loss_alone})"
     assert zygote.run_group(2, cwd=tmp_path, before=order) == [0, 0], zygote.said
     found = [torch.load(tmp_path / f"poisoned-{rank}.pt") for rank in range(2)]
     (said, step, untouched, _), (others, *_, ids) = found
@@ -229,16 +238,17 @@ if rank == {rank}:
 @pytest.mark.parametrize(
     ("parallel", "moment", "rank"),
     [
-        ("ddp", AT_A_STEP, 1), ("fsdp", AT_A_STEP, 0), ("fsdp", IN_A_SAVE, 1), ("ddp", IN_A_SAVE, 0),
+        ("ddp", AT_A_STEP, 1), ("fsdp", IN_A_SAVE, 1), ("ddp", IN_A_SAVE, 0),
+        pytest.param("fsdp", AT_A_STEP, 0, marks=pytest.mark.slow),
         pytest.param("fsdp", AT_A_STEP, 1, marks=pytest.mark.slow),
         pytest.param("fsdp", IN_A_SAVE, 0, marks=pytest.mark.slow),
     ],
-    ids=["ddp-step-1", "fsdp-step-0", "fsdp-save-1", "ddp-save-0", "fsdp-step-1", "fsdp-save-0"],
+    ids=["ddp-step-1", "fsdp-save-1", "ddp-save-0", "fsdp-step-0", "fsdp-step-1", "fsdp-save-0"],
 )  # fmt: skip
 def test_a_signal_to_one_process_stops_all_after_the_same_step_with_a_checkpoint(
     zygote: Zygote, tmp_path: Path, parallel: str, moment: str, rank: int
 ) -> None:
-    options = ("--steps", 20, "--checkpoint-every", 4, "--parallel", parallel, "--keep", 9)
+    options = ("--steps", 14, "--checkpoint-every", 4, "--parallel", parallel, "--keep", 9)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     whole.mkdir(), stopped.mkdir()
     assert zygote.run_group(2, *TOY, *options, cwd=whole) == [0, 0], zygote.said
@@ -249,7 +259,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_with_a_checkpoint
     assert zygote.said[0].count("stopped;") == 1
     assert zygote.said[1] == ""
     last = steps_logged(stopped / "run")
-    assert whole_checkpoints(stopped / "run")[-1] == last < 20
+    assert whole_checkpoints(stopped / "run")[-1] == last < 14
     assert (last == 11) == (moment == AT_A_STEP)
     assert not [path for path in (stopped / "run").rglob("*") if path.name.startswith(".")]
     assert zygote.run_group(2, *TOY, "--resume", cwd=stopped) == [0, 0], zygote.said
@@ -327,7 +337,7 @@ def every_operation(zygote: Zygote, folder: Path, share: float) -> None:
 def test_one_process_killed_in_a_sharded_save_leaves_the_checkpoint_before(
     zygote: Zygote, tmp_path: Path
 ) -> None:
-    every_operation(zygote, tmp_path, 0.04)
+    every_operation(zygote, tmp_path, 0.03)
 
 
 @pytest.mark.slow
@@ -375,7 +385,7 @@ from pathlib import Path
 sys.stdout = sys.stderr
 disk = Path("disk")
 def look():
-    return sorted(str(p.relative_to(disk)) for p in disk.rglob("*") if p.is_file())
+    return sorted(str(p.relative_to(disk)) for p in disk.rglob("*"))
 # As full as it must be for the first checkpoint alone.
 first = group(False)
 found = {{"first": first, "first_files": look()}}
@@ -413,7 +423,8 @@ def test_a_disk_that_is_full_in_the_middle_of_a_sharded_save_is_one_message(
     assert [name for name in found["first_files"] if "checkpoints/00000000" in name]
     assert found["second"] == ["done\n", "done\n"]
     assert found["untouched"]
-    assert len({name.split("/")[2] for name in found["second_files"] if "checkpoints" in name}) == 4
+    steps = [name for name in found["second_files"] if name.startswith("run/checkpoints/")]
+    assert len({name.split("/")[2] for name in steps}) == 4
 
 
 # Damage, and what was made to look whole.
@@ -424,9 +435,9 @@ def saved(begun: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(begun["fsdp"] / "run", tmp_path / "run"))
 
 
-def refusal(folder: Path, **more) -> str:
+def refusal(folder: Path) -> str:
     """How a run of one process refuses to go on, with its weights and the folder as they were."""
-    run = plain(folder, "ddp", steps=6, checkpoint_every=3, **more)
+    run = short(folder, "ddp")
     before, files = everything(run), tree(folder)
     with pytest.raises(CheckpointError) as caught:
         run.resume()
@@ -459,7 +470,7 @@ def test_a_flipped_bit_in_any_file_of_a_sharded_checkpoint_is_refused_by_name(sa
                 assert f"{path} is damaged: its SHA-256 is not that" in str(caught.value)
         assert str(path) in refusal(saved) or path.name == "manifest.json"
         path.write_bytes(content)
-    run = plain(saved, "ddp", steps=6, checkpoint_every=3)
+    run = short(saved, "ddp")
     run.resume()
     assert run.step == 3
 
@@ -489,7 +500,7 @@ def test_a_hostile_file_in_a_sharded_checkpoint_is_never_executed(
         listed_anew(checkpoint)
     if listed and name in (".metadata", "shard-x.distcp"):
         # Nobody looks into it.
-        run = plain(saved, "ddp", steps=6, checkpoint_every=3)
+        run = short(saved, "ddp")
         run.resume()
         assert run.step == 3
     else:
@@ -614,7 +625,7 @@ def test_every_difference_of_names_shapes_and_types_is_listed_before_anything_is
     # What edits it is not what is refused.
     folder = Path(shutil.copytree(begun[parallel] / "run", tmp_path / "none"))
     edited(folder / "checkpoints" / "00000003", lambda tensors: None)
-    run = plain(folder, "ddp", steps=6, checkpoint_every=3)
+    run = short(folder, "ddp")
     run.resume()
     assert same(everything(run), torch.load(begun[parallel] / "begun-0.pt"))
 
@@ -622,17 +633,19 @@ def test_every_difference_of_names_shapes_and_types_is_listed_before_anything_is
 def test_processes_refuse_what_does_not_fit_as_one_does(
     zygote: Zygote, begun: dict[str, Path], tmp_path: Path
 ) -> None:
+    some = list(EDITS.values())[::4]
     for parallel in ("ddp", "fsdp"):
-        for number, (edit, _) in enumerate(EDITS.values()):
-            folder = Path(shutil.copytree(begun[parallel] / "run", tmp_path / f"{parallel}{number}"))  # fmt: skip
+        for number, (edit, _) in enumerate(some):
+            folder = tmp_path / f"{parallel}{number}"
+            shutil.copytree(begun[parallel] / "run", folder)
             edited(folder / "checkpoints" / "00000003", edit)
-    groups = [[f"{kind}{number}" for number in range(len(EDITS))] for kind in ("ddp", "fsdp")]
+    groups = [[f"{kind}{number}" for number in range(len(some))] for kind in ("ddp", "fsdp")]
     order = f"from together import refuse; refuse(*{groups})"
     assert zygote.run_group(2, cwd=tmp_path, before=order) == [0, 0], zygote.said
     for rank in range(2):
         found = json.loads((tmp_path / f"refused-{rank}.json").read_text())
-        assert len(found) == 4 * len(EDITS)
-        for (said, untouched), (_, words) in zip(found, list(EDITS.values()) * 4, strict=True):
+        assert len(found) == 4 * len(some)
+        for (said, untouched), (_, words) in zip(found, some * 4, strict=True):
             assert untouched
             assert all(part in said for part in words), (said, words)
 
@@ -643,6 +656,6 @@ def test_checkpoints_that_do_not_say_what_was_untrained_are_taken_up(saved: Path
     assert fields.pop("untrained") == []
     state.write_text(json.dumps(fields))
     listed_anew(state.parent)
-    run = plain(saved, "ddp", steps=6, checkpoint_every=3)
+    run = short(saved, "ddp")
     run.resume()
     assert run.step == 3

@@ -23,7 +23,7 @@ def test_training_is_adamw_on_the_mean_loss_clipped_and_averaged_step_by_step(
     assert run.run()
 
     model, average = plain.model, [p.detach().clone() for p in plain.model.parameters()]
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.3)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.3, fused=True)
     for step in range(12):
         optimizer.param_groups[0]["lr"] = learning_rate(step, 12, 0.02, 3, "linear")
         noise = pf.Noise(5, torch.arange(8), step)

@@ -27,7 +27,8 @@ from pushforward.train.loop import Settings, Trainer
 from pushforward.train.parallel import local, whole
 from pushforward.train.stream import Coupled, Drawn, Shuffled
 
-BATCH = 8
+# A share of it is no binary fraction, and an epoch ends within a batch.
+BATCH, SIZE = 10, 23
 
 
 class Shifted:
@@ -57,11 +58,11 @@ def by_size(x0: Tensor, x1: Tensor, noise: pf.Noise, cond=None) -> tuple[Tensor,
 
 
 STREAMS: dict[str, Any] = {
-    "shuffled": lambda images: Shuffled(dataset(images), BATCH, seed=0),
-    "altered": lambda images: Shuffled(Shifted(dataset(images)), BATCH, seed=0),
-    "ahead": lambda images: Ahead(Shuffled(dataset(images), BATCH, seed=0), 4, 2),
+    "shuffled": lambda images: Shuffled(dataset(images, SIZE), BATCH, seed=0),
+    "altered": lambda images: Shuffled(Shifted(dataset(images, SIZE)), BATCH, seed=0),
+    "ahead": lambda images: Ahead(Shuffled(dataset(images, SIZE), BATCH, seed=0), 4, 2),
     "coupled": lambda images: Ahead(
-        Coupled(Shuffled(dataset(images), BATCH, seed=0), by_size, seed=0)
+        Coupled(Shuffled(dataset(images, SIZE), BATCH, seed=0), by_size, seed=0)
     ),
     "drawn": lambda images: Drawn(law(), BATCH, seed=0),
 }
@@ -224,6 +225,11 @@ def plain(folder: Path, parallel: str, workers: int = 0, **more: Any) -> Trainer
     return trainer(folder, stream=stream, **options | {"parallel": parallel} | more)
 
 
+def short(folder: Path, parallel: str) -> Trainer:
+    """Six steps, without looks at what has been learned."""
+    return plain(folder, parallel, judged=False, steps=6, checkpoint_every=3)
+
+
 def go(parallel: str, resume: bool = False, **more: Any) -> None:
     """Train to the end in the folder `run`. The exit code is 128 plus the number of a signal that ended it."""
     with joined("cpu"):
@@ -231,13 +237,13 @@ def go(parallel: str, resume: bool = False, **more: Any) -> None:
         run.resume() if resume else run.start()
         done = run.run()
     if not done:
-        raise SystemExit(128 + run.signal)
+        raise SystemExit(128 + run.stopping)
 
 
 def begin(parallel: str) -> None:
     """Three steps, the last of which is kept."""
     with joined("cpu") as processes:
-        run = plain(Path("run"), parallel, steps=6, checkpoint_every=3)
+        run = short(Path("run"), parallel)
         run.start()
         for _ in range(3):
             run._one_step()
@@ -250,7 +256,7 @@ def take_up(parallel: str, folders: list[str]) -> None:
     """Resume what others began, keep what was found, and go on to the end."""
     with joined("cpu") as processes:
         for folder in folders:
-            run = plain(Path(folder) / "run", parallel, steps=6, checkpoint_every=3)
+            run = short(Path(folder) / "run", parallel)
             run.resume()
             found = everything(run)
             result = {"found": found, **followed(run)}
@@ -284,12 +290,25 @@ class Poisoned:
         return replace(batch, x1=x1)
 
 
-def poison(parallel: str, place: int) -> None:
+@dataclass(frozen=True)
+class Endless(Recording):
+    """The loss of one sample of step 4 is infinite, and its gradient is not."""
+
+    place: int = BATCH - 2
+
+    def __call__(self, batch, noise):
+        loss = super().__call__(batch, noise)["loss"]
+        bad = (noise.ids == self.place) & (noise.step == 4)
+        return {"loss": loss + torch.zeros_like(loss).masked_fill(bad, float("inf"))}
+
+
+def poison(parallel: str, place: int, loss_alone: bool) -> None:
     """A run whose step 4 meets a sample that is not finite, right after a save has begun."""
     with joined("cpu") as processes:
-        run = plain(
-            Path("run"), parallel, wrap=lambda stream: Poisoned(stream, 4, place), judged=False
-        )
+        way: dict[str, Any] = {"wrap": lambda stream: Poisoned(stream, 4, place)}
+        if loss_alone:
+            way = {"objective": Endless}
+        run = plain(Path("run"), parallel, judged=False, **way)
         kept: dict[str, Tensor] = {}
         run.start()
         real = run.save
@@ -324,7 +343,7 @@ def refuse(*groups: list[str]) -> None:
         for folders in groups:
             for parallel in ("ddp", "fsdp"):
                 for folder in folders:
-                    run = plain(Path(folder), parallel, steps=6, checkpoint_every=3)
+                    run = short(Path(folder), parallel)
                     before = everything(run)
                     said = fails(run.resume)
                     after = everything(run)

@@ -86,7 +86,7 @@ class Zygote:
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 def _child(order: dict, rank: int = 0, count: int = 1) -> None:

@@ -80,14 +80,17 @@ def pixels(
     cut: which square (left, top, right, bottom) of the upright picture (width, height) is scaled to size x size.
     """
     image.load()
-    image = ImageOps.exif_transpose(image)
+    # Without copies that nobody needs, which take as long as decoding does.
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.int64)
         image = Image.fromarray(((deep.clip(0, 65535) + 128) // 257).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     if size is not None:
         box = cut(*image.size)
         if image.size != (size, size) or box != (0, 0, size, size):

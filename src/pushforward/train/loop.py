@@ -349,7 +349,6 @@ class Trainer:
                 if self._due(settings.checkpoint_every):
                     self.save()
             if self.stopping:
-                self.signal = self.stopping  # Another process may have been asked.
                 self.save()
         return self.step == settings.steps
 
