@@ -109,6 +109,7 @@ def plot(found: list[dict[str, Any]]) -> bytes:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     styles = {PATCHES[0]: "--", PATCHES[1]: "-"}
@@ -145,7 +146,9 @@ def plot(found: list[dict[str, Any]]) -> bytes:
     )
     left.legend(fontsize=8, ncol=2, frameon=False)
     right.legend(fontsize=8, frameon=False)
-    for axes in (left, right):
+    for axes, ticks in ((left, (0.3, 0.4, 0.6, 1.0)), (right, (10, 15, 20, 25, 30))):
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(which="both", alpha=0.2)
     buffer = io.BytesIO()
