@@ -166,6 +166,9 @@ def train(case: str, net: nn.Module, wrapped: nn.Module, rows: slice) -> dict[st
 
 def process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
+    # Where a network is the last to hold a group, torch frees it under Python's lock and waits for its thread, which may
+    # wait for the lock.
+    groups = []
     for synchronised in (False, True):
         for case, (kind, _) in CASES.items():
             # A group of processes for each case, so that one that fails leaves nothing to the next.
@@ -177,6 +180,7 @@ def process(rank: int, folder: Path) -> None:
                 world_size=2,
                 timeout=timedelta(seconds=20),
             )
+            groups.append(dist.group.WORLD)
             result: dict[str, list[Tensor]] | str
             try:
                 net = network(kind)
