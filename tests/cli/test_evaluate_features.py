@@ -89,6 +89,24 @@ def test_a_clean_classifier_is_trained_without_noise(place: Path) -> None:
     assert (seen[0][1] == 1).all()
 
 
+def test_a_clean_classifier_is_for_judging_and_does_not_guide(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run, out = str(place / "run"), ["--out", str(tmp_path / "out"), "--device", "cpu"]
+    judge = str(place / "classifier")
+    assert main(["sample", run, "--classifier", judge, "--label", "1", *out]) == 1
+    error = capsys.readouterr().err
+    assert f"{judge} holds a classifier of clean images" in error
+    assert "digits-classifier" in error
+    assert not (tmp_path / "out").exists()
+    data = ["--data", str(place / "digits.npz"), "--width", "8", "--multipliers", "1"]
+    trained = ["--out", str(tmp_path / "judge"), "--steps", "1", "--batch-size", "8"]
+    assert main(["train", "classifier", *data, *trained, *QUICK]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"pushforward evaluate RUN --features {tmp_path / 'judge'}" in said
+    assert "--classifier" not in said
+
+
 def test_fashion_is_trained_on_its_own_two_parts(place: Path, tmp_path: Path, monkeypatch) -> None:
     train, held_out = parts(place)
     asked = []

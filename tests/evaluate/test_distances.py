@@ -13,7 +13,7 @@ import pushforward as pf
 from pushforward.data import Dataset, EightGaussians, load_digits
 from pushforward.evaluate.agreement import everything, train_classifier
 from pushforward.evaluate.energy import energy_distance
-from pushforward.evaluate.frechet import frechet_distance, moments
+from pushforward.evaluate.frechet import centred, frechet_distance
 from pushforward.evaluate.report import balanced_labels, judge_dataset, judge_law
 from pushforward.nets import MLP
 
@@ -51,13 +51,28 @@ def test_the_frechet_distance_of_a_set_to_itself_is_0_even_when_it_spans_less_th
     assert frechet_distance(torch.ones(4, 3), torch.ones(5, 3)) == 0
 
 
-def test_moments_are_the_mean_and_the_unbiased_covariance_in_float64() -> None:
+@pytest.mark.parametrize(("n", "m"), [(7, 80), (80, 7), (5, 9), (11, 12), (12, 12)])
+def test_the_frechet_distance_of_few_samples_is_that_of_their_moments(n: int, m: int) -> None:
+    """Beside the definition, with roots of the eigenvalues of C_a C_b, which are those of C_a^{1/2} C_b C_a^{1/2}."""
+    mix = normals(12, (12,), 0)
+    a, b = normals(n, (3, 4), 1) * 2 + 1, (normals(m, (12,), 2) @ mix).reshape(m, 3, 4)
+    cov_a, cov_b = (np.cov(x.flatten(1).numpy().T) for x in (a, b))
+    values = np.linalg.eigvals(cov_a @ cov_b).real
+    gap = (a.mean(0) - b.mean(0)).numpy().ravel()
+    want = gap @ gap + np.trace(cov_a + cov_b) - 2 * np.sqrt(values.clip(0)).sum()
+    assert frechet_distance(a, b) == pytest.approx(want, rel=1e-6)
+    assert frechet_distance(b, a) == pytest.approx(want, rel=1e-6)
+
+
+def test_centred_samples_have_the_unbiased_covariance_in_float64() -> None:
     x = normals(30, (2, 3), 5).float()
-    mean, cov = moments(x)
-    assert (mean.dtype, cov.shape) == (torch.float64, (6, 6))
+    mean, rows = centred(x)
+    assert (mean.dtype, rows.shape) == (torch.float64, (30, 6))
     flat = x.double().flatten(1).numpy()
     np.testing.assert_allclose(mean, flat.mean(0))
-    np.testing.assert_allclose(cov, np.cov(flat, rowvar=False))
+    np.testing.assert_allclose(rows.T @ rows, np.cov(flat, rowvar=False))
+    with pytest.raises(pf.InputError, match="two samples"):
+        centred(x[:1])
 
 
 def test_the_energy_distance_is_the_plain_double_sum() -> None:

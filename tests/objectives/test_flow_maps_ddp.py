@@ -166,8 +166,8 @@ def train(case: str, net: nn.Module, wrapped: nn.Module, rows: slice) -> dict[st
 
 def process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    # Where a network is the last to hold a group, torch frees it under Python's lock and waits for its thread, which may
-    # wait for the lock.
+    # Where a network is the last to hold a group, torch frees it under Python's lock and waits for its thread, which
+    # may wait for the lock.
     groups = []
     for synchronised in (False, True):
         for case, (kind, _) in CASES.items():

@@ -74,6 +74,8 @@ def shared(command: Command) -> int:
     from pushforward.core.processes import ElsewhereError, joined
 
     if not command.shareable:
+        if int(os.environ.get("RANK", "0")) > 0:
+            return 1
         name = next(name for name, kind in COMMANDS.items() if type(command) is kind)
         raise InputError(
             f"{name} is done by one process: start it without torchrun, which is for train, sample and evaluate"

@@ -50,6 +50,11 @@ class Sample(Sampling):
         if isinstance(model, FlowMap):
             raise InputError("a classifier guides a velocity, and this model is a flow map")
         classifier = load_classifier(self.classifier, next(model.parameters()).device)
+        if classifier.info.get("times") == [1.0]:
+            raise InputError(
+                f"{self.classifier} holds a classifier of clean images, and guidance asks at every level of noise: "
+                f"give one that was trained with noise, as digits-classifier is"
+            )
         if classifier.shape != model.shape:
             raise InputError(
                 f"the classifier takes samples {classifier.shape}, the model draws {model.shape}"

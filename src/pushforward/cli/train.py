@@ -39,7 +39,11 @@ class Train(Command):
             say(f"stopped; go on with: pushforward train {name} --out {folder} --resume")
             return 128 + signal
         if name.endswith("classifier"):
-            say(f"done: {folder}. Guide a model with: pushforward sample RUN --classifier {folder}")
+            command = (
+                "evaluate RUN --features" if name == "classifier" else "sample RUN --classifier"
+            )
+            use = "Judge samples by its features" if name == "classifier" else "Guide a model"
+            say(f"done: {folder}. {use} with: pushforward {command} {folder}")
             return 0
         look = f" Look at {folder / 'samples'}." if (folder / "samples").is_dir() else ""
         say(f"done: {folder}.{look} Draw more with: pushforward sample {folder}")
