@@ -131,6 +131,11 @@ CASES = {
 SEEDS = {"Shortcut-one-sided": 4}
 
 
+# Groups are kept until the process ends: where a network is the last to hold one, torch frees it under Python's lock and
+# waits for its thread, which may wait for the lock.
+GROUPS = []
+
+
 def batch(kind: str, step: int, rows: slice) -> Batch:
     generator = torch.Generator().manual_seed(100 + step)
     x1 = torch.randn(SIZE, *SHAPES[kind], generator=generator, dtype=torch.float64)
@@ -166,9 +171,6 @@ def train(case: str, net: nn.Module, wrapped: nn.Module, rows: slice) -> dict[st
 
 def process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    # Where a network is the last to hold a group, torch frees it under Python's lock and waits for its thread, which
-    # may wait for the lock.
-    groups = []
     for synchronised in (False, True):
         for case, (kind, _) in CASES.items():
             # A group of processes for each case, so that one that fails leaves nothing to the next.
@@ -180,7 +182,7 @@ def process(rank: int, folder: Path) -> None:
                 world_size=2,
                 timeout=timedelta(seconds=20),
             )
-            groups.append(dist.group.WORLD)
+            GROUPS.append(dist.group.WORLD)
             result: dict[str, list[Tensor]] | str
             try:
                 net = network(kind)
