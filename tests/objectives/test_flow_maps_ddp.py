@@ -129,10 +129,8 @@ CASES = {
     "Shortcut-one-sided": ("mlp", lambda net: Shortcut(flow(net), finest=8, share=0.9)),
 }
 SEEDS = {"Shortcut-one-sided": 4}
-
-
-# Groups are kept until the process ends: where a network is the last to hold one, torch frees it under Python's lock and
-# waits for its thread, which may wait for the lock.
+# Groups are kept until the process ends: where a network is the last to hold one, torch frees it under Python's lock
+# and waits for its thread, which may wait for the lock.
 GROUPS = []
 
 
