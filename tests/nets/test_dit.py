@@ -306,13 +306,44 @@ def test_the_norm_and_all_its_derivatives_are_those_of_the_equation():
     part = LayerNorm()
     assert relative(part(x), norm(x)) < 1e-13
     assert list(part.parameters()) == []
+    (first,), (want,) = (torch.autograd.grad(f(x), x, u) for f in (part, norm))
+    assert relative(first, want) < 1e-13
     answers = []
     for function in (part, norm):
         _, forward = jvp(function, (x,), (v,))
         backward = torch.autograd.functional.jvp(function, x, v, create_graph=True)[1]
-        answers += [torch.autograd.grad((u * d).sum(), x)[0] for d in (forward, backward)]
-    for answer in answers[:3]:
-        assert relative(answer, answers[3]) < 1e-12
+        (graph,) = torch.autograd.grad(function(x), x, u, create_graph=True)
+        (second,) = torch.autograd.grad((v * graph).sum(), x, create_graph=True)
+        (third,) = torch.autograd.grad((u * second).sum(), x)
+        answers.append([torch.autograd.grad((u * d).sum(), x)[0] for d in (forward, backward)])
+        answers[-1] += [forward, backward, graph, second, third]
+    for answer, want in zip(*answers, strict=True):
+        assert relative(answer, want) < 1e-11
+    assert relative(answers[0][0], answers[1][1]) < 1e-12
+
+
+def test_the_norm_is_that_of_the_equation_in_transforms_under_autocast_and_in_halves():
+    x, u = randn(5, 3, 8), randn(5, 3, 8, seed=1)
+    part = LayerNorm()
+    want = torch.func.vmap(torch.func.grad(lambda x, u: (u * norm(x)).sum()))(x, u)
+    assert (
+        relative(torch.func.vmap(torch.func.grad(lambda x, u: (u * part(x)).sum()))(x, u), want)
+        < 1e-12
+    )
+    strided = x.transpose(0, 1)
+    assert torch.equal(part(strided), part(strided.contiguous()))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert part(x.float()).dtype == torch.float32
+        assert relative(part(x.float()).double(), norm(x)) < 1e-6
+    # One rounding of the result, and none between.
+    half = x.bfloat16().requires_grad_()
+    exact = half.detach().double().requires_grad_()
+    assert torch.allclose(part(half).double(), norm(exact), rtol=2**-8, atol=0)
+    for graph in (False, True):
+        (got,) = torch.autograd.grad(part(half), half, u.bfloat16(), create_graph=graph)
+        (want,) = torch.autograd.grad(norm(exact), exact, u.bfloat16().double())
+        assert got.dtype == torch.bfloat16
+        assert relative(got.double(), want) < 2**-6
 
 
 def test_scores_of_rotated_queries_and_keys_depend_on_relative_positions_only():

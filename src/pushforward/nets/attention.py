@@ -117,7 +117,9 @@ class Attention(nn.Module):
         self.norm_q, self.norm_k = qk_norms(width // heads, qk_norm)
 
     def forward(self, x: Tensor, angle: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            h.transpose(1, 2) for h in self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)
+        )
         q, k = self.norm_q(q), self.norm_k(k)
         if angle is not None:
             q, k = rotate(q, angle), rotate(k, angle)
@@ -140,7 +142,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, keep: Tensor | None = None) -> Tensor:
         q = self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        k, v = self.kv(context).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        kv = self.kv(context).unflatten(2, (2, self.heads, -1))
+        k, v = (h.transpose(1, 2) for h in kv.unbind(2))
         q, k = self.norm_q(q), self.norm_k(k)
         return self.out(attend(q, k, v, keep))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, addcmul, nn
 from torch.nn.functional import interpolate, pad, silu
 
 from pushforward.core.errors import InputError
@@ -72,11 +72,11 @@ class Block(nn.Module):
         context_keep: Tensor | None = None,
     ) -> Tensor:
         b1, a1, g1, b2, a2, g2 = self.modulate(condition)[:, None].chunk(6, dim=2)
-        h = self.attention((1 + a1) * self.norm(x) + b1, angle, keep)
-        x = x + g1 * self.dropout(h)
+        h = self.attention(addcmul(b1, 1 + a1, self.norm(x)), angle, keep)
+        x = addcmul(x, g1, self.dropout(h))
         if self.cross is not None and context is not None:
             x = x + self.dropout(self.cross(self.norm(x), context, context_keep))
-        return x + g2 * self.dropout(self.mlp((1 + a2) * self.norm(x) + b2))
+        return addcmul(x, g2, self.dropout(self.mlp(addcmul(b2, 1 + a2, self.norm(x)))))
 
 
 class DiT(nn.Module):
@@ -197,7 +197,8 @@ class DiT(nn.Module):
         height, width = x.shape[2:]
         rows, columns = (-(-side // self.patch) for side in (height, width))
         filled = pad(x, (0, columns * self.patch - width, 0, rows * self.patch - height))
-        h = self.enter(filled).flatten(2).mT.to(x.dtype)
+        # One token after the other in memory, since all that follows keeps the order.
+        h = self.enter(filled).flatten(2).mT.contiguous().to(x.dtype)
         angle = None
         if self.positions == "rope":
             angle = rotary_angles(rows, columns, self.head_width, h)
@@ -223,7 +224,7 @@ class DiT(nn.Module):
             h = call(block, h, condition, angle, keep, told, told_keep)
 
         shift, gain = self.leave_modulate(condition)[:, None].chunk(2, dim=2)
-        h = self.leave((1 + gain) * self.leave_norm(h[:, -rows * columns :]) + shift)
+        h = self.leave(addcmul(shift, 1 + gain, self.leave_norm(h[:, -rows * columns :])))
         h = h.unflatten(2, (self.patch, self.patch, -1)).unflatten(1, (rows, columns))
         image = h.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         return image[:, :, :height, :width]

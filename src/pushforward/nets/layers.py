@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.nn.functional import group_norm
 from torch.utils.checkpoint import checkpoint
@@ -146,9 +148,9 @@ def time_features(name: str, dim: int) -> SinusoidalTime | FourierTime:
 class LayerNorm(nn.Module):
     """`(x - mean x) / sqrt(var x + eps)` over the last dimension, without parameters.
 
-    As one group of `group_norm`: torch's own `layer_norm` gives right derivatives in forward mode, but wrong gradients
-    of them (pytorch/pytorch#196700), which are what flow maps learn by. Third derivatives by backward passes alone are
-    wrong as well, so that it is no choice outside of forward mode either; it would save 1 to 3% of a step of a DiT.
+    All its derivatives are right, which those of torch's own `layer_norm` are not: gradients of its derivative in
+    forward mode, and third derivatives by backward passes (pytorch/pytorch#196700). Flow maps learn by the former. Its
+    kernels are used where they are right, and one group of `group_norm` in forward mode and in torch.func's transforms.
 
     Ba, Kiros & Hinton 2016 (arXiv 1607.06450), eq. 3.
     """
@@ -158,7 +160,47 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_plain():
+            out: Tensor = _LayerNorm.apply(x, self.eps)
+            return out
         return group_norm(x.reshape(-1, x.shape[-1]), 1, eps=self.eps).reshape(x.shape)
+
+
+class _LayerNorm(torch.autograd.Function):
+    """torch's kernels for values and first derivatives; further ones are those of the equation of the first.
+
+    dL/dx = (g - mean g - y mean(g y)) / sqrt(var x + eps)        g = dL/dy
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        y, mean, scale = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        ctx.save_for_backward(x, mean, scale)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        x, mean, scale = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            rest = (None, None, [True, False, False])
+            return torch.ops.aten.native_layer_norm_backward(g, x, x.shape[-1:], mean, scale, *rest)[0], None
+        wide = torch.promote_types(x.dtype, torch.float32)
+        h, g = x.to(wide), g.to(wide)
+        h = h - h.mean(-1, keepdim=True)
+        scale = (h.square().mean(-1, keepdim=True) + ctx.eps).rsqrt()
+        y = scale * h
+        d = scale * (g - g.mean(-1, keepdim=True) - y * (g * y).mean(-1, keepdim=True))
+        return d.to(x.dtype), None
+
+
+def is_plain() -> bool:
+    """Whether layers are called one by one and have derivatives by backward passes only: there is no derivative in
+    forward mode, no transform of torch.func and no compiler at work.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level < 0 and peek_interpreter_stack() is None
 
 
 def recomputing(net: nn.Module) -> Callable[..., Tensor]:

@@ -7,13 +7,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import peek_interpreter_stack
-from torch.autograd import forward_ad
 from torch.nn.functional import avg_pool2d, interpolate, silu
 
 from pushforward.core.errors import InputError
 from pushforward.nets.attention import CrossAttention, attend, check_context, qk_norms, told
-from pushforward.nets.layers import Conditioning, recomputing, zero
+from pushforward.nets.layers import Conditioning, is_plain, recomputing, zero
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -302,8 +300,6 @@ def _quickest(h: Tensor) -> Tensor:
     would take 10% more. Not where torch's norms cannot do with it, in forward mode and in torch.func's transforms, nor
     in a compiled network, whose compiler chooses for itself.
     """
-    if torch.compiler.is_compiling() or h.device.type != "cpu" or h.dtype != torch.float32:
-        return h
-    if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
-        return h
-    return h.contiguous(memory_format=torch.channels_last)
+    if is_plain() and h.device.type == "cpu" and h.dtype == torch.float32:
+        return h.contiguous(memory_format=torch.channels_last)
+    return h
