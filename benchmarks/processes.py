@@ -50,6 +50,8 @@ def rate(folder: Path, name: str, count: int, threads: int) -> float:
     command += ["--out", str(folder / name), "--steps", str(STEPS), "--log-every", str(EVERY)]
     command += ["--sample-every", "0", "--validate-every", "0", "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
     lines = (folder / name / "speed.jsonl").read_text().splitlines()
     return statistics.harmonic_mean([json.loads(line)["samples_per_second"] for line in lines[1:]])

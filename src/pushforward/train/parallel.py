@@ -9,6 +9,7 @@ so that the gradient is that of one process but for the order of summation.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -46,6 +47,8 @@ def replicate(model: nn.Module, processes: Processes) -> None:
     """Wrap each network of the model by DistributedDataParallel, which averages gradients over the processes."""
     if processes.count == 1:
         return
+    # Of a 1 x 1 convolution, where those of sides of length 1 differ, which mean nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     for holder, name in places(model):
         net = getattr(holder, name)
         device = next(net.parameters()).device
