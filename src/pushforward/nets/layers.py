@@ -183,8 +183,8 @@ class _LayerNorm(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         x, mean, scale = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            rest = (None, None, [True, False, False])
-            return torch.ops.aten.native_layer_norm_backward(g, x, x.shape[-1:], mean, scale, *rest)[0], None
+            given = (g, x, x.shape[-1:], mean, scale, None, None, [True, False, False])
+            return torch.ops.aten.native_layer_norm_backward(*given)[0], None
         wide = torch.promote_types(x.dtype, torch.float32)
         h, g = x.to(wide), g.to(wide)
         h = h - h.mean(-1, keepdim=True)
