@@ -24,8 +24,8 @@ import pushforward as pf
 from benchmarks.measure import Report, Row, circumstances, write
 from benchmarks.run import RESULTS
 from pushforward.couplings import OptimalTransport
-from pushforward.data import EightGaussians, Moons, PlaneLaw, SCurve
 from pushforward.evaluate.transport import Measured, follow, wasserstein
+from pushforward.laws import EightGaussians, Moons, PlaneLaw, SCurve
 from pushforward.nets import MLP
 from pushforward.objectives import (
     BridgeMatching,

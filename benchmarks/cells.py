@@ -8,8 +8,8 @@ from pathlib import Path
 import pushforward as pf
 from benchmarks.measure import Report, Row
 from pushforward.recipes import Cells
-from pushforward.recipes.bridging import CellMapping
 from pushforward.recipes.experiment import train
+from pushforward.recipes.set_to_set import CellMapping
 
 PAIRS = (("CFP", "YFP"), ("CFP", "RFP"))
 

@@ -13,9 +13,9 @@ from torch.nn.utils import clip_grad_norm_
 import pushforward as pf
 from benchmarks.measure import Row
 from pushforward.couplings import Coupling, OptimalTransport, Sinkhorn, independent
-from pushforward.train.ahead import Ahead
+from pushforward.streams.prefetch import Prefetch
+from pushforward.streams.stream import Coupled, Drawn, Stream
 from pushforward.train.ema import EMA
-from pushforward.train.stream import Coupled, Drawn, Stream
 
 
 class Pictures:
@@ -82,7 +82,7 @@ def _compare(*cases: tuple) -> list[Row]:
         ExactOptimalTransportConditionalFlowMatcher,
     )
 
-    from pushforward.data import LAWS
+    from pushforward.laws import LAWS
 
     warnings.filterwarnings("ignore")
     rows: list[Row] = []
@@ -96,11 +96,11 @@ def _compare(*cases: tuple) -> list[Row]:
         if n > 256:
             del ours["Sinkhorn, 0.05 of the mean cost"]
         steps: dict[tuple[str, str], Callable[[], None]] = {}
-        aheads: list[Ahead] = []
+        aheads: list[Prefetch] = []
         for coupling, function in ours.items():
             batches = Coupled(stream, function, seed=0)
             if coupling != "independent":
-                aheads.append(Ahead(batches))
+                aheads.append(Prefetch(batches))
             steps["pushforward", coupling] = Step(
                 net(), shape, batches if coupling == "independent" else aheads[-1]
             )

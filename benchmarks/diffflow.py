@@ -11,9 +11,10 @@ from torch.nn.utils import clip_grad_norm_
 
 import pushforward as pf
 from benchmarks.measure import Report, Row, medians, peak_bytes, table
-from pushforward.data.toy import Checkerboard
 from pushforward.evaluate.energy import energy_distance
-from pushforward.objectives import DiffFlow, DiffFlowModel
+from pushforward.laws.plane import Checkerboard
+from pushforward.models.diffflow import DiffFlowModel
+from pushforward.objectives import DiffFlow
 
 LAW, SCALE = Checkerboard(), 2.3
 STEPS, BATCH, RATE = 3, 256, 2e-3

@@ -32,7 +32,7 @@ from pushforward.evaluate.features import ClassifierFeatures, features_of_images
 from pushforward.evaluate.frechet import frechet_distance
 from pushforward.evaluate.kid import kernel_distance
 from pushforward.evaluate.report import balanced_labels
-from pushforward.train.share import load_classifier
+from pushforward.saving.folder import load_classifier
 
 NFES = (5, 10, 20, 50)
 # Those of diffusers' schedulers that were candidates, and the samples by which the best is chosen for each number of

@@ -24,9 +24,9 @@ import pushforward as pf
 from benchmarks.measure import Report, Row, circumstances, write
 from benchmarks.run import RESULTS
 from pushforward.core.errors import Error
-from pushforward.data import LAWS
 from pushforward.evaluate.fewstep import TEACHER, Quality, figure
 from pushforward.evaluate.transport import wasserstein
+from pushforward.laws import LAWS
 from pushforward.recipes import Distill, Rectify, Toy2D
 from pushforward.recipes.experiment import train
 from pushforward.recipes.options import Recipe

@@ -59,7 +59,7 @@ def gallery() -> Report:
             runs.append(run)
         command = Gallery(folders=tuple(runs), out=folder / "gallery.png", num=NUM, columns=6, noise=True)  # fmt: skip
         command.run()
-        data = pf.data.EightGaussians().sample(NUM, seed=1)
+        data = pf.laws.EightGaussians().sample(NUM, seed=1)
         for row, run in zip(rows, runs, strict=True):
             entry = command.entry(run, command.model(run), data)
             row["energy distance"] = entry.figures["energy distance"]

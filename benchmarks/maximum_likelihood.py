@@ -9,8 +9,8 @@ from torch.nn.utils import clip_grad_norm_
 
 import pushforward as pf
 from benchmarks.measure import Report, Row, medians, peak_bytes, table
-from pushforward.data.toy import EightGaussians
 from pushforward.evaluate.energy import energy_distance
+from pushforward.laws.plane import EightGaussians
 from pushforward.objectives import FlowMatching, MaximumLikelihood, Objective
 
 SCALE, BATCH, RATE = 3.0, 256, 2e-3

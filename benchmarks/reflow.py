@@ -14,12 +14,12 @@ from benchmarks.measure import Report, Row
 from pushforward.evaluate.gallery import gallery, trace
 from pushforward.evaluate.transport import Flow, follow, transport_costs, wasserstein
 from pushforward.objectives import FlowMatching, Objective, OneStep, Reflow
+from pushforward.sampling.pairs import generate_pairs
 from pushforward.solvers import Euler
+from pushforward.streams.stream import Drawn, Shuffled, Stream
 from pushforward.train.ema import EMA
-from pushforward.train.pairs import generate_pairs
-from pushforward.train.stream import Drawn, Shuffled, Stream
 
-LAW = pf.data.EightGaussians(5.0, 0.1**0.5)
+LAW = pf.laws.EightGaussians(5.0, 0.1**0.5)
 STEPS, BATCH, PAIRS, SAMPLES, SEEDS = 1200, 256, 10_000, 2000, 3
 NFES = (1, 2, 5, 100)
 

@@ -25,8 +25,8 @@ from pushforward.evaluate.report import balanced_labels
 from pushforward.nets.flops import count
 from pushforward.recipes import Fashion
 from pushforward.recipes.experiment import train
+from pushforward.saving.folder import load_classifier
 from pushforward.train.log import JSONLines
-from pushforward.train.share import load_classifier
 
 SIZES, PATCHES = ("nano", "tiny", "mini", "XS"), (7, 4)
 STEPS, BATCH, NUM, NFE = 400, 64, 2000, 10

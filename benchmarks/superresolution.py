@@ -9,8 +9,8 @@ import pushforward as pf
 from benchmarks.measure import Report, Row
 from pushforward.evaluate.energy import energy_distance
 from pushforward.recipes import SuperResolution
-from pushforward.recipes.bridging import Refinement
 from pushforward.recipes.experiment import train
+from pushforward.recipes.set_to_set import Refinement
 
 STEPS = 600
 

@@ -17,8 +17,8 @@ from benchmarks.measure import Row, matmul_flops, medians
 from pushforward.data import Dataset
 from pushforward.nets import DiT, UNet
 from pushforward.objectives import FlowMatching
-from pushforward.train.loop import Settings, Trainer
-from pushforward.train.stream import Shuffled
+from pushforward.streams.stream import Shuffled
+from pushforward.train.trainer import Settings, Trainer
 
 SIZE, SHAPE, CLASSES = 64, (1, 32, 32), 10
 
@@ -90,7 +90,7 @@ def throughput() -> list[Row]:
     and --compile auto come to on this machine.
     """
     torch.manual_seed(0)
-    from pushforward.recipes.experiment import has_bfloat16
+    from pushforward.runtime.device import has_bfloat16
 
     shipped: Any = "bf16" if has_bfloat16(torch.device("cpu")) else "fp32"
     families: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], Callable[[], nn.Module]]] = {

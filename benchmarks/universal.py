@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 import pushforward as pf
-from pushforward import tuning
 from pushforward.core.predictions import convert
+from pushforward.sampling.generate import tune as tuning
 from pushforward.solvers import Learned, Multistep
 from pushforward.solvers.learned import PAIRS, VALUES, Weights
 

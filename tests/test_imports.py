@@ -14,8 +14,9 @@ import pushforward as pf
 SOURCE = Path(pf.__file__).parent
 # From the bottom up: a part imports from those below it, and from itself. Parts on one level do not know each other.
 LEVELS = [
-    {"core"}, {"nets", "couplings", "data"}, {"solvers", "guidance"}, {"likelihood", "objectives"}, {"sampling"},
-    {"train", "evaluate", "inversion", "tuning"}, {"systems"}, {"recipes", "interop"}, {"demo", "cli", "serve"},
+    {"core"}, {"laws", "nets", "couplings", "data", "runtime"}, {"models", "solvers", "guidance", "streams"},
+    {"likelihood", "objectives"}, {"saving", "sampling"}, {"train"}, {"evaluate"}, {"systems"}, {"recipes", "interop"},
+    {"demo", "cli", "serve"},
 ]  # fmt: skip
 LEVEL = {part: i for i, parts in enumerate(LEVELS) for part in parts}
 # The command line is a module that starts nothing else: python -m pushforward.

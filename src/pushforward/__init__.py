@@ -20,7 +20,7 @@ _MODULES = {
     "times": "core.times",
     "noise": "core.noise",
     "predictions": "core.predictions",
-    "oracle": "core.oracle",
+    "laws": "laws",
     "solvers": "solvers",
     "guidance": "guidance",
     "couplings": "couplings",
@@ -34,24 +34,30 @@ _NAMES = {
         "CheckpointError", "ConvergenceError", "DataError", "DivergenceError", "Error", "InputError",
         "NonFiniteError", "UndefinedError",
     ),
-    "core.paths": ("CondOT", "Cosine", "DiscretePath", "EDM", "Path", "SubVP", "VE", "VP"),
-    "core.bridges": ("BridgeModel", "HalfBridges", "ScoreField"),
+    "core.paths": ("CondOT", "Cosine", "DDPMPath", "EDM", "Path", "SubVP", "VE", "VP"),
     "core.interpolants": ("BrownianBridge", "Interpolant", "SmoothBridge", "Tube"),
     "core.predictions": ("PREDICTIONS", "Prediction", "convert"),
-    "core.fields": ("EDMPreconditioning", "Field", "Model", "ScheduleTransfer"),
-    "core.exact_maps": ("ExactMap",),
-    "core.maps": ("FlowMap", "FlowMapModel", "Instant"),
-    "core.pairs": ("GaussianPair",),
-    "core.oracle": ("Empirical", "ExactField", "GaussianMixture", "Law"),
+    "core.fields": ("Field", "FlowMap", "ScoreField"),
+    "core.transfer": ("ScheduleTransfer",),
     "core.noise": ("Noise",),
     "core.shapes": ("as_time", "expand"),
+    "laws.law": ("Law",),
+    "laws.mixture": ("Empirical", "ExactField", "GaussianMixture"),
+    "laws.flow_map": ("ExactMap",),
+    "laws.gaussian_pair": ("GaussianPair",),
+    "models.model": ("Model",),
+    "models.preconditioning": ("EDMPreconditioning",),
+    "models.flow_map": ("FlowMapModel", "InstantaneousField"),
+    "models.bridge": ("BridgeModel", "HalfBridges"),
+    "models.diffflow": ("DiffFlowModel",),
+    "models.classifier": ("NoisyClassifier",),
     "data.batch": ("Batch",),
     "solvers.base": ("Solver", "integrate"),
-    "inversion": ("invert", "slerp"),
-    "sampling": ("generate", "sample_with_log_prob"),
+    "sampling.invert": ("invert", "slerp"),
+    "sampling.generate": ("generate", "sample_with_log_prob"),
+    "sampling.tune": ("Tuned", "tune"),
     "likelihood": ("log_prob", "variational_bound"),
-    "tuning": ("Tuned", "tune"),
-    "train.share": ("load", "save"),
+    "saving.folder": ("load", "save"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -61,17 +67,14 @@ if TYPE_CHECKING:
     from pushforward import couplings as couplings
     from pushforward import data as data
     from pushforward import guidance as guidance
+    from pushforward import laws as laws
     from pushforward import likelihood as likelihood
     from pushforward import nets as nets
     from pushforward import objectives as objectives
     from pushforward import solvers as solvers
     from pushforward.core import noise as noise
-    from pushforward.core import oracle as oracle
     from pushforward.core import predictions as predictions
     from pushforward.core import times as times
-    from pushforward.core.bridges import BridgeModel as BridgeModel
-    from pushforward.core.bridges import HalfBridges as HalfBridges
-    from pushforward.core.bridges import ScoreField as ScoreField
     from pushforward.core.errors import CheckpointError as CheckpointError
     from pushforward.core.errors import ConvergenceError as ConvergenceError
     from pushforward.core.errors import DataError as DataError
@@ -80,30 +83,20 @@ if TYPE_CHECKING:
     from pushforward.core.errors import InputError as InputError
     from pushforward.core.errors import NonFiniteError as NonFiniteError
     from pushforward.core.errors import UndefinedError as UndefinedError
-    from pushforward.core.exact_maps import ExactMap as ExactMap
-    from pushforward.core.fields import EDMPreconditioning as EDMPreconditioning
     from pushforward.core.fields import Field as Field
-    from pushforward.core.fields import Model as Model
-    from pushforward.core.fields import ScheduleTransfer as ScheduleTransfer
+    from pushforward.core.fields import FlowMap as FlowMap
+    from pushforward.core.fields import ScoreField as ScoreField
     from pushforward.core.interpolants import BrownianBridge as BrownianBridge
     from pushforward.core.interpolants import Interpolant as Interpolant
     from pushforward.core.interpolants import SmoothBridge as SmoothBridge
     from pushforward.core.interpolants import Tube as Tube
-    from pushforward.core.maps import FlowMap as FlowMap
-    from pushforward.core.maps import FlowMapModel as FlowMapModel
-    from pushforward.core.maps import Instant as Instant
     from pushforward.core.noise import Noise as Noise
-    from pushforward.core.oracle import Empirical as Empirical
-    from pushforward.core.oracle import ExactField as ExactField
-    from pushforward.core.oracle import GaussianMixture as GaussianMixture
-    from pushforward.core.oracle import Law as Law
-    from pushforward.core.pairs import GaussianPair as GaussianPair
     from pushforward.core.paths import EDM as EDM
     from pushforward.core.paths import VE as VE
     from pushforward.core.paths import VP as VP
     from pushforward.core.paths import CondOT as CondOT
     from pushforward.core.paths import Cosine as Cosine
-    from pushforward.core.paths import DiscretePath as DiscretePath
+    from pushforward.core.paths import DDPMPath as DDPMPath
     from pushforward.core.paths import Path as Path
     from pushforward.core.paths import SubVP as SubVP
     from pushforward.core.predictions import PREDICTIONS as PREDICTIONS
@@ -111,19 +104,34 @@ if TYPE_CHECKING:
     from pushforward.core.predictions import convert as convert
     from pushforward.core.shapes import as_time as as_time
     from pushforward.core.shapes import expand as expand
+    from pushforward.core.transfer import ScheduleTransfer as ScheduleTransfer
     from pushforward.data.batch import Batch as Batch
-    from pushforward.inversion import invert as invert
-    from pushforward.inversion import slerp as slerp
+    from pushforward.laws.flow_map import ExactMap as ExactMap
+    from pushforward.laws.gaussian_pair import GaussianPair as GaussianPair
+    from pushforward.laws.law import Law as Law
+    from pushforward.laws.mixture import Empirical as Empirical
+    from pushforward.laws.mixture import ExactField as ExactField
+    from pushforward.laws.mixture import GaussianMixture as GaussianMixture
     from pushforward.likelihood import log_prob as log_prob
     from pushforward.likelihood import variational_bound as variational_bound
-    from pushforward.sampling import generate as generate
-    from pushforward.sampling import sample_with_log_prob as sample_with_log_prob
+    from pushforward.models.bridge import BridgeModel as BridgeModel
+    from pushforward.models.bridge import HalfBridges as HalfBridges
+    from pushforward.models.classifier import NoisyClassifier as NoisyClassifier
+    from pushforward.models.diffflow import DiffFlowModel as DiffFlowModel
+    from pushforward.models.flow_map import FlowMapModel as FlowMapModel
+    from pushforward.models.flow_map import InstantaneousField as InstantaneousField
+    from pushforward.models.model import Model as Model
+    from pushforward.models.preconditioning import EDMPreconditioning as EDMPreconditioning
+    from pushforward.sampling.generate import generate as generate
+    from pushforward.sampling.generate import sample_with_log_prob as sample_with_log_prob
+    from pushforward.sampling.invert import invert as invert
+    from pushforward.sampling.invert import slerp as slerp
+    from pushforward.sampling.tune import Tuned as Tuned
+    from pushforward.sampling.tune import tune as tune
+    from pushforward.saving.folder import load as load
+    from pushforward.saving.folder import save as save
     from pushforward.solvers.base import Solver as Solver
     from pushforward.solvers.base import integrate as integrate
-    from pushforward.train.share import load as load
-    from pushforward.train.share import save as save
-    from pushforward.tuning import Tuned as Tuned
-    from pushforward.tuning import tune as tune
 
 
 def __getattr__(name: str) -> Any:

@@ -19,19 +19,19 @@ from rich.table import Table
 from torch import Tensor
 
 from pushforward.core.errors import Error, InputError
-from pushforward.core.fields import Model
 from pushforward.core.noise import Noise
 from pushforward.core.times import uniform
-from pushforward.data import LAWS, EightGaussians
 from pushforward.evaluate import pictures
 from pushforward.evaluate.figures import flow_in_the_plane
 from pushforward.evaluate.report import balanced_labels, judge_law
+from pushforward.laws import LAWS, EightGaussians
+from pushforward.models.model import Model
 from pushforward.recipes import Digits, Recipe, Toy2D
 from pushforward.recipes.experiment import experiment_of, train
-from pushforward.sampling import generate
+from pushforward.runtime.files import write_file
+from pushforward.sampling.generate import generate
+from pushforward.saving.folder import load
 from pushforward.solvers import Heun
-from pushforward.train.files import write_file
-from pushforward.train.share import load
 
 SEED, NFE, JUDGED = 0, 30, 5000
 DIGITS = [str(digit) for digit in range(10)]

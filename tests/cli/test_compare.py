@@ -35,8 +35,8 @@ from pushforward.evaluate.energy import energy_distance
 from pushforward.evaluate.frechet import frechet_distance
 from pushforward.objectives import noisy_accuracy
 from pushforward.recipes.tables import SOLVERS
+from pushforward.saving.folder import load_classifier
 from pushforward.solvers import Learned
-from pushforward.train.share import load_classifier
 
 MEAN, STD = torch.tensor([1.0, -2.0], dtype=torch.float64), 0.5
 GAUSSIAN = pf.GaussianMixture(MEAN[None], STD**2)

@@ -18,16 +18,18 @@ from scipy.spatial.distance import cdist
 
 import pushforward as pf
 from pushforward.cli import main
-from pushforward.core.fields import ScheduleTransfer
 from pushforward.core.noise import SOLVER, START
-from pushforward.data import LAWS, load_digits
+from pushforward.core.transfer import ScheduleTransfer
+from pushforward.data import load_digits
 from pushforward.evaluate.agreement import everything, train_classifier
 from pushforward.evaluate.fewstep import Quality, figure
 from pushforward.evaluate.frechet import frechet_distance
+from pushforward.laws import LAWS
 from pushforward.recipes import Digits, DigitsClassifier, Distill, Toy2D
 from pushforward.recipes.experiment import train
-from pushforward.train import share, warm_start
-from pushforward.train.loop import Trainer
+from pushforward.saving import folder as share
+from pushforward.train import warm_start
+from pushforward.train.trainer import Trainer
 
 PLAIN = {"warmup": 0, "sample_every": 0, "log_every": 10, "device": "cpu", "batch_size": 32, "ema": 0.9}  # fmt: skip
 TINY = PLAIN | {"target": "moons", "width": 16, "depth": 1, "steps": 60, "lr": 5e-3}
@@ -301,10 +303,10 @@ def test_a_student_starts_as_its_teachers_flow_whatever_path_that_is_on(
     x = path.sample(noise.normal((2,)), LAWS["moons"]().sample(200, seed=1), t).float()
     with torch.no_grad():
         goal = truth(x, t)
-        got, random = (pf.Instant(flow)(x, t) for flow in (student, fresh))
+        got, random = (pf.InstantaneousField(flow)(x, t) for flow in (student, fresh))
         # What it says of the data, on the whole way: a second time makes no difference yet.
         ahead = student.predict(x, t, torch.ones_like(t), "data")
-        torch.testing.assert_close(ahead, pf.Instant(student)(x, t, "data"))
+        torch.testing.assert_close(ahead, pf.InstantaneousField(student)(x, t, "data"))
     error, far = (float((v - goal).square().mean().sqrt()) for v in (got, random))
     assert error < 0.08 * float(goal.square().mean().sqrt())
     assert far > 20 * error

@@ -15,15 +15,15 @@ from PIL import Image
 
 import pushforward as pf
 from pushforward.cli import main
-from pushforward.data import EightGaussians
+from pushforward.laws import EightGaussians
 from pushforward.nets import MLP
 from pushforward.recipes import Digits, Toy2D
 from pushforward.recipes.experiment import assemble
 from pushforward.recipes.experiment import train as train_recipe
 from pushforward.recipes.tables import PATHS
+from pushforward.runtime.files import sha256
 from pushforward.solvers import Learned
-from pushforward.train.files import sha256
-from pushforward.train.loop import Settings, Trainer
+from pushforward.train.trainer import Settings, Trainer
 
 TINY = [
     "--device",

@@ -23,7 +23,7 @@ from pushforward.evaluate.kid import kernel_distance
 from pushforward.evaluate.neighbours import memorisation
 from pushforward.evaluate.report import judge_dataset, judge_features
 from pushforward.recipes import Classifier
-from pushforward.train.share import load_classifier
+from pushforward.saving.folder import load_classifier
 
 QUICK = ["--device", "cpu", "--sample-every", "0", "--checkpoint-every", "1000"]
 

@@ -12,9 +12,10 @@ import torch
 
 import pushforward as pf
 from pushforward.cli import main
-from pushforward.data import EightGaussians, load_digits
+from pushforward.data import load_digits
 from pushforward.evaluate.agreement import everything
 from pushforward.evaluate.likelihood import Settings, bin_width, judge
+from pushforward.laws import EightGaussians
 from pushforward.solvers import DormandPrince
 
 TINY = "--device cpu --width 8 --batch-size 8 --steps 2 --sample-every 0 --out"

@@ -285,7 +285,7 @@ def test_ctrl_c_is_130_and_no_traceback(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pushforward.train.share.load", interrupt)
+    monkeypatch.setattr("pushforward.saving.folder.load", interrupt)
     assert main(["info", str(place / "plane")]) == 130
     assert capsys.readouterr().err == "pushforward: stopped\n"
 

@@ -49,7 +49,7 @@ def test_a_run_from_one_law_to_another_starts_its_samples_there(
     assert model.info["source"] == "moons"
     with pytest.raises(pf.InputError, match="trained to start from moons"):
         pf.generate(model, 4)
-    law = pf.data.Moons()
+    law = pf.laws.Moons()
     states: list[torch.Tensor] = []
     pf.generate(model, 4, nfe=4, source=law, callback=lambda i, t, x: states.append(x))
     assert torch.equal(states[0], law.sample(4))
@@ -67,7 +67,7 @@ def test_every_coupling_trains(coupling: str, tmp_path: Path) -> None:
 def test_a_run_cut_off_within_a_phase_ends_in_the_same_bits(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pushforward.train.loop import Trainer
+    from pushforward.train.trainer import Trainer
 
     options = TINY | {"objective": objective, "phase": 4, "checkpoint_every": 3, "source": "moons"}
     if objective in ("diffflow", "maximum-likelihood"):

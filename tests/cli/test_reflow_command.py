@@ -76,7 +76,7 @@ def test_a_single_step_is_fitted_and_is_what_is_sampled(teacher: Path, tmp_path:
 def test_a_reflow_cut_off_goes_on_to_the_same_bits(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pushforward.train.loop import Trainer
+    from pushforward.train.trainer import Trainer
 
     options = TINY | {
         "teacher": teacher,
@@ -109,8 +109,8 @@ def test_a_run_that_starts_from_another_law_is_made_straight_from_there(tmp_path
     recipe = Toy2D(**small, source="8gaussians", target="moons", out=tmp_path / "a")
     train("toy2d", recipe, quiet=True)
     assert call("reflow", tmp_path / "a", *OPTIONS, "--out", tmp_path / "b") == 0
-    from pushforward.data import LAWS
-    from pushforward.train.pairs import Pairs
+    from pushforward.laws import LAWS
+    from pushforward.sampling.pairs import Pairs
 
     pairs = Pairs(tmp_path / "b" / "pairs")[torch.arange(10)]
     assert torch.equal(pairs.x0, LAWS["8gaussians"]().sample(10))
@@ -120,8 +120,8 @@ def test_a_run_that_starts_from_another_law_is_made_straight_from_there(tmp_path
 def test_evaluate_measures_a_flow_as_a_transport(
     teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pushforward.data import Moons
     from pushforward.evaluate.transport import follow, wasserstein
+    from pushforward.laws import Moons
 
     line = ("evaluate", teacher, "--transport", "--num", 200, "--seed", 3, "--device", "cpu")
     assert call(*line) == 0

@@ -9,14 +9,14 @@ import torch
 
 import pushforward as pf
 from pushforward.cli.sampling import GridName, SolverName
-from pushforward.data import LAWS
+from pushforward.laws import LAWS
 from pushforward.recipes import RECIPES
 from pushforward.recipes.objectives import WEIGHTS
 from pushforward.recipes.options import PathName, PredictionName, Recipe, TimesName, WeightName
 from pushforward.recipes.tables import GRIDS, PATHS, SOLVERS, STOCHASTIC, own_grid, training_times
 from pushforward.recipes.toy2d import LawName, SourceName
-from pushforward.train.loop import Settings
 from pushforward.train.schedules import Decay
+from pushforward.train.trainer import Settings
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import torch
 
 import pushforward as pf
 from pushforward.cli import main
+from pushforward.runtime.files import locked, sha256
+from pushforward.sampling.tune import Tuned
 from pushforward.solvers import Learned
 from pushforward.solvers.learned import Weights, universal
-from pushforward.train.files import locked, sha256
-from pushforward.tuning import Tuned
 
 TINY = "--device cpu --width 8 --batch-size 16 --sample-every 0"
 
@@ -48,7 +48,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, before: float = 0.2, after: float = 0.
         weights = replace(universal(), constant=universal().constant + 0.1 * nfe)
         return Tuned(weights, nfe, guidance, before, after, 1e-6, 1.0)
 
-    monkeypatch.setattr("pushforward.tuning.tune", tune)
+    monkeypatch.setattr("pushforward.sampling.tune.tune", tune)
 
 
 def samplers(run: Path) -> list[dict]:
@@ -188,7 +188,7 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pushforward.train.files.os.replace", fail)
+        patch.setattr("pushforward.runtime.files.os.replace", fail)
         assert call(f"tune {run} --nfe 6") == 1
     assert {p: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
     assert call(f"tune {run} --nfe 6") == 0

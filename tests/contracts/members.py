@@ -74,10 +74,10 @@ _PATHS: dict[str, tuple[pf.Path, tuple[float, float], tuple[float, float]]] = {
     "VE-other": (pf.VE(0.1, 5.0), (1, 5), (1, 0.1)),
     "EDM": (pf.EDM(), (1, 80), (1, 0.002)),
     "EDM-other": (pf.EDM(0.05, 10.0, 3.0), (1, 10), (1, 0.05)),
-    "DDPM-linear": (pf.DiscretePath.linear(), (sqrt(4.035829765e-5), sqrt(1 - 4.035829765e-5)), (1, 0)),
-    "DDPM-cosine": (pf.DiscretePath.cosine(), (4.9282e-5, 0.9999999988), (1, 0)),
+    "DDPM-linear": (pf.DDPMPath.linear(), (sqrt(4.035829765e-5), sqrt(1 - 4.035829765e-5)), (1, 0)),
+    "DDPM-cosine": (pf.DDPMPath.cosine(), (4.9282e-5, 0.9999999988), (1, 0)),
     "DDPM-arbitrary": (
-        pf.DiscretePath(ARBITRARY_BETAS),
+        pf.DDPMPath(ARBITRARY_BETAS),
         (
             float(np.sqrt(np.prod(1 - np.array(ARBITRARY_BETAS)))),
             float(np.sqrt(1 - np.prod(1 - np.array(ARBITRARY_BETAS)))),

@@ -132,7 +132,7 @@ def test_coefficients_are_alpha_and_sigma_and_their_derivatives(path):
         assert got.shape == t.shape
         assert torch.allclose(got, want, rtol=1e-11, atol=1e-13)
     # Where the second derivative of an interpolated schedule jumps, a difference across the jump has order one.
-    loose = 1e-3 if isinstance(path, pf.DiscretePath) else 1e-6
+    loose = 1e-3 if isinstance(path, pf.DDPMPath) else 1e-6
     for f, got in ((path.alpha, c.d_alpha), (path.sigma, c.d_sigma)):
         central = (f(t + h) - f(t - h)) / (2 * h)
         assert torch.allclose(got, central, rtol=loose, atol=1e-7)
@@ -221,8 +221,8 @@ def test_a_scalar_time_has_scalar_coefficients(path):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_score_and_noise_do_not_exist_without_an_independent_gaussian_source(path):
-    if isinstance(path, pf.DiscretePath):
-        path = pf.DiscretePath(path.betas, gaussian_source=False)
+    if isinstance(path, pf.DDPMPath):
+        path = pf.DDPMPath(path.betas, gaussian_source=False)
     else:
         path = dataclasses.replace(path, gaussian_source=False)
     x0, x1, t = randn(3, 3, seed=1), randn(3, 3, seed=2), torch.full((3,), 0.4, dtype=torch.float64)

@@ -170,7 +170,7 @@ def asked_times(path, prediction, t, **extra):
     return net.asked[0][1].tolist()
 
 
-SINGULAR_PATHS = [pf.CondOT(), pf.Cosine(), pf.VP(), pf.SubVP(), pf.DiscretePath.linear()]
+SINGULAR_PATHS = [pf.CondOT(), pf.Cosine(), pf.VP(), pf.SubVP(), pf.DDPMPath.linear()]
 
 
 @pytest.mark.parametrize("path", [p.values[0] for p in PATHS], ids=repr)

@@ -10,11 +10,12 @@ import torch
 from scipy.linalg import sqrtm
 
 import pushforward as pf
-from pushforward.data import Dataset, EightGaussians, load_digits
+from pushforward.data import Dataset, load_digits
 from pushforward.evaluate.agreement import everything, train_classifier
 from pushforward.evaluate.energy import energy_distance
 from pushforward.evaluate.frechet import centred, frechet_distance
 from pushforward.evaluate.report import balanced_labels, judge_dataset, judge_law
+from pushforward.laws import EightGaussians
 from pushforward.nets import MLP
 
 

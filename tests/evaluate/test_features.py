@@ -26,9 +26,9 @@ from pushforward.evaluate.features import (
     features_of_images,
     find_features,
 )
-from pushforward.guidance import NoisyClassifier
+from pushforward.models.classifier import NoisyClassifier
 from pushforward.nets import ImageClassifier, MLPClassifier
-from pushforward.train.files import write_file
+from pushforward.runtime.files import write_file
 
 
 def classifier(channels: int = 1, seed: int = 0, **info) -> NoisyClassifier:

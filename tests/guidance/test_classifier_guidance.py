@@ -11,7 +11,8 @@ from torch import nn
 import pushforward as pf
 from contracts.members import PATHS, THREE_PATHS, Counted, mixture, randn, relative
 from guidance.laws import LABEL, LAW, ExactClassifier, T, X
-from pushforward.guidance import ClassifierFree, ClassifierGuidance, NoisyClassifier
+from pushforward.guidance import ClassifierFree, ClassifierGuidance
+from pushforward.models.classifier import NoisyClassifier
 from pushforward.nets import MLP, ImageClassifier, MLPClassifier
 from pushforward.objectives import Classification, noisy_accuracy
 

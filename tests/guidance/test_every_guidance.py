@@ -8,7 +8,8 @@ import torch
 import pushforward as pf
 from contracts.members import Counted
 from guidance.laws import LAW, ExactClassifier
-from pushforward.guidance import Autoguidance, ClassifierFree, ClassifierGuidance, NoisyClassifier
+from pushforward.guidance import Autoguidance, ClassifierFree, ClassifierGuidance
+from pushforward.models.classifier import NoisyClassifier
 from pushforward.nets import MLP, MLPClassifier
 from pushforward.recipes.tables import SOLVERS
 

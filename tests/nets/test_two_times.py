@@ -10,7 +10,7 @@ import torch
 import pushforward as pf
 from contracts.members import randn
 from pushforward.core.derivatives import jvp
-from pushforward.core.maps import FlowMapModel
+from pushforward.models.flow_map import FlowMapModel
 from pushforward.nets import MLP, ImageClassifier, MLPClassifier, UNet
 from pushforward.nets.layers import Conditioning, SinusoidalTime, time_features
 

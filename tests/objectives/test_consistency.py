@@ -27,7 +27,7 @@ from pushforward.objectives import (
     PseudoHuber,
     squared,
 )
-from pushforward.solvers import Euler, Heun, SolvedMap
+from pushforward.solvers import Euler, Heun, SolverFlowMap
 
 MIDDLE = Uniform(0.05, 0.9)
 
@@ -191,7 +191,7 @@ def test_by_one_step_of_a_solver_the_loss_falls_at_the_order_of_the_step(solver,
     for h in (0.04, 0.02, 0.01):
         objective = ConsistencyDistillation(
             flow_model(net, path, jumps="data"), Pair(0.4, 0.4 + h), squared, weighted=False,
-            teacher=SolvedMap(law.field(path), solver),
+            teacher=SolverFlowMap(law.field(path), solver),
         )  # fmt: skip
         values.append(float(objective(law.draw(noise), noise)["loss"].detach().mean()))
     for coarse, fine in pairwise(values):
@@ -205,7 +205,7 @@ def test_with_a_good_solver_and_close_levels_the_exact_map_has_next_to_no_loss()
     for n in (16, 32, 64):
         objective = ConsistencyDistillation(
             flow_model(net, path, "data", "data"), Levels(last=n, std=None), squared,
-            weighted=False, teacher=SolvedMap(law.field(path), Heun()),
+            weighted=False, teacher=SolverFlowMap(law.field(path), Heun()),
         )  # fmt: skip
         values.append(float(objective(law.draw(noise), noise)["loss"].detach().mean()))
     assert math.log2(values[1] / values[2]) == pytest.approx(6, abs=0.7)
@@ -262,7 +262,7 @@ def test_the_loss_is_the_distance_of_two_ends_over_that_of_their_levels(path, we
     k = [path.sigma(at) / path.alpha(at) for at in (t, s)]
     k = [torch.where(at == end, edge, level) for at, end, edge, level in
          zip((t, s), (0, 1), (5.0, 0.1), k, strict=True)]  # fmt: skip
-    model, teacher = flow_model(net, path, "data"), SolvedMap(law.field(path), Heun())
+    model, teacher = flow_model(net, path, "data"), SolverFlowMap(law.field(path), Heun())
     x_t = path.sample(x0, x1, t)
     scratch = ConsistencyTraining(model, levels, squared, weighted)
     taught = ConsistencyDistillation(model, levels, squared, weighted, teacher=teacher)
@@ -296,7 +296,7 @@ def test_both_ends_have_the_same_units_dropped_and_each_call_others():
         ConsistencyTraining(model, Pair(0.4, 0.4 + 1e-8), squared, False, decay=0.9),
         ConsistencyDistillation(
             model, Pair(0.4, 0.4 + 1e-8), squared, False,
-            teacher=SolvedMap(pf.Model(Dropping(), path), Euler()),
+            teacher=SolverFlowMap(pf.Model(Dropping(), path), Euler()),
         ),
     ):  # fmt: skip
         loss = objective(law.draw(noise), noise)["loss"]
@@ -521,14 +521,14 @@ def test_a_condition_reaches_the_teacher_and_both_ends():
     batch = pf.Batch(law.draw(noise, label), {"label": label})
     net = Free()
     model = flow_model(net, path)
-    field, flow = law.field(path), SolvedMap(law.field(path), Heun())
+    field, flow = law.field(path), SolverFlowMap(law.field(path), Heun())
     for k in (0, 1):
         rows = label == k
         part = pf.Batch(batch.x1[rows], {"label": label[rows]})
         for make in (
             lambda f: ContinuousConsistency(model, f, times=MIDDLE),
             lambda f: ConsistencyDistillation(
-                model, Levels(5, 5), squared, teacher=SolvedMap(f, Heun())
+                model, Levels(5, 5), squared, teacher=SolverFlowMap(f, Heun())
             ),
         ):
             whole = make(field)(batch, noise)["loss"]

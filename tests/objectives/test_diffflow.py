@@ -11,8 +11,9 @@ from torch.distributions import Normal
 
 import pushforward as pf
 from contracts.members import Lookup, mixture, randn
+from pushforward.models.diffflow import DiffFlowModel
 from pushforward.nets import MLP
-from pushforward.objectives import DiffFlow, DiffFlowModel, NoisePrediction
+from pushforward.objectives import DiffFlow, NoisePrediction
 
 PATHS = [pf.VP(), pf.CondOT(), pf.Cosine(), pf.VE(0.2, 1.5), pf.CondOT(sigma_min=0.05), pf.SubVP()]
 

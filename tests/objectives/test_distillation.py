@@ -17,13 +17,8 @@ from contracts.members import mixture, randn
 from objectives.test_meanflow import LAWS
 from pushforward.core.noise import SOURCE
 from pushforward.core.times import Uniform
-from pushforward.objectives import (
-    FlowMatching,
-    ProgressiveDistillation,
-    Shortcut,
-    weights,
-)
-from pushforward.solvers import DDIM, Euler, SolvedMap
+from pushforward.objectives import FlowMatching, ProgressiveDistillation, Shortcut, weights
+from pushforward.solvers import DDIM, Euler, SolverFlowMap
 
 FINE = torch.tensor([0.0, 0.15, 0.3, 0.4, 0.7, 0.85, 1.0], dtype=torch.float64)
 GRID = FINE[::2].tolist()
@@ -71,7 +66,7 @@ def test_the_target_is_the_data_to_which_one_step_of_ddim_makes_two_of_the_teach
     model, net = pf.Model(Free(seed=3), path, teacher), Free(seed=4)
     x1, noise = randn(20, 2, seed=1), pf.Noise.batch(20, seed=2)
     student = flow_model(net, path, "data", tuple(GRID))
-    objective = ProgressiveDistillation(student, SolvedMap(model, DDIM()), FINE, "data")
+    objective = ProgressiveDistillation(student, SolverFlowMap(model, DDIM()), FINE, "data")
     loss = objective(x1, noise)["loss"]
     z, t, s, _ = net.asked[-1]
     assert s is None
@@ -141,7 +136,7 @@ def test_a_teacher_whose_steps_make_no_error_has_nothing_to_teach_its_copy(path)
     model = pf.Model(net, path, "data")
     student = pf.FlowMapModel(copy.deepcopy(model), tuple(GRID))
     noise = pf.Noise.batch(20, seed=1)
-    for teacher in (SolvedMap(model, DDIM()), law.flow_map(path)):
+    for teacher in (SolverFlowMap(model, DDIM()), law.flow_map(path)):
         loss = ProgressiveDistillation(student, teacher, FINE)(law.draw(noise), noise)["loss"]
         assert float(loss.detach().max()) < 1e-20 * (1 + path.source_std**2)
         assert float(gradient(loss.mean(), student.net).abs().max()) < 1e-8
@@ -226,8 +221,8 @@ def test_the_shortest_jumps_are_two_steps_along_the_velocity_and_longer_ones_two
     r = (t + s) / 2
     with torch.no_grad():
         times = torch.stack((t, r, s), 1)
-        short = pf.integrate(solver, pf.Instant(model), x, times)
-        own = pf.integrate(pf.solvers.Jump(), model, x, times)
+        short = pf.integrate(solver, pf.InstantaneousField(model), x, times)
+        own = pf.integrate(pf.solvers.FlowMapSampler(), model, x, times)
         x_s = torch.where(shortest[:, None], short, own)
     got = model.model(x, t, "velocity", s=s)
     truth = ((got - slope_to(x_s, x, t, s, path)) ** 2).mean(1)

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import pushforward as pf
-from pushforward.core.fields import EDMPreconditioning
-from pushforward.core.maps import FlowMapModel
 from pushforward.core.noise import SPAN
 from pushforward.core.times import uniform
 from pushforward.data.batch import Batch
+from pushforward.models.flow_map import FlowMapModel
+from pushforward.models.preconditioning import EDMPreconditioning
 from pushforward.nets import MLP, UNet
 from pushforward.objectives import (
     ConsistencyDistillation,
@@ -38,7 +38,7 @@ from pushforward.objectives import (
     Shortcut,
 )
 from pushforward.solvers import DDIM
-from pushforward.solvers.fewstep import SolvedMap
+from pushforward.solvers.fewstep import SolverFlowMap
 
 SIZE, STEPS, RATE, CLASSES = 8, 2, 0.2, 3
 SHAPES = {"mlp": (2,), "unet": (1, 5, 6)}
@@ -93,26 +93,28 @@ CASES = {
     ),
     "Distillation": (
         "mlp",
-        lambda net: ConsistencyDistillation(flow(net), LEVELS, teacher=SolvedMap(teacher())),
+        lambda net: ConsistencyDistillation(flow(net), LEVELS, teacher=SolverFlowMap(teacher())),
     ),
     "Distillation-slow": (
         "mlp",
         lambda net: ConsistencyDistillation(
-            flow(net, "data"), LEVELS, decay=0.5, teacher=SolvedMap(teacher())
+            flow(net, "data"), LEVELS, decay=0.5, teacher=SolverFlowMap(teacher())
         ),
     ),
     "Progressive-grid": (
         "mlp",
-        lambda net: ProgressiveDistillation(flow(net, GRID), SolvedMap(teacher(), DDIM()), FINE),
+        lambda net: ProgressiveDistillation(
+            flow(net, GRID), SolverFlowMap(teacher(), DDIM()), FINE
+        ),
     ),
     "Progressive": (
         "mlp",
-        lambda net: ProgressiveDistillation(flow(net), SolvedMap(teacher(), DDIM()), FINE),
+        lambda net: ProgressiveDistillation(flow(net), SolverFlowMap(teacher(), DDIM()), FINE),
     ),
     "Shortcut": ("mlp", lambda net: Shortcut(flow(net), finest=8, share=0.5)),
     "Shortcut-teacher": (
         "mlp",
-        lambda net: Shortcut(flow(net), SolvedMap(teacher()), finest=4, share=0.0),
+        lambda net: Shortcut(flow(net), SolverFlowMap(teacher()), finest=4, share=0.0),
     ),
     "UNet-MeanFlow": ("unet", lambda net: MeanFlow(flow(net), share=0.25)),
     "UNet-MeanFlow-guided": (

@@ -12,9 +12,9 @@ import pushforward as pf
 from pushforward.core.interpolants import Tube
 from pushforward.evaluate.transport import COSTS, follow, transport_costs, wasserstein
 from pushforward.objectives import FlowMatching, OneStep, Reflow
+from pushforward.sampling.pairs import generate_pairs
 from pushforward.solvers import Euler
-from pushforward.train.pairs import generate_pairs
-from pushforward.train.stream import Shuffled
+from pushforward.streams.stream import Shuffled
 
 PATH = pf.CondOT(gaussian_source=False)
 
@@ -188,7 +188,7 @@ def test_the_second_flow_is_straight_costs_no_more_and_takes_one_step(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_flows_trained_once_and_again_and_one_step_of_each(tmp_path: Path, seed: int) -> None:
-    law = pf.data.EightGaussians(5.0, 0.1**0.5)
+    law = pf.laws.EightGaussians(5.0, 0.1**0.5)
 
     class Independent:
         def __len__(self) -> int:

@@ -11,21 +11,15 @@ from torch import nn
 
 import pushforward as pf
 from contracts.members import Lookup, mixture, randn
-from pushforward.core.decoder import bin_log_prob
+from pushforward.core.chain import Steps, bin_log_prob
 from pushforward.core.noise import SOURCE
 from pushforward.likelihood import variational_bound
 from pushforward.nets import MLP, UNet
-from pushforward.objectives import (
-    Hybrid,
-    NoisePrediction,
-    Steps,
-    VariationalBound,
-    important_steps,
-)
+from pushforward.objectives import Hybrid, NoisePrediction, VariationalBound, important_steps
 
 MEAN, C = torch.tensor([0.4, -0.7], dtype=torch.float64), 0.3
 GAUSS = pf.GaussianMixture(MEAN[None], C)
-DDPM = pf.DiscretePath.linear(12, 0.01, 0.5)
+DDPM = pf.DDPMPath.linear(12, 0.01, 0.5)
 DENSITY = {"bin_width": None}
 
 
@@ -106,7 +100,7 @@ def test_for_gaussian_data_the_loss_is_the_closed_form_in_bits_per_dimension(
 def test_for_white_data_and_variance_beta_the_bound_is_the_likelihood():
     # Every reverse step is then Gaussian of variance beta exactly: only the mismatch at t = 0 is lost.
     white, x = pf.GaussianMixture(torch.zeros(1, 3), 1.0), randn(3, seed=4)
-    path, n = pf.DiscretePath([0.3, 0.5, 0.6]), 20000
+    path, n = pf.DDPMPath([0.3, 0.5, 0.6]), 20000
     loss = VariationalBound(exact(white, path), "beta", **DENSITY)
     got = loss(x.expand(n, 3), pf.Noise.batch(n))["loss"] * 3 * math.log(2)
     a2 = float(path.alpha(torch.zeros(()).double())) ** 2
@@ -214,7 +208,7 @@ def test_important_steps_are_drawn_as_the_root_mean_square_of_their_terms():
 
 
 def test_importance_by_a_gaussian_like_the_data_lowers_the_variance_of_the_bound():
-    law, path = mixture(2, 3), pf.DiscretePath.linear(100, 1e-3, 0.1)
+    law, path = mixture(2, 3), pf.DDPMPath.linear(100, 1e-3, 0.1)
     x = law.sample(20000, seed=1)
     gauss = pf.GaussianMixture(x.mean(0)[None], float(x.var()))
     steps = important_steps(gauss.field(path), x[:200], **DENSITY)
@@ -252,7 +246,7 @@ def improves(model, x):
 
 @pytest.mark.parametrize("make", [lambda m, **k: VariationalBound(m, "learned", **k), Hybrid])
 def test_the_learned_variance_is_the_optimal_one_between_the_two(make):
-    steps = Steps(pf.DiscretePath.linear(8, 0.05, 0.6), low_discrepancy=True)
+    steps = Steps(pf.DDPMPath.linear(8, 0.05, 0.6), low_discrepancy=True)
     net = Table(GAUSS, steps)
     model = pf.Model(net, steps.path, "data")
     loss_of, x = make(model, steps=steps, **DENSITY), GAUSS.sample(40000, seed=1)
@@ -278,7 +272,7 @@ def test_a_trained_network_has_a_variance_between_the_two_that_improves_the_boun
     # Of variance less than 1: the best variance of a step is then below beta (and above beta-tilde for any law).
     torch.manual_seed(0)
     law = pf.GaussianMixture([[0.7, 0.5], [-0.6, 0.4], [0.1, -0.7]], 0.03)
-    path, total = pf.DiscretePath.linear(10, 0.05, 0.6), 300
+    path, total = pf.DDPMPath.linear(10, 0.05, 0.6), 300
     model = pf.Model(MLP(2, 32, 2, outputs=2), path, "noise")
     loss_of = Hybrid(model, steps=Steps(path, low_discrepancy=True), **DENSITY)
     data = law.sample(20000, seed=1).float()
@@ -349,7 +343,7 @@ def test_the_bound_of_quantised_images_is_that_of_the_likelihood_module():
     net = UNet(1, 8, (1,), 1, outputs=2).double()
     for p in net.parameters():
         p.data.add_(torch.randn_like(p) * 0.05)
-    path = pf.DiscretePath.linear(4, 0.001, 0.3)
+    path = pf.DDPMPath.linear(4, 0.001, 0.3)
     model = pf.Model(net, path, "noise")
     x = (torch.rand(1, 1, 4, 4) * 15).round().double() * 2 / 15 - 1
     x[0, 0, 0, :2] = torch.tensor([-1.0, 1.0])

@@ -9,8 +9,8 @@ import torch
 
 import pushforward as pf
 from contracts.members import PATHS, Lookup, mixture
-from pushforward.core.fields import EDMPreconditioning
 from pushforward.core.times import Constant, Uniform
+from pushforward.models.preconditioning import EDMPreconditioning
 from pushforward.objectives import (
     ExplicitScoreMatching,
     FlowMatching,
@@ -65,7 +65,7 @@ def derivative(f, t):
     return torch.func.jvp(f, (t,), (torch.ones_like(t),))[1]
 
 
-@pytest.mark.parametrize("path", [*THREE, pf.DiscretePath.cosine(50)], ids=repr)
+@pytest.mark.parametrize("path", [*THREE, pf.DDPMPath.cosine(50)], ids=repr)
 def test_each_weight_has_its_published_forms(path):
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     snr = torch.exp(path.log_snr(t))

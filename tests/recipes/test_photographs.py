@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from pushforward.cli import main
 from pushforward.core.errors import InputError
-from pushforward.core.processes import Processes
 from pushforward.data import Dataset, Pictures
 from pushforward.recipes import Images
 from pushforward.recipes.experiment import settle
 from pushforward.recipes.images import read_images
-from pushforward.train.ahead import Ahead
+from pushforward.runtime.processes import Processes
+from pushforward.streams.prefetch import Prefetch
 
 TINY = (
     "--device cpu --network unet-XS --width 8 --multipliers 1 --blocks 1 --batch-size 24 --sample-every 0 "
@@ -114,7 +114,7 @@ def test_the_chosen_size_is_that_of_the_run_when_it_is_resumed_or_judged(
         raise AssertionError("a size is chosen once")
 
     monkeypatch.setattr("pushforward.data.find_size", choose)
-    monkeypatch.setattr("pushforward.data.images.choose_size", choose)
+    monkeypatch.setattr("pushforward.data.images.load.choose_size", choose)
     capsys.readouterr()
     assert main(["train", "images", "--out", str(again), "--resume", "--device", "cpu"]) == 0
     assert "at step 2 of 4" in capsys.readouterr().out
@@ -133,7 +133,7 @@ def test_decoded_early_or_late_packed_or_not_batches_are_the_same_bit_for_bit(
     for data in (photographs, tmp_path / "a"):
         for lazy in ("yes", "no"):
             experiment = recipe(data, lazy=lazy, **altered).build()
-            streams += [experiment.stream, Ahead(experiment.stream, 4, 2)]
+            streams += [experiment.stream, Prefetch(experiment.stream, 4, 2)]
             ends.append(experiment)
     for step in (0, 3, 1, 50):
         first, *others = [stream.at(step) for stream in streams]
@@ -145,7 +145,7 @@ def test_decoded_early_or_late_packed_or_not_batches_are_the_same_bit_for_bit(
         held_out = experiment.held_out
         assert torch.equal(held_out[torch.arange(2)].x1, ends[0].held_out[torch.arange(2)].x1)
     for stream in streams:
-        if isinstance(stream, Ahead):
+        if isinstance(stream, Prefetch):
             stream.close()
 
 
@@ -163,7 +163,7 @@ def test_random_squares_are_for_training_and_the_same_whoever_draws_them(
     assert "each cropped to a square of it drawn at random and scaled" in capsys.readouterr().err
     first = cut.stream.at(2).x1
     assert not torch.equal(first, plain.stream.at(2).x1)
-    with Ahead(cut.stream, 3, 2) as ahead:
+    with Prefetch(cut.stream, 3, 2) as ahead:
         assert torch.equal(ahead.at(2).x1, first)
     both = torch.arange(2)
     assert torch.equal(cut.held_out[both].x1, plain.held_out[both].x1)

@@ -75,7 +75,7 @@ def test_one_step_of_ddim_is_its_formula(eta, path):
 
 @pytest.mark.parametrize("steps", ["linear", "cosine"])
 def test_between_neighbouring_steps_it_is_the_formula_of_ho_et_al(steps):
-    path, z = getattr(pf.DiscretePath, steps)(50), randn(5, 2, seed=8)
+    path, z = getattr(pf.DDPMPath, steps)(50), randn(5, 2, seed=8)
     field = LAW.field(path)
     beta = torch.as_tensor(path.betas, dtype=torch.float64)
     bar = (1 - beta).cumprod(0)

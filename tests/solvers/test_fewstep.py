@@ -19,10 +19,10 @@ from pushforward.solvers import (
     RK4,
     Euler,
     EulerMaruyama,
+    FlowMapSampler,
     Heun,
-    Jump,
     Multistep,
-    SolvedMap,
+    SolverFlowMap,
 )
 
 LINE = mixture(1, 3)
@@ -55,7 +55,7 @@ def quantile_of(law: pf.GaussianMixture, path: pf.Path, x: Tensor, t: float) -> 
     return stats.norm.cdf(x.numpy(), alpha * means, std) @ law.log_weights.exp().numpy()
 
 
-# Jump.
+# FlowMapSampler.
 
 
 @pytest.mark.parametrize("renoise", [0.0, 0.5, 0.9, 1.0])
@@ -72,7 +72,7 @@ def test_jumps_of_an_exact_map_have_the_law_of_the_path_at_every_time(path, reno
     """A mixture on the line, by the test of Kolmogorov and Smirnov."""
     seen: list[tuple[float, Tensor]] = []
     pf.integrate(
-        Jump(renoise), LINE.flow_map(path), begin(LINE, path, 3000), torch.tensor(grid, dtype=torch.float64),
+        FlowMapSampler(renoise), LINE.flow_map(path), begin(LINE, path, 3000), torch.tensor(grid, dtype=torch.float64),
         seed=3, callback=lambda i, t, x: seen.append((float(t[0]), x)),
     )  # fmt: skip
     assert [t for t, _ in seen] == list(grid)
@@ -89,7 +89,7 @@ def test_jumps_of_an_exact_map_have_the_moments_of_the_path(path, renoise):
     root = law.components.basis[0] * law.components.eigenvalues[0].sqrt()
     seen: list[tuple[Tensor, Tensor]] = []
     pf.integrate(
-        Jump(renoise), law.flow_map(path), begin(law, path, n), torch.tensor(GRIDS[2]).double(),
+        FlowMapSampler(renoise), law.flow_map(path), begin(law, path, n), torch.tensor(GRIDS[2]).double(),
         seed=5, callback=lambda i, t, x: seen.append((t[:1], x)),
     )  # fmt: skip
     for t, x in seen:
@@ -112,7 +112,7 @@ def test_noise_put_back_makes_samples_forget_where_they_came_from():
     x = begin(law, path, n)
     grid = torch.tensor([0.0, s, 1.0]).double()
     for g in (0.0, 0.5, 0.9, 1.0):
-        end = pf.integrate(Jump(g), law.flow_map(path), x, grid, seed=1)
+        end = pf.integrate(FlowMapSampler(g), law.flow_map(path), x, grid, seed=1)
         got = float(torch.corrcoef(torch.cat((x, end), 1).T)[0, 1])
         # x_s = (alpha_s/alpha_r) x_r + sqrt(sigma_s^2 - (1 - g^2) sigma_s^2) z, all maps being linear.
         var = s**2 + (1 - s) ** 2
@@ -126,7 +126,7 @@ def test_the_jump_goes_to_less_noise_by_the_factor_that_renoise_names(path):
     flow = Recorded(law.flow_map(path))
     t, s = torch.tensor([0.1, 0.2, 0.3]).double(), torch.tensor([0.5, 0.4, 0.7]).double()
     noise = pf.Noise.batch(3, seed=2)
-    got, _ = Jump(g).step(flow, randn(3, 1), t, s, None, noise)
+    got, _ = FlowMapSampler(g).step(flow, randn(3, 1), t, s, None, noise)
     (x, start, r), = flow.asked  # fmt: skip
     assert torch.equal(start, t)
     level = path.sigma(s) / path.alpha(s)
@@ -143,7 +143,7 @@ def test_jumps_over_the_data_are_the_multistep_sampling_of_consistency_models():
     f = law.flow_map(path)
     start = 80 * randn(7, 2, seed=1)
     grid = torch.tensor([0.0, 0.3, 0.55, 0.8, 1.0]).double()
-    got = pf.integrate(Jump(1.0), f, start, grid, seed=9)
+    got = pf.integrate(FlowMapSampler(1.0), f, start, grid, seed=9)
     x = f(start, 0.0, 1.0)
     for i, t in enumerate(grid[1:-1].tolist()):
         level = (80 ** (1 / 7) + t * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
@@ -157,16 +157,16 @@ def test_a_sample_with_its_id_is_the_same_in_any_batch(renoise):
     path, law = pf.CondOT(), mixture(2, 1)
     x, grid = begin(law, path, 9), torch.tensor(GRIDS[3]).double()
     flow, ids = law.flow_map(path), torch.arange(20, 29)
-    whole = pf.integrate(Jump(renoise), flow, x, grid, ids=ids, seed=1)
-    part = pf.integrate(Jump(renoise), flow, x[4:6], grid, ids=ids[4:6], seed=1)
+    whole = pf.integrate(FlowMapSampler(renoise), flow, x, grid, ids=ids, seed=1)
+    part = pf.integrate(FlowMapSampler(renoise), flow, x[4:6], grid, ids=ids[4:6], seed=1)
     torch.testing.assert_close(part, whole[4:6], rtol=1e-12, atol=1e-12)
-    other = pf.integrate(Jump(renoise), flow, x, grid, ids=ids, seed=2)
+    other = pf.integrate(FlowMapSampler(renoise), flow, x, grid, ids=ids, seed=2)
     assert float((other - whole).abs().min()) > 1e-5
     # Nor do those that end before the data share their noise with those that end there.
     mixed = grid.repeat(9, 1)
     mixed[::2] *= 0.7
-    both = pf.integrate(Jump(renoise), flow, x, mixed, ids=ids, seed=1)
-    early = pf.integrate(Jump(renoise), flow, x, 0.7 * grid, ids=ids, seed=1)
+    both = pf.integrate(FlowMapSampler(renoise), flow, x, mixed, ids=ids, seed=1)
+    early = pf.integrate(FlowMapSampler(renoise), flow, x, 0.7 * grid, ids=ids, seed=1)
     torch.testing.assert_close(both[1::2], whole[1::2], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(both[::2], early[::2], rtol=1e-12, atol=1e-12)
 
@@ -175,13 +175,13 @@ def test_straight_jumps_go_back_and_those_with_noise_do_not():
     path, law = pf.VP(), mixture(2, 1)
     flow, x = law.flow_map(path), begin(law, path, 5)
     grid = torch.tensor(GRIDS[2]).double()
-    there = pf.integrate(Jump(), flow, x, grid)
-    torch.testing.assert_close(pf.integrate(Jump(), flow, there, grid.flip(0)), x)
+    there = pf.integrate(FlowMapSampler(), flow, x, grid)
+    torch.testing.assert_close(pf.integrate(FlowMapSampler(), flow, there, grid.flip(0)), x)
     with pytest.raises(pf.InputError, match=r"Jump with renoise > 0 goes .* increasing times"):
-        pf.integrate(Jump(0.5), flow, there, grid.flip(0))
+        pf.integrate(FlowMapSampler(0.5), flow, there, grid.flip(0))
     for bad in (-0.1, 1.5):
         with pytest.raises(pf.InputError, match=r"renoise is .* must lie in"):
-            Jump(bad)
+            FlowMapSampler(bad)
 
 
 def test_noise_is_put_back_only_where_the_source_is_gaussian_noise():
@@ -189,10 +189,12 @@ def test_noise_is_put_back_only_where_the_source_is_gaussian_noise():
     flow = law.flow_map(pf.CondOT(gaussian_source=False))
     x = randn(3, 2)
     with pytest.raises(pf.UndefinedError, match="noise that is put back between jumps"):
-        pf.integrate(Jump(1.0), flow, x, torch.tensor(GRIDS[1]))
-    one = pf.integrate(Jump(1.0), flow, x, torch.tensor(GRIDS[0]))  # none is put back
+        pf.integrate(FlowMapSampler(1.0), flow, x, torch.tensor(GRIDS[1]))
+    one = pf.integrate(FlowMapSampler(1.0), flow, x, torch.tensor(GRIDS[0]))  # none is put back
     torch.testing.assert_close(one, flow(x, 0.0, 1.0))
-    torch.testing.assert_close(pf.integrate(Jump(0.0), flow, x, torch.tensor(GRIDS[1])), one)
+    torch.testing.assert_close(
+        pf.integrate(FlowMapSampler(0.0), flow, x, torch.tensor(GRIDS[1])), one
+    )
 
 
 # generate.
@@ -236,7 +238,7 @@ def test_a_map_of_its_own_grid_takes_its_own_steps():
         with pytest.raises(pf.InputError, match=f"takes 2 steps.* and not {nfe}"):
             pf.generate(flow, 4, nfe=nfe, source=x)
     with pytest.raises(pf.UndefinedError, match="2 steps of its own grid"):
-        pf.generate(flow, 4, solver=Jump(1.0), nfe=2, source=x)
+        pf.generate(flow, 4, solver=FlowMapSampler(1.0), nfe=2, source=x)
 
 
 def test_its_own_grid_can_be_told_to_a_map_as_errors_advise():
@@ -269,7 +271,7 @@ def test_a_map_to_the_data_alone_goes_on_by_noise():
     truth = flow(0.5 * flow(x, 0.0, 1.0) + 0.5 * z, 0.5, 1.0)
     torch.testing.assert_close(pf.generate(flow, 4, nfe=2, seed=6, source=x), truth)
     with pytest.raises(pf.UndefinedError, match="the way to the data alone"):
-        pf.generate(flow, 4, nfe=2, solver=Jump(0.0), source=x)
+        pf.generate(flow, 4, nfe=2, solver=FlowMapSampler(0.0), source=x)
 
 
 def test_a_map_takes_no_guidance_and_no_solver_of_velocities():
@@ -284,16 +286,16 @@ def test_a_map_takes_no_guidance_and_no_solver_of_velocities():
         with pytest.raises(pf.UndefinedError, match="follows a velocity, and this is a flow map"):
             pf.generate(flow, 2, solver=solver, nfe=2)
     with pytest.raises(pf.InputError, match="Jump takes a flow map"):
-        pf.generate(mixture(2, 1).field(pf.CondOT()), 2, solver=Jump(), nfe=2)
+        pf.generate(mixture(2, 1).field(pf.CondOT()), 2, solver=FlowMapSampler(), nfe=2)
     # As a field, it is sampled as fields are.
     x = randn(3, 2, seed=1)
-    truth = pf.integrate(Heun(), pf.Instant(flow), x, pf.times.uniform(3))
+    truth = pf.integrate(Heun(), pf.InstantaneousField(flow), x, pf.times.uniform(3))
     torch.testing.assert_close(
-        pf.generate(pf.Instant(flow), 3, solver=Heun(), nfe=6, source=x), truth
+        pf.generate(pf.InstantaneousField(flow), 3, solver=Heun(), nfe=6, source=x), truth
     )
 
 
-# SolvedMap.
+# SolverFlowMap.
 
 
 @pytest.mark.parametrize(("solver", "order"), [(Euler(), 1), (DDIM(), 1), (Heun(), 2), (RK4(), 4)])
@@ -309,7 +311,7 @@ def test_the_error_of_a_solved_map_falls_by_the_order_of_its_solver(path, kind, 
     truth = law.flow_map(path)(x, t, s)
     errors = []
     for steps in (32, 64):
-        got = SolvedMap(law.field(path), solver, steps)(x, t, s)
+        got = SolverFlowMap(law.field(path), solver, steps)(x, t, s)
         assert torch.equal(got[:3], x[:3])
         for rows in (s > t, s < t):
             errors.append(float((got - truth)[rows].norm()))
@@ -324,13 +326,13 @@ def test_on_a_common_grid_a_solved_map_is_integrate(solver, ends):
     field, x = law.field(path), randn(5, 2, seed=1)
     times = torch.linspace(*ends, 6, dtype=torch.float64)
     truth = pf.integrate(solver, field, x, times)
-    got = SolvedMap(field, solver, 5)(x, *ends)
+    got = SolverFlowMap(field, solver, 5)(x, *ends)
     torch.testing.assert_close(got, truth, rtol=1e-12, atol=1e-12)
 
 
 def test_samples_that_stay_do_so_at_any_time_and_change_nothing_for_others():
     field = Counted(mixture(2, 3).field(pf.VP()))
-    flow = SolvedMap(field, Heun(), 2)
+    flow = SolverFlowMap(field, Heun(), 2)
     t = torch.tensor([0.0, 0.5, 1.0, 0.3, 0.2]).double()
     s = torch.tensor([0.0, 0.5, 1.0, 0.6, 0.1]).double()
     x = randn(5, 2, seed=1)
@@ -344,7 +346,7 @@ def test_samples_that_stay_do_so_at_any_time_and_change_nothing_for_others():
 
 def test_a_solved_map_passes_conditions_on_and_is_a_flow_map():
     law = mixture(2, 4, labels=[0, 1, 0, 1])
-    flow = SolvedMap(law.field(pf.CondOT()), RK4(), 40)
+    flow = SolverFlowMap(law.field(pf.CondOT()), RK4(), 40)
     assert isinstance(flow, pf.FlowMap)
     assert flow.jumps == "any"
     assert not isinstance(law.field(pf.CondOT()), pf.FlowMap)
@@ -355,18 +357,18 @@ def test_a_solved_map_passes_conditions_on_and_is_a_flow_map():
         keep = law.labels == k
         parts = cov.basis[keep] @ torch.diag_embed(cov.eigenvalues[keep]) @ cov.basis[keep].mT
         part = pf.GaussianMixture(means[keep], parts, law.log_weights[keep].exp())
-        truth = SolvedMap(part.field(pf.CondOT()), RK4(), 40)(x, 0.2, 0.8)
+        truth = SolverFlowMap(part.field(pf.CondOT()), RK4(), 40)(x, 0.2, 0.8)
         torch.testing.assert_close(got[label == k], truth[label == k], rtol=1e-9, atol=1e-9)
 
 
 def test_a_solver_with_noise_makes_no_map():
     field, x = mixture(2, 2).field(pf.CondOT()), randn(3, 2)
     for solver in (EulerMaruyama(0.7), DDPM(), DDIM(1.0)):
-        with pytest.raises(pf.InputError, match="SolvedMap take solvers without noise"):
-            SolvedMap(field, solver, 2)(x, 0.2, 0.6)
+        with pytest.raises(pf.InputError, match="SolverFlowMap take solvers without noise"):
+            SolverFlowMap(field, solver, 2)(x, 0.2, 0.6)
     for steps in (0, -1):
         with pytest.raises(pf.InputError, match="at least 1"):
-            SolvedMap(field, Heun(), steps)
+            SolverFlowMap(field, Heun(), steps)
 
 
 def test_a_flow_map_asked_for_what_takes_a_velocity_says_where_to_find_one():
@@ -380,5 +382,5 @@ def test_a_flow_map_asked_for_what_takes_a_velocity_says_where_to_find_one():
         with pytest.raises(pf.UndefinedError, match=r"Instant\(model\)"):
             ask()
     # And there it is: the density of the law itself.
-    found = pf.log_prob(pf.Instant(flow), x)
+    found = pf.log_prob(pf.InstantaneousField(flow), x)
     torch.testing.assert_close(found, law.log_prob(x), rtol=1e-5, atol=1e-5)

@@ -14,7 +14,7 @@ from pushforward.solvers import Learned, Multistep
 from pushforward.solvers.learned import COORDINATES, Weights, universal
 
 ALL_PATHS = [
-    pf.CondOT(), pf.Cosine(), pf.VP(), pf.SubVP(), pf.VE(), pf.EDM(), pf.DiscretePath.linear(),
+    pf.CondOT(), pf.Cosine(), pf.VP(), pf.SubVP(), pf.VE(), pf.EDM(), pf.DDPMPath.linear(),
 ]  # fmt: skip
 
 

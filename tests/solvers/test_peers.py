@@ -298,7 +298,7 @@ TOLERANCE = {DPM: 3e-6}
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim_is_that_of_diffusers(doubles, eta):
-    path = pf.DiscretePath.linear()
+    path = pf.DDPMPath.linear()
     field = mixture(2).field(path)
     scheduler = diffusers_class("DDIMScheduler")(
         beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False

@@ -19,7 +19,7 @@ from tinyrun import outcome, trainer, tree
 from zygote import Zygote
 
 from pushforward.core.errors import CheckpointError
-from pushforward.train.files import write_file, write_folder
+from pushforward.runtime.files import write_file, write_folder
 
 
 class Faults:

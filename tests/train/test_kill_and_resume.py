@@ -18,8 +18,8 @@ from tinyrun import outcome, steps_logged, trainer, tree
 from zygote import Zygote
 
 from pushforward.core.errors import CheckpointError
+from pushforward.runtime.files import sha256
 from pushforward.train.checkpoint import Checkpoints
-from pushforward.train.files import sha256
 
 TOY = (
     "train", "toy2d", "--device", "cpu", "--width", 32, "--depth", 1, "--batch-size", 32, "--ema", 0.9, "--out", "run",
@@ -278,7 +278,7 @@ def test_resuming_mends_the_model_of_a_run_killed_between_its_last_checkpoint_an
 
 
 def test_two_processes_never_train_in_one_folder(zygote: Zygote, tmp_path: Path) -> None:
-    from pushforward.train.files import locked
+    from pushforward.runtime.files import locked
 
     options = ("--steps", 4, "--checkpoint-every", 2, "--sample-every", 0)
     assert zygote.run(*TOY, *options, cwd=tmp_path) == 0
@@ -362,7 +362,7 @@ def test_a_signal_in_the_last_step_changes_nothing(tmp_path: Path) -> None:
 def test_a_second_signal_ends_a_run_at_once(zygote: Zygote, tmp_path: Path) -> None:
     twice = """
 import signal
-from pushforward.train.stream import Drawn
+from pushforward.streams.stream import Drawn
 real = Drawn.at
 def at(self, step):
     if step == 3:

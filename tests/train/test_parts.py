@@ -10,11 +10,11 @@ from tinyrun import dataset
 
 import pushforward as pf
 from pushforward.core.noise import DATA
-from pushforward.data import EightGaussians
+from pushforward.laws import EightGaussians
 from pushforward.nets import MLP
+from pushforward.streams.stream import Drawn, Shuffled
 from pushforward.train.ema import EMA
 from pushforward.train.schedules import learning_rate
-from pushforward.train.stream import Drawn, Shuffled
 
 
 def model(dtype: torch.dtype = torch.float32) -> pf.Model:

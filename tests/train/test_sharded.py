@@ -19,8 +19,8 @@ from together import BATCH, SLOW, everything, followed, plain, short
 from zygote import Zygote
 
 from pushforward.core.errors import CheckpointError
+from pushforward.runtime.files import sha256
 from pushforward.train.checkpoint import Checkpoints
-from pushforward.train.files import sha256
 from pushforward.train.sharded import read_whole
 
 GO = "from together import go; go({})"
@@ -209,7 +209,7 @@ TOY = (
 # One process gets SIGTERM while it draws the batch of a step, or while it writes the shard of a save that takes long.
 AT_A_STEP = """
 import os, signal
-from pushforward.train.stream import Drawn
+from pushforward.streams.stream import Drawn
 if rank == {rank}:
     real = Drawn.at
     def at(self, step):

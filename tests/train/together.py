@@ -15,17 +15,17 @@ from tinyrun import IDENTITY, dataset
 from torch import Tensor
 
 import pushforward as pf
-from pushforward.core.processes import joined
 from pushforward.data.batch import Batch
 from pushforward.nets import MLP, DiT, UNet
 from pushforward.objectives import FlowMatching
 from pushforward.objectives.matching import draw
 from pushforward.recipes.experiment import validation
-from pushforward.sampling import generate_together
-from pushforward.train.ahead import Ahead
-from pushforward.train.loop import Settings, Trainer
+from pushforward.runtime.processes import joined
+from pushforward.sampling.generate import generate_together
+from pushforward.streams.prefetch import Prefetch
+from pushforward.streams.stream import Coupled, Drawn, Shuffled
 from pushforward.train.parallel import local, whole
-from pushforward.train.stream import Coupled, Drawn, Shuffled
+from pushforward.train.trainer import Settings, Trainer
 
 # A share of it is no binary fraction, and an epoch ends within a batch.
 BATCH, SIZE = 10, 23
@@ -60,8 +60,8 @@ def by_size(x0: Tensor, x1: Tensor, noise: pf.Noise, cond=None) -> tuple[Tensor,
 STREAMS: dict[str, Any] = {
     "shuffled": lambda images: Shuffled(dataset(images, SIZE), BATCH, seed=0),
     "altered": lambda images: Shuffled(Shifted(dataset(images, SIZE)), BATCH, seed=0),
-    "ahead": lambda images: Ahead(Shuffled(dataset(images, SIZE), BATCH, seed=0), 4, 2),
-    "coupled": lambda images: Ahead(
+    "ahead": lambda images: Prefetch(Shuffled(dataset(images, SIZE), BATCH, seed=0), 4, 2),
+    "coupled": lambda images: Prefetch(
         Coupled(Shuffled(dataset(images, SIZE), BATCH, seed=0), by_size, seed=0)
     ),
     "drawn": lambda images: Drawn(law(), BATCH, seed=0),

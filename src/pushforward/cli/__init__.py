@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def shared(command: Command) -> int:
     """Run a command as one of the processes that torchrun has started: the first one speaks."""
     from pushforward.core.errors import InputError
-    from pushforward.core.processes import ElsewhereError, joined
+    from pushforward.runtime.processes import ElsewhereError, joined
 
     if not command.shareable:
         if int(os.environ.get("RANK", "0")) > 0:

@@ -14,7 +14,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from pushforward.core.fields import Model
+    from pushforward.models.model import Model
     from pushforward.recipes.experiment import Experiment
 
 RunFolder = Annotated[Path, tyro.conf.Positional]
@@ -85,6 +85,6 @@ def say(text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    from pushforward.train.files import write_file
+    from pushforward.runtime.files import write_file
 
     write_file(path, (json.dumps(value, indent=1) + "\n").encode())

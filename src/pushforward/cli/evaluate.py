@@ -24,10 +24,10 @@ from pushforward.cli.sampling import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pushforward.core.fields import Model
     from pushforward.evaluate.compare import Comparison, Method
     from pushforward.evaluate.features import Features
     from pushforward.evaluate.fewstep import Quality
+    from pushforward.models.model import Model
     from pushforward.recipes.experiment import Experiment
 
 
@@ -97,9 +97,9 @@ class Evaluate(Sampling):
 
     def run(self) -> int:
         from pushforward.core.errors import InputError
-        from pushforward.core.maps import FlowMap
-        from pushforward.core.processes import Processes
+        from pushforward.core.fields import FlowMap
         from pushforward.recipes.card import write_card
+        from pushforward.runtime.processes import Processes
 
         own = ["solvers", "grids", "distance"] + ([] if self.students else ["nfes"])
         if not self.compare and (given := self.given(*own)):
@@ -153,8 +153,8 @@ class Evaluate(Sampling):
         from pushforward.data import Dataset
         from pushforward.evaluate.agreement import trained_classifier
         from pushforward.evaluate.features import find_features
-        from pushforward.recipes.experiment import find_device
-        from pushforward.train.share import load_classifier
+        from pushforward.runtime.device import find_device
+        from pushforward.saving.folder import load_classifier
 
         name = self.given("features", "classifier", "neighbours")[0]
         data, held_out = experiment.data, experiment.held_out
@@ -191,7 +191,7 @@ class Evaluate(Sampling):
         from pushforward.evaluate.neighbours import picture
         from pushforward.evaluate.pictures import png
         from pushforward.evaluate.report import judge_features
-        from pushforward.train.files import write_file
+        from pushforward.runtime.files import write_file
 
         train: Any = experiment.data
         held_out: Any = experiment.held_out
@@ -221,8 +221,9 @@ class Evaluate(Sampling):
         from pushforward.core.errors import InputError
         from pushforward.evaluate.agreement import everything, trained_classifier
         from pushforward.objectives import noisy_accuracy
-        from pushforward.recipes.experiment import Classifying, find_device, recipe_of
-        from pushforward.train.share import load_classifier
+        from pushforward.recipes.experiment import Classifying, recipe_of
+        from pushforward.runtime.device import find_device
+        from pushforward.saving.folder import load_classifier
 
         for name in self.given(
             "compare", "guidance", "solver", "grid", "nfe", "transport", "features", "classifier", "neighbours",
@@ -256,13 +257,14 @@ class Evaluate(Sampling):
     def against_students(self) -> int:
         """Judge students beside this run's model."""
         from pushforward.core.errors import InputError
-        from pushforward.core.maps import FlowMap
+        from pushforward.core.fields import FlowMap
         from pushforward.data import Dataset
         from pushforward.evaluate.fewstep import TEACHER, figure, quality
         from pushforward.evaluate.transport import wasserstein
-        from pushforward.recipes.experiment import find_device, find_source
-        from pushforward.train.files import write_file
-        from pushforward.train.share import load
+        from pushforward.recipes.experiment import find_source
+        from pushforward.runtime.device import find_device
+        from pushforward.runtime.files import write_file
+        from pushforward.saving.folder import load
 
         if self.compare or self.transport or self.given("solver", "grid", "renoise", "nfe"):
             raise InputError(
@@ -315,11 +317,11 @@ class Evaluate(Sampling):
     def comparison(self) -> int:
         """Judge solvers."""
         from pushforward.core.errors import InputError
-        from pushforward.core.maps import FlowMap
+        from pushforward.core.fields import FlowMap
         from pushforward.evaluate.compare import compare, distance_to, figure
         from pushforward.evaluate.report import balanced_labels
         from pushforward.recipes.tables import STOCHASTIC
-        from pushforward.train.files import write_file
+        from pushforward.runtime.files import write_file
 
         if self.transport:
             raise InputError("--transport is of one flow: leave --compare out")

@@ -33,9 +33,9 @@ class Gallery(Command):
 
     def run(self) -> int:
         from pushforward.core.errors import InputError
-        from pushforward.data.toy import LAWS
         from pushforward.evaluate.gallery import gallery
-        from pushforward.train.files import write_file
+        from pushforward.laws.plane import LAWS
+        from pushforward.runtime.files import write_file
 
         if not self.folders:
             raise InputError("which runs? Give their folders")
@@ -59,8 +59,8 @@ class Gallery(Command):
 
     def model(self, folder: Path) -> Any:
         from pushforward.core.errors import InputError
-        from pushforward.recipes.experiment import find_device
-        from pushforward.train.share import load
+        from pushforward.runtime.device import find_device
+        from pushforward.saving.folder import load
 
         model = load(folder, find_device(self.device))
         if model.shape != (2,) or "law" not in model.info:
@@ -71,15 +71,14 @@ class Gallery(Command):
         """Trajectories of a run, with the energy distance of their ends to the data."""
         import torch
 
-        from pushforward.core.bridges import ScoreField
+        from pushforward.core.fields import FlowMap, ScoreField
         from pushforward.core.interpolants import BrownianBridge
-        from pushforward.core.maps import FlowMap
         from pushforward.core.times import uniform
         from pushforward.evaluate.energy import energy_distance
         from pushforward.evaluate.gallery import Entry
-        from pushforward.objectives import DiffFlowModel
+        from pushforward.models.diffflow import DiffFlowModel
         from pushforward.recipes.experiment import find_source
-        from pushforward.sampling import generate
+        from pushforward.sampling.generate import generate
         from pushforward.solvers import EulerMaruyama, Heun
 
         options: dict[str, Any] = {"solver": Heun(), "grid": uniform(100)}

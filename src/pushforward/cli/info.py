@@ -17,9 +17,9 @@ class Info(Command):
 
     def run(self) -> int:
         from pushforward.recipes.experiment import CONFIG, read_config
+        from pushforward.saving.folder import load
         from pushforward.train.checkpoint import Checkpoints
         from pushforward.train.log import JSONLines
-        from pushforward.train.share import load
 
         model = load(self.folder)
         count = sum(p.numel() for p in model.parameters())

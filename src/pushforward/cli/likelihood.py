@@ -12,8 +12,8 @@ from pushforward.cli.base import Command, Device, RunFolder, reopen, show, write
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pushforward.core.fields import Model
-    from pushforward.core.oracle import Law
+    from pushforward.laws.law import Law
+    from pushforward.models.model import Model
 
 
 class Likelihood(Command):
@@ -55,17 +55,18 @@ class Likelihood(Command):
 
     def run(self) -> int:
         from pushforward.core.errors import InputError
-        from pushforward.core.maps import FlowMap
+        from pushforward.core.fields import FlowMap
         from pushforward.evaluate.likelihood import Settings, judge
-        from pushforward.recipes.experiment import find_device, find_source
-        from pushforward.train.share import load
+        from pushforward.recipes.experiment import find_source
+        from pushforward.runtime.device import find_device
+        from pushforward.saving.folder import load
 
         model = load(self.folder, find_device(self.device))
         if isinstance(model, FlowMap):
             raise InputError(
                 "a likelihood takes the velocity of a flow, and this model is a flow map: ask its teacher, or in "
                 "Python "
-                "log_prob(Instant(model), x) of one that knows any jump"
+                "log_prob(InstantaneousField(model), x) of one that knows any jump"
             )
         x, label, law = self.samples(model)
         if self.unconditional or model.classes is None:

@@ -25,8 +25,9 @@ class Reflow(Rectify, Command):
     def run(self) -> int:
         from pushforward.cli.base import write_json
         from pushforward.core.errors import InputError
-        from pushforward.recipes.experiment import find_device, find_source, train
-        from pushforward.train.share import load
+        from pushforward.recipes.experiment import find_source, train
+        from pushforward.runtime.device import find_device
+        from pushforward.saving.folder import load
 
         if self.teacher is not None:
             raise InputError("the teacher is the first argument: leave --teacher out")
@@ -57,7 +58,7 @@ def figures(model: Any, source: Any, num: int, seed: int, one_step: bool) -> dic
 
     from pushforward.core.noise import Noise
     from pushforward.evaluate.transport import follow, transport_costs
-    from pushforward.sampling import generate
+    from pushforward.sampling.generate import generate
 
     device = next(model.parameters()).device
     noise = Noise.batch(num, seed, device=device)

@@ -12,7 +12,7 @@ from pushforward.cli.sampling import Sampling, described
 
 if TYPE_CHECKING:
     from pushforward.core.fields import Field as ModelField
-    from pushforward.core.fields import Model
+    from pushforward.models.model import Model
 
 
 class Sample(Sampling):
@@ -37,9 +37,9 @@ class Sample(Sampling):
     def guided(self, model: Model) -> ModelField:
         """The model under the guidance of the classifier, if there is one: the unconditional model then."""
         from pushforward.core.errors import InputError
-        from pushforward.core.maps import FlowMap
+        from pushforward.core.fields import FlowMap
         from pushforward.guidance import ClassifierGuidance
-        from pushforward.train.share import load_classifier
+        from pushforward.saving.folder import load_classifier
 
         if self.classifier is None:
             if self.classifier_scale != 1:
@@ -65,11 +65,11 @@ class Sample(Sampling):
         import torch
 
         from pushforward.core.errors import InputError
-        from pushforward.core.processes import Processes
         from pushforward.evaluate.pictures import png
         from pushforward.recipes.experiment import draw
-        from pushforward.sampling import generate_together
-        from pushforward.train.files import write_file
+        from pushforward.runtime.files import write_file
+        from pushforward.runtime.processes import Processes
+        from pushforward.sampling.generate import generate_together
 
         model = self.model()
         field = self.guided(model)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pushforward.core.fields import Field as ModelField
-    from pushforward.core.fields import Model
-    from pushforward.core.maps import FlowMap
+    from pushforward.core.fields import FlowMap
+    from pushforward.models.model import Model
     from pushforward.solvers import Solver
 
 SolverName = Literal[
@@ -50,10 +50,10 @@ def find_sampler(
 ) -> Sampler:
     """The sampler of these names at nfe calls; "auto" is what `generate` takes by itself."""
     from pushforward.core.errors import InputError
-    from pushforward.core.maps import FlowMap
-    from pushforward.objectives import Backward
+    from pushforward.core.fields import FlowMap
+    from pushforward.models.diffflow import Backward
     from pushforward.recipes.tables import GRIDS, SOLVERS, own_grid
-    from pushforward.sampling import default_sampler, solver_of_any_grid
+    from pushforward.sampling.generate import default_sampler, solver_of_any_grid
     from pushforward.solvers import Learned
     from pushforward.solvers.learned import universal
 
@@ -109,7 +109,7 @@ def find_jump(
 
     from pushforward.core.errors import InputError
     from pushforward.recipes.tables import GRIDS
-    from pushforward.solvers import Jump
+    from pushforward.solvers import FlowMapSampler
     from pushforward.solvers.fewstep import default_jump
 
     if solver != "auto":
@@ -117,7 +117,7 @@ def find_jump(
             f"this model is a flow map, which {solver} cannot follow: leave --solver out"
         )
     assert nfe is not None
-    jump = default_jump(flow) if renoise is None else Jump(renoise)
+    jump = default_jump(flow) if renoise is None else FlowMapSampler(renoise)
     name = "jump" if jump.renoise == 0 else f"jump, renoise {jump.renoise:g}"
     if isinstance(flow.jumps, tuple):
         steps = len(flow.jumps) - 1
@@ -163,7 +163,7 @@ class Sampling(Command):
 
     def budget(self, model: Model) -> int | None:
         """Network calls; None for a solver that makes as many as it takes."""
-        from pushforward.sampling import default_nfe
+        from pushforward.sampling.generate import default_nfe
 
         return default_nfe(model) if self.nfe is None and self.solver != "dopri5" else self.nfe
 
@@ -203,9 +203,9 @@ class Sampling(Command):
 
     def model(self) -> Model:
         from pushforward.core.errors import InputError
-        from pushforward.core.maps import FlowMap
-        from pushforward.recipes.experiment import find_device
-        from pushforward.train.share import load
+        from pushforward.core.fields import FlowMap
+        from pushforward.runtime.device import find_device
+        from pushforward.saving.folder import load
 
         model = load(self.folder, find_device(self.device))
         if self.guidance is not None and model.classes is None:

@@ -53,7 +53,7 @@ class Train(Command):
 def has_samplers(folder: Path) -> bool:
     """Whether the model in a folder has samplers fitted to it; no if there is none that can be read."""
     from pushforward.core.errors import CheckpointError
-    from pushforward.train.share import load
+    from pushforward.saving.folder import load
 
     try:
         return bool(load(folder).info.get("samplers"))

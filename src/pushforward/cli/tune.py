@@ -11,8 +11,8 @@ from tyro.conf import UseAppendAction
 from pushforward.cli.base import Command, Device, RunFolder, say
 
 if TYPE_CHECKING:
-    from pushforward.core.fields import Model
-    from pushforward.tuning import Tuned
+    from pushforward.models.model import Model
+    from pushforward.sampling.tune import Tuned
 
 
 class Tune(Command):
@@ -47,10 +47,10 @@ class Tune(Command):
         from rich.table import Table
 
         from pushforward.core.errors import InputError
-        from pushforward.core.maps import FlowMap
-        from pushforward.recipes.experiment import find_device
-        from pushforward.train.share import load
-        from pushforward.tuning import tune
+        from pushforward.core.fields import FlowMap
+        from pushforward.runtime.device import find_device
+        from pushforward.sampling.tune import tune
+        from pushforward.saving.folder import load
 
         calls = sorted(set(chain.from_iterable(self.nfe)))
         if not calls:
@@ -99,8 +99,8 @@ class Tune(Command):
     def keep(self, model: Model, tuned: Tuned) -> None:
         """Write the sampler into the model's folder, beside those that are there by now."""
         from pushforward.core.errors import CheckpointError
-        from pushforward.train.files import locked
-        from pushforward.train.share import load, save_info
+        from pushforward.runtime.files import locked
+        from pushforward.saving.folder import load, save_info
 
         with locked(self.folder):
             there = load(self.folder)

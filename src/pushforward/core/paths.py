@@ -414,7 +414,7 @@ def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
 
 
 @dataclass(frozen=True)
-class DiscretePath(VariancePreserving):
+class DDPMPath(VariancePreserving):
     """A discrete schedule beta_1, ..., beta_T as a path in continuous time.
 
         alpha-bar_k = prod_{j <= k} (1 - beta_j),   x = sqrt(alpha-bar_k) x1 + sqrt(1 - alpha-bar_k) x0,   k = T (1 - t)
@@ -439,14 +439,12 @@ class DiscretePath(VariancePreserving):
         object.__setattr__(self, "gaussian_source", gaussian_source)
 
     @classmethod
-    def linear(cls, steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> DiscretePath:
+    def linear(cls, steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> DDPMPath:
         """The schedule of DDPM: beta_k from `start` to `end` in equal increments (Ho et al. 2020, sec. 4)."""
         return cls(torch.linspace(start, end, steps, dtype=torch.float64))
 
     @classmethod
-    def cosine(
-        cls, steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
-    ) -> DiscretePath:
+    def cosine(cls, steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> DDPMPath:
         """alpha-bar_k ~ cos^2(pi/2 (k/T + offset)/(1 + offset)), beta_k <= max_beta.
 
         Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 17.
@@ -461,7 +459,7 @@ class DiscretePath(VariancePreserving):
 
     def __repr__(self) -> str:
         source = "" if self.gaussian_source else ", gaussian_source=False"
-        return f"DiscretePath({self.steps} betas, {self.betas[0]:.3g} ... {self.betas[-1]:.3g}{source})"
+        return f"DDPMPath({self.steps} betas, {self.betas[0]:.3g} ... {self.betas[-1]:.3g}{source})"
 
     def step_of_time(self, t: Tensor) -> Tensor:
         """k = T (1 - t): T at the noise, 0 at the data. Others who count 0 ... T-1 mean k - 1."""

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from pushforward.core.errors import DataError, InputError
 from pushforward.core.noise import DATA, Noise
-from pushforward.data.augment import Augment
 from pushforward.data.batch import Batch
-from pushforward.data.pictures import Pictures
+from pushforward.data.images.augment import Augment
+from pushforward.data.images.lazy import Pictures
 
 IMAGE_KEYS = ("image", "images", "x", "data", "arr_0")
 LABEL_KEYS = ("label", "labels", "y")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.data.arrays import Dataset
-from pushforward.guidance import NoisyClassifier
+from pushforward.models.classifier import NoisyClassifier
 
 
 class Judge(ABC):

@@ -16,13 +16,13 @@ from torch import Tensor
 from pushforward import __version__
 from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
-from pushforward.core.oracle import Law
 from pushforward.data.arrays import Dataset
 from pushforward.evaluate.agreement import everything
 from pushforward.evaluate.energy import energy_distance
 from pushforward.evaluate.frechet import frechet_distance
 from pushforward.evaluate.report import MAX_DIMENSIONS
-from pushforward.sampling import generate
+from pushforward.laws.law import Law
+from pushforward.sampling.generate import generate
 from pushforward.solvers import Learned, Solver
 
 # Steps of the reference, doubled from the first to the last until it changes by less than this share.

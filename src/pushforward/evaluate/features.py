@@ -18,7 +18,7 @@ from pushforward.core.errors import InputError
 from pushforward.data.arrays import Dataset
 from pushforward.evaluate.cache import Write, cached
 from pushforward.evaluate.inception import inception, resize
-from pushforward.guidance import NoisyClassifier
+from pushforward.models.classifier import NoisyClassifier
 from pushforward.nets import ImageClassifier
 
 Range = tuple[float, float]

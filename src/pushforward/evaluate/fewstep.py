@@ -11,7 +11,7 @@ from typing import Any
 
 from pushforward import __version__
 from pushforward.core.errors import InputError
-from pushforward.core.maps import FlowMap
+from pushforward.core.fields import FlowMap
 from pushforward.evaluate.compare import OTHERS, QUIET, beside, labels_apart
 
 # What is drawn, where it was found: key of the figures, title, whether less is better.

@@ -13,9 +13,9 @@ from torch import Tensor
 from pushforward import __version__
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
-from pushforward.core.oracle import ExactField
 from pushforward.core.times import uniform
-from pushforward.sampling import generate
+from pushforward.laws.mixture import ExactField
+from pushforward.sampling.generate import generate
 from pushforward.solvers import Heun
 
 START, END, LINE = "#b2182b", "#2166ac", "#8c8c8c"

@@ -17,7 +17,7 @@ from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
 from pushforward.core.times import uniform
 from pushforward.evaluate.figures import END, LINE, START
-from pushforward.sampling import evaluating, home
+from pushforward.sampling.generate import evaluating, home
 from pushforward.solvers import Heun, Solver, integrate
 
 ROWS = ("trajectories", "coupling", "density at t = 1")

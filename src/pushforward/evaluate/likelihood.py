@@ -10,10 +10,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Model
-from pushforward.core.oracle import Law
-from pushforward.core.paths import DiscretePath, Path
+from pushforward.core.paths import DDPMPath, Path
 from pushforward.core.times import straight, uniform
+from pushforward.laws.law import Law
 from pushforward.likelihood import (
     bits,
     log_prob,
@@ -21,6 +20,7 @@ from pushforward.likelihood import (
     source_log_prob,
     variational_bound,
 )
+from pushforward.models.model import Model
 from pushforward.solvers import DormandPrince
 
 # Up to this many dimensions the divergence is worked out exactly unless probes are asked for.
@@ -81,7 +81,7 @@ def judge(
         "tolerance": settings.tolerance, "seed": settings.seed,
     }  # fmt: skip
     if settings.bound:
-        discrete = isinstance(model.path, DiscretePath)
+        discrete = isinstance(model.path, DDPMPath)
         steps = settings.bound_steps or (model.path.steps if discrete else 1000)  # type: ignore[attr-defined]
         grid = uniform(steps) if discrete else straight(steps, model.path)
         bound = variational_bound(

@@ -9,9 +9,6 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Model
-from pushforward.core.oracle import Law
-from pushforward.core.processes import Processes
 from pushforward.data.arrays import Dataset
 from pushforward.evaluate.agreement import Judge, everything, train_classifier
 from pushforward.evaluate.cache import Write
@@ -22,7 +19,10 @@ from pushforward.evaluate.frechet import frechet_distance
 from pushforward.evaluate.kid import kernel_distance
 from pushforward.evaluate.neighbours import Memorisation, pixels
 from pushforward.evaluate.neighbours import memorisation as memorised
-from pushforward.sampling import generate_together
+from pushforward.laws.law import Law
+from pushforward.models.model import Model
+from pushforward.runtime.processes import Processes
+from pushforward.sampling.generate import generate_together
 
 # Eigenvalues of a covariance of more dimensions than this take minutes.
 MAX_DIMENSIONS = 4096

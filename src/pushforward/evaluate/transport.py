@@ -25,7 +25,7 @@ from pushforward.core.fields import Field
 from pushforward.core.noise import PROBE, Noise
 from pushforward.core.shapes import sum_data
 from pushforward.core.times import uniform
-from pushforward.sampling import evaluating, home
+from pushforward.sampling.generate import evaluating, home
 from pushforward.solvers import RK4, Solver, integrate
 
 # Rows of a matrix of distances that are handled at a time.

@@ -1,6 +1,6 @@
 """Likelihoods: exact log densities along the flow, and the variational bound of a diffusion model."""
 
-from pushforward.core.decoder import bin_log_prob, normal_log_prob
+from pushforward.core.chain import bin_log_prob, normal_log_prob
 from pushforward.likelihood.bound import Bound, continuous_bound, variational_bound
 from pushforward.likelihood.flow import (
     EXACT_DIMENSIONS,

@@ -19,11 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pushforward.core.errors import InputError
-from pushforward.core.fields import Field, VarianceField
-from pushforward.core.noise import SOURCE, TIME, Noise
-from pushforward.core.shapes import expand, sum_data
-from pushforward.core.steps import (
+from pushforward.core.chain import (
     decoded_log_prob,
     learned_variance,
     levels,
@@ -31,6 +27,10 @@ from pushforward.core.steps import (
     step_kl,
     step_variances,
 )
+from pushforward.core.errors import InputError
+from pushforward.core.fields import Field, VarianceField
+from pushforward.core.noise import SOURCE, TIME, Noise
+from pushforward.core.shapes import expand, sum_data
 from pushforward.likelihood.flow import _ids, _slices
 
 # Variance of p(x_s | x_t), from (x_t (B, ...), t (B,), s (B,), **cond) to a tensor that broadcasts with x_t.
@@ -94,7 +94,7 @@ def variational_bound(
 
     x:        (B, ...) data, at the centres of their bins.
     grid:     times (n + 1,) that increase from the first state, whose law is N(0, sigma^2 I), to 1; one at sigma = 0 is
-              the data itself. Left out, the steps of a DiscretePath, or else 1000 of `times.straight`.
+              the data itself. Left out, the steps of a DDPMPath, or else 1000 of `times.straight`.
     variance: v of each step: b, b~, or "learned", as of `DDPM`; or a function (x_t, t, s, **cond) that gives it. In L_0
               there is no b~: that of the step before stands for it.
     bin_width, value_range: of the values of x; bin_width=None takes the density of x, for data that are not quantised.

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from pushforward.core import derivatives
 from pushforward.core.errors import InputError, UndefinedError
-from pushforward.core.fields import Field
-from pushforward.core.maps import FlowMap
+from pushforward.core.fields import Field, FlowMap
 from pushforward.core.noise import PROBE, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
@@ -201,7 +200,8 @@ class Carry:
         """(B, ...), and (B, K) or (B, 1)."""
         if isinstance(self.field, FlowMap):
             raise UndefinedError(
-                "a density takes a velocity, and this is a flow map: take Instant(model) if it knows any jump"
+                "a density takes a velocity, and this is a flow map: take InstantaneousField(model) if it knows any "
+                "jump"
             )
         shape, probes = tuple(x.shape[1:]), self.probes
         size = math.prod(shape)

@@ -1,13 +1,7 @@
 """Objectives: what a model is trained to minimise."""
 
-from pushforward.core.steps import Steps
 from pushforward.objectives import weights
-from pushforward.objectives.adjoint import trajectory
-from pushforward.objectives.bridge import (
-    BridgeMatching,
-    ProportionalFitting,
-    ScoreAndFlowMatching,
-)
+from pushforward.objectives.bridge import BridgeMatching, ProportionalFitting, ScoreAndFlowMatching
 from pushforward.objectives.classification import Classification, noisy_accuracy
 from pushforward.objectives.consistency import (
     ConsistencyDistillation,
@@ -17,7 +11,7 @@ from pushforward.objectives.consistency import (
     PseudoHuber,
     squared,
 )
-from pushforward.objectives.diffflow import Backward, DiffFlow, DiffFlowModel
+from pushforward.objectives.diffflow import DiffFlow
 from pushforward.objectives.distillation import ProgressiveDistillation, Shortcut
 from pushforward.objectives.matching import (
     DenoisingScoreMatching,
@@ -35,14 +29,9 @@ from pushforward.objectives.score import (
     ImplicitScoreMatching,
     SlicedScoreMatching,
 )
-from pushforward.objectives.variational import (
-    Hybrid,
-    VariationalBound,
-    important_steps,
-)
+from pushforward.objectives.variational import Hybrid, VariationalBound, important_steps
 
 __all__ = [
-    "Backward",
     "BridgeMatching",
     "Classification",
     "ConsistencyDistillation",
@@ -51,7 +40,6 @@ __all__ = [
     "ControlledDenoising",
     "DenoisingScoreMatching",
     "DiffFlow",
-    "DiffFlowModel",
     "ExplicitScoreMatching",
     "FlowMatching",
     "Hybrid",
@@ -70,11 +58,9 @@ __all__ = [
     "ScoreAndFlowMatching",
     "Shortcut",
     "SlicedScoreMatching",
-    "Steps",
     "VariationalBound",
     "important_steps",
     "noisy_accuracy",
     "squared",
-    "trajectory",
     "weights",
 ]

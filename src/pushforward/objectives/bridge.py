@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pushforward.core.bridges import BridgeModel, HalfBridges
 from pushforward.core.errors import InputError
 from pushforward.core.noise import LATENT, SOLVER, Noise
 from pushforward.core.shapes import as_time, expand, mean_data
 from pushforward.core.times import TimeDraw, Uniform
 from pushforward.couplings import Coupling, independent
 from pushforward.data.batch import Batch
+from pushforward.models.bridge import BridgeModel, HalfBridges
 from pushforward.objectives.matching import check_drop, draw
 
 

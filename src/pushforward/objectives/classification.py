@@ -12,7 +12,7 @@ from pushforward.core.errors import InputError
 from pushforward.core.noise import SOURCE, Noise
 from pushforward.core.times import TimeDraw, Uniform
 from pushforward.data.batch import Batch
-from pushforward.guidance import NoisyClassifier
+from pushforward.models.classifier import NoisyClassifier
 
 
 @dataclass(frozen=True)

@@ -23,22 +23,17 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from pushforward.core.adjoint import generators, repeatable
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Field
-from pushforward.core.maps import FlowMap, FlowMapModel
+from pushforward.core.fields import Field, FlowMap
 from pushforward.core.noise import TIME, Noise
 from pushforward.core.paths import Path
 from pushforward.core.shapes import expand, mean_data, sum_data
 from pushforward.core.times import LogitNormal, TimeDraw
 from pushforward.data.batch import Batch
-from pushforward.objectives.adjoint import generators, repeatable
+from pushforward.models.flow_map import FlowMapModel
 from pushforward.objectives.matching import Drawn, check_drop, draw
-from pushforward.objectives.meanflow import (
-    check_teacher,
-    held_fixed,
-    mean_velocity,
-    with_value,
-)
+from pushforward.objectives.meanflow import check_teacher, held_fixed, mean_velocity, with_value
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -214,7 +209,7 @@ class ConsistencyTraining(_Consistency):
 class ConsistencyDistillation(_Consistency):
     """Consistency along a teacher's flow: x_s is where it carries x_t.
 
-    teacher: a flow map; of a Field, `SolvedMap(field, solver)`: one step of any solver. Guided or not.
+    teacher: a flow map; of a Field, `SolverFlowMap(field, solver)`: one step of any solver. Guided or not.
 
     Song et al. 2023 (arXiv 2303.01469), alg. 2: Heun, levels drawn equally (`Levels(last=18, std=None)`), a slow copy.
     """
@@ -225,7 +220,7 @@ class ConsistencyDistillation(_Consistency):
         super().__post_init__()
         if self.teacher is None:
             raise InputError(
-                "distillation takes a teacher: SolvedMap(field, solver), or any flow map"
+                "distillation takes a teacher: SolverFlowMap(field, solver), or any flow map"
             )
         check_teacher(self.model, self.teacher)
 

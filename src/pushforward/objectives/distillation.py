@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.core.maps import FlowMap, FlowMapModel
+from pushforward.core.fields import FlowMap
 from pushforward.core.noise import SPAN, TIME, Noise
 from pushforward.core.predictions import Prediction, check_defined, jump, secant
 from pushforward.core.shapes import expand, mean_data
 from pushforward.core.times import Uniform
 from pushforward.data.batch import Batch
+from pushforward.models.flow_map import FlowMapModel
 from pushforward.objectives.matching import check_drop, check_weight, draw, weighted
 from pushforward.objectives.meanflow import check_teacher, held_fixed
 
@@ -35,7 +36,8 @@ class ProgressiveDistillation:
     with which DDIM's step leads to x_s, as the data (x_s - (sigma_s/sigma_t) x_t)/(alpha_s - (sigma_s/sigma_t)
     alpha_t). t is drawn equally from the student's times.
 
-    model:   a FlowMapModel whose jumps are a grid, or any. teacher: a flow map; of a Field, `SolvedMap(field, DDIM())`.
+    model:   a FlowMapModel whose jumps are a grid, or any.
+    teacher: a flow map; of a Field, `SolverFlowMap(field, DDIM())`.
     fine:    the teacher's times (2 N + 1,), every other of which is the student's: `times.uniform(2 * N)`.
     measure: the prediction in which errors are squared. v, without a weight, is the paper's SNR + 1 for the data;
              `weights.TruncatedSNR(path, "v")` its other choice.

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Model, null_condition
+from pushforward.core.fields import null_condition
 from pushforward.core.interpolants import Interpolant
 from pushforward.core.noise import DROP, LATENT, SOURCE, Noise
 from pushforward.core.paths import Path
@@ -25,6 +25,7 @@ from pushforward.core.shapes import mean_data
 from pushforward.core.times import TimeDraw, Uniform
 from pushforward.couplings import Coupling, independent
 from pushforward.data.batch import Batch
+from pushforward.models.model import Model
 from pushforward.objectives.weights import Weight
 
 

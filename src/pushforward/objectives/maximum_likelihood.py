@@ -19,15 +19,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pushforward.core.adjoint import State, trajectory
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Field, Model
+from pushforward.core.fields import Field
 from pushforward.core.noise import PROBE, TIME, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
 from pushforward.core.shapes import sum_data
 from pushforward.core.times import uniform
 from pushforward.data.batch import Batch
-from pushforward.objectives.adjoint import State, trajectory
+from pushforward.models.model import Model
 from pushforward.solvers import RK4
 from pushforward.solvers.ode import RungeKutta
 

@@ -25,15 +25,15 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from pushforward.core.adjoint import generators, repeatable
 from pushforward.core.derivatives import jvp
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Field, null_condition
-from pushforward.core.maps import FlowMap, FlowMapModel
+from pushforward.core.fields import Field, FlowMap, null_condition
 from pushforward.core.noise import DROP, SPAN, Noise
 from pushforward.core.shapes import expand, mean_data
 from pushforward.core.times import LogitNormal, TimeDraw
 from pushforward.data.batch import Batch
-from pushforward.objectives.adjoint import generators, repeatable
+from pushforward.models.flow_map import FlowMapModel
 from pushforward.objectives.matching import Drawn, check_drop, draw
 
 

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Model, null_condition
+from pushforward.core.fields import null_condition
 from pushforward.core.noise import DROP, Noise
 from pushforward.core.paths import Path
 from pushforward.core.shapes import mean_data
 from pushforward.data.batch import Batch
+from pushforward.models.model import Model
 from pushforward.objectives.matching import FlowMatching
 
 

@@ -27,12 +27,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pushforward.core.derivatives import divergence, quadratic_form
 from pushforward.core.errors import InputError, UndefinedError
-from pushforward.core.fields import Field, Model
+from pushforward.core.fields import Field
 from pushforward.core.noise import PROBE, Noise
 from pushforward.core.predictions import check_defined, conversion
 from pushforward.core.shapes import expand, mean_data, sum_data
 from pushforward.core.times import TimeDraw, Uniform
 from pushforward.data.batch import Batch
+from pushforward.models.model import Model
 from pushforward.objectives.matching import Drawn, check_drop, check_weight, draw, weighted
 
 

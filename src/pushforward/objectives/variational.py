@@ -18,13 +18,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from pushforward.core.chain import Steps, decoded_log_prob, learned_variance, prior_kl, step_kl
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Field, Model
+from pushforward.core.fields import Field
 from pushforward.core.noise import SOURCE, Noise
 from pushforward.core.predictions import convert
 from pushforward.core.shapes import expand, mean_data
-from pushforward.core.steps import Steps, decoded_log_prob, learned_variance, prior_kl, step_kl
 from pushforward.data.batch import Batch
+from pushforward.models.model import Model
 from pushforward.objectives.matching import Drawn, check_drop, draw
 
 StepVariance = Literal["beta", "beta-tilde", "learned"]

@@ -49,10 +49,10 @@ class Bridge(Recipe):
         from pushforward.core.errors import InputError
         from pushforward.data.resampled import Resampled
         from pushforward.nets import MLP, UNet
-        from pushforward.recipes.bridging import SetMapping, become
         from pushforward.recipes.experiment import assemble
         from pushforward.recipes.images import read_images
-        from pushforward.train.bridged import Bridged
+        from pushforward.recipes.set_to_set import SetMapping, become
+        from pushforward.streams.paired import Bridged
 
         if self.source_data is None or self.data is None:
             raise InputError(

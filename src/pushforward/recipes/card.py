@@ -9,7 +9,7 @@ from typing import Any
 
 from pushforward.core.errors import CheckpointError
 from pushforward.recipes.experiment import CONFIG, read_config
-from pushforward.train.files import write_file
+from pushforward.runtime.files import write_file
 from pushforward.train.log import JSONLines
 
 CARD = "README.md"

@@ -61,9 +61,9 @@ class Cells(Recipe):
         from pushforward.data.cytometry import same_channels, usual_channels
         from pushforward.data.resampled import Resampled
         from pushforward.nets import MLP
-        from pushforward.recipes.bridging import CellMapping, become
         from pushforward.recipes.experiment import assemble
-        from pushforward.train.bridged import Bridged
+        from pushforward.recipes.set_to_set import CellMapping, become
+        from pushforward.streams.paired import Bridged
 
         cells = [
             load_cells(name, self.data, self.channels or usual_channels, self.on_bad)

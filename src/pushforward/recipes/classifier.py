@@ -65,11 +65,12 @@ class Classifier(Recipe):
         from pushforward.core.errors import InputError
         from pushforward.core.paths import CondOT
         from pushforward.core.times import Constant
-        from pushforward.guidance import NoisyClassifier
+        from pushforward.models.classifier import NoisyClassifier
         from pushforward.nets import ImageClassifier
         from pushforward.objectives import Classification
-        from pushforward.recipes.experiment import Classifying, find_device, seeded
-        from pushforward.train.stream import Shuffled
+        from pushforward.recipes.experiment import Classifying
+        from pushforward.runtime.device import find_device, seeded
+        from pushforward.streams.stream import Shuffled
 
         fields = type(self).model_fields
         for name in FOREIGN:

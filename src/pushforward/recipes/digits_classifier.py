@@ -25,13 +25,14 @@ class DigitsClassifier(Recipe):
     def build(self) -> Classifying:
         from pushforward.core.errors import InputError
         from pushforward.data import load_digits
-        from pushforward.guidance import NoisyClassifier
+        from pushforward.models.classifier import NoisyClassifier
         from pushforward.nets import ImageClassifier
         from pushforward.objectives import Classification
-        from pushforward.recipes.experiment import Classifying, find_device, seeded
+        from pushforward.recipes.experiment import Classifying
         from pushforward.recipes.objectives import find_path
         from pushforward.recipes.tables import training_times
-        from pushforward.train.stream import Shuffled
+        from pushforward.runtime.device import find_device, seeded
+        from pushforward.streams.stream import Shuffled
 
         if (self.prediction, self.measure, self.edm, self.objective, self.coupling, self.weight) != (
             "auto", None, False, "matching", "independent", "none",

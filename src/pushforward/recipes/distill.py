@@ -11,9 +11,9 @@ from pushforward.recipes.options import Recipe
 
 if TYPE_CHECKING:
     from pushforward.core.fields import Field as ModelField
-    from pushforward.core.fields import Model
-    from pushforward.core.maps import FlowMapModel
     from pushforward.core.paths import Path as ProbabilityPath
+    from pushforward.models.flow_map import FlowMapModel
+    from pushforward.models.model import Model
     from pushforward.objectives import Objective
     from pushforward.recipes.experiment import Experiment
 
@@ -47,11 +47,12 @@ class Distill(Recipe):
         from dataclasses import replace
 
         from pushforward.core.errors import InputError
-        from pushforward.core.fields import Model
         from pushforward.core.interpolants import Interpolant
-        from pushforward.core.maps import FlowMapModel
-        from pushforward.recipes.experiment import Experiment, find_device, recipe_of
-        from pushforward.train.share import load
+        from pushforward.models.flow_map import FlowMapModel
+        from pushforward.models.model import Model
+        from pushforward.recipes.experiment import Experiment, recipe_of
+        from pushforward.runtime.device import find_device
+        from pushforward.saving.folder import load
 
         if self.teacher is None:
             raise InputError("--teacher is missing: the run folder of a trained model")
@@ -104,12 +105,13 @@ class Distill(Recipe):
             )
 
     def _student(self, teacher: Any, drop: float) -> tuple[FlowMapModel, Objective]:
-        from pushforward.core.fields import Model, ScheduleTransfer
-        from pushforward.core.maps import FlowMapModel
         from pushforward.core.times import uniform
+        from pushforward.core.transfer import ScheduleTransfer
         from pushforward.guidance import ClassifierFree
+        from pushforward.models.flow_map import FlowMapModel
+        from pushforward.models.model import Model
         from pushforward.nets import NETS
-        from pushforward.recipes.experiment import seeded
+        from pushforward.runtime.device import seeded
 
         whole: Model = teacher.model if isinstance(teacher, FlowMapModel) else teacher
         path = path_of_student(whole)
@@ -152,9 +154,9 @@ class Distill(Recipe):
         self, student: FlowMapModel, teacher: Any, field: ModelField, drop: float
     ) -> Objective:
         from pushforward import objectives
-        from pushforward.core.maps import FlowMapModel
         from pushforward.core.times import Uniform, uniform
-        from pushforward.solvers import Heun, SolvedMap
+        from pushforward.models.flow_map import FlowMapModel
+        from pushforward.solvers import Heun, SolverFlowMap
 
         times = Uniform(low_discrepancy=self.low_discrepancy)
         match self.method:
@@ -163,16 +165,18 @@ class Distill(Recipe):
             case "consistency":
                 levels = objectives.Levels(10, 160, self.steps)
                 return objectives.ConsistencyDistillation(
-                    student, levels, drop=drop, teacher=SolvedMap(field, Heun())
+                    student, levels, drop=drop, teacher=SolverFlowMap(field, Heun())
                 )
             case "continuous-consistency":
                 return objectives.ContinuousConsistency(
                     student, field, times, warmup=self.steps // 4, drop=drop
                 )
             case "shortcut":
-                return objectives.Shortcut(student, SolvedMap(field, Heun()), share=0, drop=drop)
+                return objectives.Shortcut(
+                    student, SolverFlowMap(field, Heun()), share=0, drop=drop
+                )
         # Students keep the error of the first teacher's steps: Heun's are better than DDIM's, for twice the calls.
-        flow = teacher if isinstance(teacher, FlowMapModel) else SolvedMap(field, Heun())
+        flow = teacher if isinstance(teacher, FlowMapModel) else SolverFlowMap(field, Heun())
         fine = uniform(2 * self.student_steps)
         return objectives.ProgressiveDistillation(student, flow, fine, drop=drop)
 

@@ -16,27 +16,28 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pushforward.core.errors import CheckpointError, InputError
-from pushforward.core.fields import Model
-from pushforward.core.maps import FlowMap
+from pushforward.core.fields import FlowMap
 from pushforward.core.noise import Noise
-from pushforward.core.oracle import Law
-from pushforward.core.processes import Processes
 from pushforward.data.arrays import Dataset
-from pushforward.data.toy import LAWS
 from pushforward.evaluate import pictures
 from pushforward.evaluate.agreement import everything
 from pushforward.evaluate.report import balanced_labels, judge_dataset, judge_law
 from pushforward.evaluate.transport import follow, transport_costs, wasserstein
-from pushforward.guidance import NoisyClassifier
+from pushforward.laws.law import Law
+from pushforward.laws.plane import LAWS
+from pushforward.models.classifier import NoisyClassifier
+from pushforward.models.model import Model
 from pushforward.objectives import Classification, Matching, Objective
 from pushforward.recipes.objectives import NetFactory, find_coupling, find_objective, find_path
 from pushforward.recipes.options import MACHINE, PLACE, Recipe
-from pushforward.sampling import default_nfe, default_sampler, generate_together
+from pushforward.runtime.device import find_device, has_bfloat16, seeded
+from pushforward.runtime.files import locked, write_file
+from pushforward.runtime.processes import Processes
+from pushforward.sampling.generate import default_nfe, default_sampler, generate_together
 from pushforward.solvers import Learned
-from pushforward.train.files import locked, write_file
+from pushforward.streams.stream import Drawn, Shuffled, Stream
 from pushforward.train.log import Reporter
-from pushforward.train.loop import Settings, Trainer, Validate
-from pushforward.train.stream import Drawn, Shuffled, Stream
+from pushforward.train.trainer import Settings, Trainer, Validate
 
 CONFIG = "config.toml"
 # The folder in that of a distilled run which holds those of its earlier stages.
@@ -191,25 +192,18 @@ def assemble(
         else:
             stream = Drawn(data, recipe.batch_size, recipe.seed)
         if source is not None:
-            from pushforward.train.stream import Sourced
+            from pushforward.streams.stream import Sourced
 
             stream = Sourced(stream, source, recipe.seed)
     if coupling is not None:
-        from pushforward.train.ahead import Ahead
-        from pushforward.train.stream import Coupled
+        from pushforward.streams.prefetch import Prefetch
+        from pushforward.streams.stream import Coupled
 
-        stream = Ahead(Coupled(stream, coupling, recipe.seed))
+        stream = Prefetch(Coupled(stream, coupling, recipe.seed))
     return Experiment(model, objective, stream, data, held_out, fingerprint, source)
 
 
 Made = TypeVar("Made")
-
-
-def seeded(make: Callable[[], Made], seed: int) -> Made:
-    """Networks whose weights are a function of the seed; the generator of the caller is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed % 2**63)
-        return make()
 
 
 def find_source(model: Any, folder: Path) -> Law | None:
@@ -218,20 +212,6 @@ def find_source(model: Any, folder: Path) -> Law | None:
     if name is None:
         return None
     return LAWS[name]() if name in LAWS else experiment_of(folder).source
-
-
-def find_device(name: str) -> torch.device:
-    """A device by its name; "auto" and "cuda" are, for one of several processes, the CUDA device that is its own."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and Processes.current().count > 1:
-        name = f"cuda:{torch.cuda.current_device()}"
-    try:
-        device = torch.device(name)
-        torch.zeros((), device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def preview(experiment: Experiment) -> Callable[[Model], bytes]:
@@ -292,9 +272,9 @@ def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
     reporter = Reporter(recipe.steps, quiet=quiet or not processes.lead)
     stream = experiment.stream
     if recipe.workers:
-        from pushforward.train.ahead import Ahead
+        from pushforward.streams.prefetch import Prefetch
 
-        stream = Ahead(stream, 2 * recipe.workers, recipe.workers)
+        stream = Prefetch(stream, 2 * recipe.workers, recipe.workers)
     trainer = Trainer(
         experiment.objective,
         experiment.model,
@@ -338,14 +318,6 @@ def settle(recipe: Recipe) -> Recipe:
         quick = recipe.objective == "matching" and device.type == "cuda"
         chosen["compile"] = "on" if quick else "off"
     return recipe.model_copy(update=chosen)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are quicker than in float32 there: the processor has instructions for them."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
 def described(experiment: Experiment | Classifying, recipe: Recipe, processes: Processes) -> str:

@@ -13,7 +13,7 @@ from pushforward.recipes.networks import ImageRecipe
 
 if TYPE_CHECKING:
     from pushforward.data import Dataset
-    from pushforward.data.pictures import Crop
+    from pushforward.data.images.lazy import Crop
     from pushforward.recipes.experiment import Experiment
 
 
@@ -65,8 +65,8 @@ class Images(ImageRecipe):
             raise InputError("--crop cuts anew from the files at each step: leave --lazy no out")
         if self.data is None or self.size is not None or self.resume:
             return self
-        from pushforward.core.processes import Processes
         from pushforward.data import find_size
+        from pushforward.runtime.processes import Processes
 
         data = self.data
         crop: Crop = "random" if self.crop else "centre"
@@ -161,7 +161,7 @@ def tell(lines: Iterable[str]) -> None:
     """Print them on stderr, by one of several processes."""
     from rich.console import Console
 
-    from pushforward.core.processes import Processes
+    from pushforward.runtime.processes import Processes
 
     if Processes.current().lead:
         console = Console(highlight=False, stderr=True)

@@ -8,12 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from pushforward.core.bridges import BridgeModel, HalfBridges
 from pushforward.core.errors import InputError
-from pushforward.core.fields import EDMPreconditioning, Model
 from pushforward.core.interpolants import BrownianBridge, Interpolant
-from pushforward.core.maps import FlowMapModel
-from pushforward.core.oracle import Law
 from pushforward.core.paths import CondOT, Path
 from pushforward.core.predictions import Prediction
 from pushforward.core.times import TimeDraw
@@ -21,6 +17,11 @@ from pushforward.couplings import Coupling
 from pushforward.data.arrays import Dataset
 from pushforward.evaluate.agreement import everything
 from pushforward.evaluate.likelihood import bin_width
+from pushforward.laws.law import Law
+from pushforward.models.bridge import BridgeModel, HalfBridges
+from pushforward.models.flow_map import FlowMapModel
+from pushforward.models.model import Model
+from pushforward.models.preconditioning import EDMPreconditioning
 from pushforward.objectives import (
     BridgeMatching,
     ConsistencyTraining,
@@ -134,7 +135,8 @@ def find_objective(
     if name in FLOW_MAPS:
         return flow_map(recipe, net, path, drop, about)
     if name == "diffflow":
-        from pushforward.objectives import DiffFlow, DiffFlowModel
+        from pushforward.models.diffflow import DiffFlowModel
+        from pushforward.objectives import DiffFlow
 
         steps = recipe.simulation_steps or 8
         about["info"] = about["info"] | {"nfe": steps}

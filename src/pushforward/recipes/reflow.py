@@ -34,21 +34,16 @@ class Rectify(Recipe):
 
     def build(self) -> Experiment:
         from pushforward.core.errors import InputError
-        from pushforward.core.fields import Model
         from pushforward.core.paths import CondOT
+        from pushforward.models.model import Model
         from pushforward.nets import NETS
         from pushforward.objectives import OneStep, Reflow
-        from pushforward.recipes.experiment import (
-            Experiment,
-            experiment_of,
-            find_device,
-            find_source,
-            seeded,
-        )
+        from pushforward.recipes.experiment import Experiment, experiment_of, find_source
         from pushforward.recipes.tables import training_times
-        from pushforward.train.pairs import Pairs, generate_pairs
-        from pushforward.train.share import load
-        from pushforward.train.stream import Later, Shuffled
+        from pushforward.runtime.device import find_device, seeded
+        from pushforward.sampling.pairs import Pairs, generate_pairs
+        from pushforward.saving.folder import load
+        from pushforward.streams.stream import Lazy, Shuffled
 
         if self.teacher is None:
             raise InputError("--teacher is missing: the run folder of a trained model")
@@ -105,7 +100,7 @@ class Rectify(Recipe):
         return Experiment(
             model,
             OneStep(model) if self.one_step else Reflow(model, times=times),
-            Later(lambda: Shuffled(Pairs(folder), self.batch_size, self.seed), self.batch_size),
+            Lazy(lambda: Shuffled(Pairs(folder), self.batch_size, self.seed), self.batch_size),
             told.data,
             told.held_out,
             told.fingerprint,

@@ -62,13 +62,13 @@ class SuperResolution(Recipe):
 
         from pushforward.core.errors import InputError
         from pushforward.data import load_digits
-        from pushforward.data.coarse import Coarse, coarsen
+        from pushforward.data.images.coarse import Coarse, coarsen
         from pushforward.nets import UNet
-        from pushforward.recipes.bridging import Refinement, become
         from pushforward.recipes.experiment import assemble
         from pushforward.recipes.images import read_images
-        from pushforward.train.bridged import Blurred, Bridged, Paired, Transformed
-        from pushforward.train.stream import Shuffled, Stream
+        from pushforward.recipes.set_to_set import Refinement, become
+        from pushforward.streams.paired import Blurred, Bridged, Paired, Transformed
+        from pushforward.streams.stream import Shuffled, Stream
 
         if self.coupling != "independent" and not self.unpaired:
             raise InputError(

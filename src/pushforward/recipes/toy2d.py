@@ -29,7 +29,7 @@ class Toy2D(Recipe):
     def build(self) -> Experiment:
         import hashlib
 
-        from pushforward.data import LAWS
+        from pushforward.laws import LAWS
         from pushforward.nets import MLP
         from pushforward.recipes.experiment import assemble
 

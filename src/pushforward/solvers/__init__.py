@@ -4,7 +4,7 @@ from pushforward.solvers.adaptive import DormandPrince
 from pushforward.solvers.ancestral import DDIM, DDPM
 from pushforward.solvers.base import Solver, integrate
 from pushforward.solvers.exponential import DPMSolver
-from pushforward.solvers.fewstep import Jump, SolvedMap
+from pushforward.solvers.fewstep import FlowMapSampler, SolverFlowMap
 from pushforward.solvers.inverse import Inverse
 from pushforward.solvers.karras import ChurnedHeun
 from pushforward.solvers.langevin import (
@@ -29,9 +29,9 @@ __all__ = [
     "DormandPrince",
     "Euler",
     "EulerMaruyama",
+    "FlowMapSampler",
     "Heun",
     "Inverse",
-    "Jump",
     "Langevin",
     "Learned",
     "Midpoint",
@@ -40,8 +40,8 @@ __all__ = [
     "Reversal",
     "RungeKutta",
     "SignalToNoise",
-    "SolvedMap",
     "Solver",
+    "SolverFlowMap",
     "StochasticHeun",
     "integrate",
     "langevin",

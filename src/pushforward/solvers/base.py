@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError, UndefinedError
-from pushforward.core.fields import Field
-from pushforward.core.maps import FlowMap
+from pushforward.core.fields import Field, FlowMap
 from pushforward.core.noise import Noise
 from pushforward.core.paths import Path
 
@@ -52,7 +51,7 @@ def integrate(
 ) -> Tensor:
     """Carry x along the field through `times`: forward if they increase, backward if they decrease.
 
-    By `Jump`, what is given as the field is a flow map.
+    By `FlowMapSampler`, what is given as the field is a flow map.
 
     x:        (B, ...) the state at times[0]; for sampling, `path.source_std` times standard normals.
     times:    (n + 1,), or (B, n + 1) for times of each sample's own, in [0, 1] and strictly monotone.
@@ -83,11 +82,11 @@ def integrate(
 
 
 def check_followed(field: Any, solver: Any) -> None:
-    """That a flow map is sampled by `Jump`, which says by_map; all others follow a velocity."""
+    """That a flow map is sampled by `FlowMapSampler`, which says by_map; all others follow a velocity."""
     if isinstance(field, FlowMap) and not getattr(solver, "by_map", False):
         raise UndefinedError(
-            f"{type(solver).__name__} follows a velocity, and this is a flow map: take Jump(), or Instant(model) "
-            f"for the field of one that knows any jump"
+            f"{type(solver).__name__} follows a velocity, and this is a flow map: take FlowMapSampler(), or "
+            f"InstantaneousField(model) for the field of one that knows any jump"
         )
 
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Field
-from pushforward.core.maps import FlowMap, Jumps
+from pushforward.core.fields import Field, FlowMap, Jumps
 from pushforward.core.noise import SOLVER, Noise
 from pushforward.core.paths import Path
 from pushforward.core.shapes import as_time, expand
@@ -23,7 +22,7 @@ from pushforward.solvers.ode import Heun
 
 
 @dataclass(frozen=True)
-class Jump:
+class FlowMapSampler:
     """A step by a flow map, and noise put back on top of it.
 
         x_r = X(x_t, t, r),   x_s = (alpha_s/alpha_r) x_r + sqrt(sigma_s^2 - (alpha_s/alpha_r)^2 sigma_r^2) z
@@ -77,13 +76,14 @@ def require_map(field: Any) -> FlowMap:
     """The field, if it is a flow map."""
     if not isinstance(field, FlowMap):
         raise InputError(
-            f"Jump takes a flow map, which {type(field).__name__} is not: SolvedMap(field, solver) makes one of a field"
+            f"FlowMapSampler takes a flow map, which {type(field).__name__} is not: SolverFlowMap(field, solver) "
+            f"makes one of a field"
         )
     return field
 
 
 @dataclass(frozen=True)
-class SolvedMap:
+class SolverFlowMap:
     """A Field as a flow map, by `steps` equal steps of a solver from t to s.
 
     Each sample has times of its own, in either direction; where t = s it stays as it is. A solver without noise: what
@@ -119,6 +119,6 @@ class SolvedMap:
         return torch.where(expand(still, x).bool(), x, y)
 
 
-def default_jump(flow: FlowMap) -> Jump:
+def default_jump(flow: FlowMap) -> FlowMapSampler:
     """How a flow map is sampled: straight on, or over the data where it knows no other way."""
-    return Jump(1.0 if flow.jumps == "data" else 0.0)
+    return FlowMapSampler(1.0 if flow.jumps == "data" else 0.0)

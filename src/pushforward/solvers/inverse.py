@@ -21,7 +21,7 @@ class Silent(Noise):
 
     def words(self, count: int, stream: int) -> Tensor:
         raise InputError(
-            "Inverse and SolvedMap take solvers without noise, such as DDIM(), Euler() or Heun()"
+            "Inverse and SolverFlowMap take solvers without noise, such as DDIM(), Euler() or Heun()"
         )
 
 

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pushforward.core.bridges import require_score
 from pushforward.core.errors import InputError, UndefinedError
-from pushforward.core.fields import Field
+from pushforward.core.fields import Field, require_score
 from pushforward.core.interpolants import Interpolant
 from pushforward.core.noise import SOLVER, Noise
 from pushforward.core.paths import Path

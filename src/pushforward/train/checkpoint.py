@@ -26,7 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pushforward.core.errors import CheckpointError
-from pushforward.train.files import explain, sha256, sync_folder, write_file, write_folder
+from pushforward.runtime.files import explain, sha256, sync_folder, write_file, write_folder
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"

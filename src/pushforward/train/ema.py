@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
+from pushforward.saving.folder import Shared
 from pushforward.train.parallel import local
-from pushforward.train.share import Shared
 
 
 class EMA:

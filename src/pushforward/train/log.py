@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pushforward.core.errors import CheckpointError
-from pushforward.train.files import explain
+from pushforward.runtime.files import explain
 
 
 class JSONLines:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pushforward.core.errors import InputError
-from pushforward.core.processes import Processes
-from pushforward.train.share import KINDS
+from pushforward.runtime.processes import Processes
+from pushforward.saving.folder import KINDS
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -100,7 +100,7 @@ def whole(x: Tensor) -> Tensor:
 
 def require_shardable(objective: Any, model: nn.Module) -> None:
     """FSDP2 gathers weights in the forward pass of a network: what differentiates it otherwise cannot be sharded."""
-    from pushforward.core.fields import Model
+    from pushforward.models.model import Model
     from pushforward.objectives import Matching
 
     if type(model) is not Model or not isinstance(objective, Matching):

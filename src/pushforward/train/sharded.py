@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pushforward.core.errors import CheckpointError
-from pushforward.core.processes import PATIENCE, Processes
+from pushforward.runtime.files import explain
+from pushforward.runtime.processes import PATIENCE, Processes
 from pushforward.train.checkpoint import Checkpoints, State
-from pushforward.train.files import explain
 
 
 class Sharded:

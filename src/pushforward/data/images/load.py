@@ -1,0 +1,120 @@
+"""The front door for images of any kind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pushforward.core.errors import DataError, InputError
+from pushforward.data.arrays import Dataset, load_array
+from pushforward.data.images.decode import EXTENSIONS, OnBad, check_options
+from pushforward.data.images.folder import list_folder
+from pushforward.data.images.lazy import Crop, check_crop
+from pushforward.data.images.listing import Listing
+from pushforward.data.images.shards import find_shards, list_shards
+from pushforward.data.images.sizes import choose_size, measure
+
+# Pixels up to here are decoded once and kept in memory.
+MEMORY = 1 << 30
+# Images of one size keep it if no side is longer: from there on no network of the usual width gets far on one machine.
+KEPT = 256
+# So many headers tell whether images have one size.
+LOOKED_AT = 10_000
+
+
+def load_images(
+    path: str | Path,
+    size: int | None = None,
+    channels: int = 3,
+    on_bad: OnBad = "error",
+    image_key: str | None = None,
+    label_key: str | None = None,
+    crop: Crop = "centre",
+    zoom: float = 1.0,
+    lazy: bool | None = None,
+    memory: int = MEMORY,
+) -> Dataset:
+    """The images at a path: a .npy or .npz file, a folder, a .tar archive, or a folder or pattern of such archives.
+
+    size: left out, images of one size keep it, unless that is beyond 256 or they are to be cropped at random; others
+    are scaled to what `choose_size` says. lazy: whether they stay in their files until they are wanted; left out, they
+    do if they are to be cropped at random, or if their pixels would take more than `memory` bytes. What was decided is
+    in `notes`. The other arguments are those of `load_array` and `load_folder`.
+
+    Raises DataError as these do, and InputError for options that do not go with what is there.
+    """
+    path = Path(path)
+    check_options(size, channels, on_bad)
+    if _is_array(path):
+        if size is not None:
+            raise InputError("--size is for folders; an array keeps the size it has")
+        if crop != "centre":
+            raise InputError(
+                'crop="random" is for image files; an array holds what was cut already'
+            )
+        return load_array(path, image_key, label_key)
+    listing = _listed(path)
+    notes: list[str] = []
+    frame = (0, 0)
+    if size is None:
+        size, frame, note = _fitted(listing, crop)
+        notes.extend(note)
+    if size is not None:
+        frame = (size, size)
+    check_crop(size, crop, zoom, lazy=lazy is not False)
+    taken = len(listing.source) * channels * frame[0] * frame[1]
+    if lazy is None:
+        lazy = crop == "random" or taken > memory
+        if taken > memory:
+            notes.append(
+                f"{len(listing.source)} images would take {taken / 2**30:.1f} GiB of memory: they are decoded when "
+                f"they are needed"
+            )
+    whole = listing.dataset(size, channels, on_bad, lazy, crop, zoom)
+    return replace(whole, notes=tuple(notes))
+
+
+def find_size(path: str | Path, crop: Crop = "centre") -> tuple[int | None, tuple[str, ...]]:
+    """The size that `load_images` would choose for the images at a path, and what it would note about that.
+
+    None, and nothing, for an array, and where images have one size, which they may keep. Raises DataError as there.
+    """
+    path = Path(path)
+    if _is_array(path):
+        return None, ()
+    size, _, notes = _fitted(_listed(path), crop)
+    return size, notes
+
+
+def _is_array(path: Path) -> bool:
+    return path.suffix in (".npy", ".npz") and not path.is_dir()
+
+
+def _listed(path: Path) -> Listing:
+    return list_shards(find_shards(path)) if is_packed(path) else list_folder(path)
+
+
+def _fitted(listing: Listing, crop: Crop) -> tuple[int | None, tuple[int, int], tuple[str, ...]]:
+    """A size, if one must be chosen; if not, that of all, as far as was looked; and what is to be noted."""
+    sizes = measure(listing.source, LOOKED_AT)
+    if not sizes.count:
+        return None, (0, 0), ()
+    width, height = next(iter(sizes.count))
+    if len(sizes.count) == 1 and max(width, height) <= KEPT and crop == "centre":
+        return None, (height, width), ()
+    size, total = choose_size(sizes), len(listing.source)
+    looked = "" if total <= LOOKED_AT else f"of {total} images, "
+    square = "a square of it drawn at random" if crop == "random" else "its centred square"
+    note = f"{looked}{sizes}: each cropped to {square} and scaled to {size} x {size}; choose another with --size"
+    return size, (size, size), (note,)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a path names archives: one, a pattern of them, or a folder that has them, and no images beside them."""
+    if not path.is_dir():
+        return path.suffix.lower() == ".tar"
+    try:
+        suffixes = {p.suffix.lower() for p in path.iterdir() if not p.name.startswith(".")}
+    except OSError as error:
+        raise DataError(f"the folder {path} cannot be read: {error.strerror}") from error
+    return ".tar" in suffixes and not suffixes & set(EXTENSIONS)

@@ -1,0 +1,1 @@
+"""The machine at hand: processes, devices, files."""

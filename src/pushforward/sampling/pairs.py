@@ -1,0 +1,276 @@
+"""Pairs (x0, x1) that a teacher's flow joins, on disk: what a flow is rectified or distilled from.
+
+    pairs.json            how they were made, and the SHA-256 of each shard
+    00000.safetensors     x0, x1 (n, *shape) float32 and, with classes, label (n,) int64
+
+A shard is there wholly or not at all, and pair i is a function of (teacher, solver, seed, i), so that a run that was
+killed goes on with the next shard and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from pushforward.core.errors import CheckpointError, InputError
+from pushforward.core.fields import Field
+from pushforward.core.noise import Noise
+from pushforward.data.batch import Batch
+from pushforward.laws.law import Law
+from pushforward.runtime.files import clear_leftovers, locked, sha256, write_file
+from pushforward.sampling.generate import find_inside, generate, home, networks, shape_of
+from pushforward.solvers import Solver
+
+FORMAT = 1
+MANIFEST = "pairs.json"
+KINDS: dict[str, Any] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+
+
+def generate_pairs(
+    model: Field,
+    folder: str | Path,
+    num: int,
+    *,
+    solver: Solver | None = None,
+    nfe: int = 100,
+    guidance: float | None = None,
+    source: Tensor | Law | None = None,
+    seed: int = 0,
+    label: int | Literal["balanced"] | None = "balanced",
+    shape: tuple[int, ...] | None = None,
+    shard_size: int = 10_000,
+    batch_size: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pairs:
+    """Write `num` pairs (x0, ODE(x0)) into a folder, or what is missing of them.
+
+    model, solver, nfe, guidance, source, shape, batch_size: as for `generate`, which makes them.
+    label:    a class for all; "balanced" gives sample i the class i mod classes, and none if the model knows none.
+    progress: called with (pairs that are there, num), also before the first shard.
+
+    Raises CheckpointError if the folder holds other pairs, a damaged shard, or is not to be written to; what was
+    written before stays.
+    """
+    if num < 1 or shard_size < 1:
+        raise InputError(f"num and shard_size must be positive, got {num} and {shard_size}")
+    size = shape_of(model, shape, False) if not isinstance(source, Tensor) else source.shape[1:]
+    if isinstance(source, Tensor) and len(source) != num:
+        raise InputError(f"source has {len(source)} states for {num} pairs")
+    classes: int | None = find_inside(model, "classes", None) if label is not None else None
+    if label == "balanced" and classes is None:
+        label = None
+    made = {
+        "format": FORMAT,
+        "num": num,
+        "shard_size": shard_size,
+        "shape": list(size),
+        "classes": classes,
+        "teacher": fingerprint(model, tuple(size)),
+        "solver": "default" if solver is None else repr(solver),
+        "nfe": nfe,
+        "guidance": guidance,
+        "source": _identity(source, seed),
+        "seed": seed,
+        "label": label,
+    }
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
+    with locked(folder):
+        clear_leftovers(folder)
+        shards = _shards_of(folder, made)
+        for k in range(-(-num // shard_size)):
+            name, first = f"{k:05d}.safetensors", k * shard_size
+            if progress is not None:
+                progress(first, num)
+            if name in shards and (folder / name).exists():
+                _check(folder / name, shards[name])
+                continue
+            count = min(shard_size, num - first)
+            labels: Any = label
+            if classes is not None and label == "balanced":
+                labels = torch.arange(first, first + count) % classes
+            starts: list[Tensor] = []
+
+            def keep(i: int, t: Tensor, x: Tensor, starts: list[Tensor] = starts) -> None:
+                if i == 0:
+                    starts.append(x)
+
+            x1 = generate(
+                model, count, solver=solver, nfe=nfe, guidance=guidance, shape=size, seed=seed,
+                source=source[first : first + count] if isinstance(source, Tensor) else source,
+                start=first, batch_size=batch_size, callback=keep, label=labels,
+            )  # fmt: skip
+            tensors = {"x0": torch.cat(starts), "x1": x1}
+            tensors = {key: x.float().cpu().contiguous() for key, x in tensors.items()}
+            if labels is not None:
+                tensors["label"] = torch.as_tensor(labels).long().expand(count).contiguous()
+            content = save_tensors(tensors)
+            write_file(folder / name, content)
+            shards[name] = hashlib.sha256(content).hexdigest()
+            _write_manifest(folder, made, shards)
+    if progress is not None:
+        progress(num, num)
+    return Pairs(folder)
+
+
+class Pairs:
+    """The pairs in a folder, mapped and never read as a whole: a data set for `Shuffled`.
+
+        batch = pairs[torch.tensor([3, 1, 4])]      # Batch: x1, x0 (3, *shape) float32, cond["label"] (3,) int64
+
+    Train on them along a path with gaussian_source=False: x0 is not independent of x1. Each shard is compared with its
+    SHA-256 when it is first used. Raises CheckpointError for a folder without pairs or with some missing, and for a
+    shard that is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.made, self.shards = _read_manifest(self.folder)
+        count = -(-self.made["num"] // self.made["shard_size"])
+        if len(self.shards) != count:
+            raise CheckpointError(
+                f"{self.folder} holds {len(self.shards)} of {count} shards: run what makes them again, and it goes on"
+            )
+        self.shape: tuple[int, ...] = tuple(self.made["shape"])
+        self.classes: int | None = self.made["classes"]
+        self._shard = lru_cache(maxsize=None)(self._open)
+
+    def __len__(self) -> int:
+        return int(self.made["num"])
+
+    def __getitem__(self, indices: Tensor) -> Batch:
+        """The pairs at `indices` (B,) int64, in that order. Their indices are the batch's ids."""
+        index = indices.cpu()
+        if index.ndim != 1 or index.dtype != torch.int64:
+            raise InputError(f"indices must be int64 (B,), got {index.dtype} {tuple(index.shape)}")
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            raise InputError(f"indices must lie in [0, {len(self)}), got {index.tolist()[:8]}")
+        size = self.made["shard_size"]
+        out: dict[str, Tensor] = {}
+        for k in (index // size).unique().tolist():
+            here = index // size == k
+            rows = (index[here] - k * size).numpy()
+            for name, values in self._shard(k).items():
+                part = torch.from_numpy(values[rows])
+                whole = out.setdefault(name, part.new_empty((len(index), *part.shape[1:])))
+                whole[here] = part
+        cond = {"label": out["label"]} if "label" in out else {}
+        return Batch(out["x1"], cond, out["x0"], index)
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of how the pairs were made and of all shards."""
+        return _digest(self.made | {"shards": self.shards})
+
+    def _open(self, k: int) -> Mapping[str, np.ndarray]:
+        path = self.folder / f"{k:05d}.safetensors"
+        _check(path, self.shards[path.name])
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        return {
+            name: np.memmap(
+                path,
+                KINDS[entry["dtype"]],
+                "r",
+                8 + length + entry["data_offsets"][0],
+                tuple(entry["shape"]),
+            )
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+
+
+def fingerprint(model: Field, shape: tuple[int, ...]) -> str:
+    """SHA-256 of a field: of its path and its weights; if it has none, of its velocity at some points."""
+    device, dtype = home(model)
+    digest = hashlib.sha256(repr(model.path).encode())
+    inside = networks(model)
+    for number, net in enumerate(inside):
+        for name, value in sorted(net.state_dict().items()):
+            digest.update(f"{number}.{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    if not inside:
+        x = Noise.batch(16, 0, device=device).normal(shape, dtype=dtype)
+        u = model(x, 0.5).double()
+        # Six digits, so that another processor's rounding is no other field.
+        digest.update(" ".join(f"{v:.5e}" for v in u.flatten().tolist()).encode())
+    return digest.hexdigest()
+
+
+def _identity(source: Tensor | Law | None, seed: int) -> str | None:
+    """SHA-256 of the states to start from, or of the first ones that a law draws."""
+    if source is None:
+        return None
+    x = source if isinstance(source, Tensor) else source.draw(Noise.batch(16, seed))
+    return hashlib.sha256(x.detach().cpu().double().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _shards_of(folder: Path, made: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of the shards that are there already, if they are of the pairs to be made."""
+    if not (folder / MANIFEST).exists():
+        _write_manifest(folder, made, {})
+        return {}
+    there, shards = _read_manifest(folder)
+    differences = [
+        f"{key}: {there.get(key)} there, {made.get(key)} here"
+        for key in sorted({*there, *made})
+        if there.get(key) != made.get(key)
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{folder} holds other pairs ({'; '.join(differences)}): choose another folder, or remove it"
+        )
+    return shards
+
+
+def _write_manifest(folder: Path, made: Mapping[str, Any], shards: Mapping[str, str]) -> None:
+    whole = {**made, "shards": dict(shards)}
+    text = json.dumps(whole | {"check": _digest(whole)}, indent=1) + "\n"
+    write_file(folder / MANIFEST, text.encode())
+
+
+def _read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    path = folder / MANIFEST
+    try:
+        whole = json.loads(path.read_text())
+        check = whole.pop("check")
+        shards = whole.pop("shards")
+        if check != _digest({**whole, "shards": shards}):
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in it")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there are no pairs in {folder}: {MANIFEST} is missing") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"cannot read {path}: {type(error).__name__}: {error}") from error
+    if whole.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {whole.get('format')}; this version reads {FORMAT}"
+        )
+    return whole, shards
+
+
+def _check(path: Path, expected: str) -> None:
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    if found != expected:
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is not that of {MANIFEST}. Remove it, and make the pairs again: only what "
+            f"is missing is made"
+        )
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

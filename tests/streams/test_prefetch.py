@@ -1,0 +1,210 @@
+"""Batches prepared in the background are those of the stream, in any order and whatever goes wrong."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+import pushforward as pf
+from pushforward.core.noise import SOURCE
+from pushforward.streams.prefetch import Prefetch
+from pushforward.streams.stream import Coupled, Drawn, Sourced
+
+
+class Numbered:
+    """Batches that are their step; steps in `bad` fail."""
+
+    batch_size = 3
+
+    def __init__(self, bad=(), wait=0.0):
+        self.bad, self.wait, self.asked = set(bad), wait, []
+
+    def at(self, step):
+        self.asked.append(step)
+        time.sleep(self.wait)
+        if step in self.bad:
+            raise KeyError(f"step {step}")
+        return pf.Batch(torch.full((3, 2), float(step)))
+
+
+def law():
+    return pf.GaussianMixture([[2.0, 0.0], [-2.0, 1.0]], 0.1)
+
+
+def coupled(coupling=None, **more):
+    stream = Drawn(law(), 16, seed=3)
+    return Coupled(stream, coupling or pf.couplings.OptimalTransport(), seed=3, **more)
+
+
+def equal(a, b):
+    assert torch.equal(a.x1, b.x1)
+    assert torch.equal(a.x0, b.x0)
+    assert torch.equal(a.ids, b.ids)
+    assert a.cond.keys() == b.cond.keys()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    "coupling",
+    [pf.couplings.OptimalTransport(), pf.couplings.Sinkhorn(0.5)],
+    ids=lambda c: type(c).__name__,
+)
+def test_batches_are_those_of_the_stream_in_any_order_of_steps(coupling, workers):
+    stream = coupled(coupling)
+    with Prefetch(stream, workers=workers) as ahead:
+        assert ahead.batch_size == 16
+        for step in (0, 1, 2, 3, 10, 11, 4, 4, 5, 0, 2**31 - 1, 6):
+            equal(ahead.at(step), stream.at(step))
+
+
+def test_the_next_batches_are_begun_and_no_more():
+    stream = Numbered()
+    with Prefetch(stream, depth=3) as ahead:
+        ahead.at(5)
+        deadline = time.monotonic() + 20
+        while len(stream.asked) < 4 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.02)
+        assert stream.asked == [5, 6, 7, 8]
+        ahead.at(6)
+        assert float(ahead.at(7).x1[0, 0]) == 7
+        assert len(ahead._begun) == 3
+    assert len(stream.asked) == len(set(stream.asked))
+
+
+def test_what_a_jump_leaves_behind_is_dropped():
+    stream = Numbered(wait=0.05)
+    with Prefetch(stream, depth=4) as ahead:
+        ahead.at(0)
+        ahead.at(100)
+    assert not {3, 4} & set(stream.asked)
+
+
+def test_an_error_is_raised_at_its_step_as_it_was_and_the_stream_goes_on():
+    with Prefetch(Numbered(bad={2, 3})) as ahead:
+        assert float(ahead.at(1).x1[0, 0]) == 1
+        for _ in range(2):
+            with pytest.raises(KeyError, match="step 2"):
+                ahead.at(2)
+        assert float(ahead.at(4).x1[0, 0]) == 4
+        with pytest.raises(KeyError, match="step 3"):
+            ahead.at(3)
+    for options in ({"depth": 0}, {"workers": 0}):
+        with pytest.raises(pf.InputError, match="at least 1"):
+            Prefetch(Numbered(), **options)
+
+
+def test_threads_end_with_the_stream():
+    before = threading.active_count()
+    ahead = Prefetch(Numbered())
+    ahead.at(0)
+    ahead.close()
+    assert threading.active_count() == before
+    other = Prefetch(Numbered())
+    other.at(0)
+    del other
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert threading.active_count() == before
+
+
+def test_a_child_process_has_batches_of_its_own():
+    ahead = Prefetch(Numbered())
+    ahead.at(0)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if float(ahead.at(7).x1[0, 0]) == 7 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert float(ahead.at(8).x1[0, 0]) == 8
+    ahead.close()
+
+
+@pytest.mark.parametrize("end", ["pass", "raise ValueError('over')", "raise KeyboardInterrupt"])
+def test_a_program_ends_without_closing(end):
+    code = (
+        "import torch, pushforward as pf\n"
+        "from pushforward.streams.prefetch import Ahead\n"
+        "class Slow:\n"
+        "    batch_size = 1\n"
+        "    def at(self, step): return pf.Batch(torch.zeros(1))\n"
+        f"ahead = Prefetch(Slow(), 4)\nahead.at(0)\n{end}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
+    assert (done.returncode == 0) == (end == "pass")
+
+
+def test_coupled_batches_train_as_the_coupling_in_the_objective_does():
+    path = pf.CondOT(gaussian_source=False)
+    torch.manual_seed(0)
+    model = pf.Model(pf.nets.MLP(2, 16, 1, classes=2), path, classes=2)
+    with torch.no_grad():
+        model.net.leave.weight.normal_()
+    for coupling in (
+        pf.couplings.OptimalTransport(),
+        pf.couplings.ConditionalTransport(),
+        pf.couplings.Sinkhorn(1.0),
+        lambda x0, x1, noise, cond=None: (torch.arange(16), torch.arange(16).flip(0)),
+    ):
+        stream = Labelled(Drawn(law(), 16, seed=3))
+        whole = pf.objectives.FlowMatching(model, coupling=coupling, drop=0.3)
+        plain = pf.objectives.FlowMatching(model, drop=0.3)
+        pairs = Coupled(stream, coupling, seed=3)
+        for step in (0, 5):
+            noise = pf.Noise.batch(16, 3, step)
+            truth = whole(stream.at(step), noise)["loss"]
+            assert torch.equal(plain(pairs.at(step), noise)["loss"], truth)
+
+
+class Labelled:
+    def __init__(self, stream):
+        self.stream, self.batch_size = stream, stream.batch_size
+
+    def at(self, step):
+        batch = self.stream.at(step)
+        return pf.Batch(batch.x1, {"label": (batch.x1[:, 0] > 0).long()}, ids=batch.ids + 100)
+
+
+def test_labels_and_ids_follow_their_data():
+    stream = Labelled(Drawn(law(), 16, seed=3))
+    flip = lambda x0, x1, noise, cond=None: (torch.arange(16), torch.arange(16).flip(0))  # noqa: E731
+    batch, plain = Coupled(stream, flip, seed=3).at(2), stream.at(2)
+    assert torch.equal(batch.x1, plain.x1.flip(0))
+    assert torch.equal(batch.ids, plain.ids.flip(0))
+    assert torch.equal(batch.cond["label"], (batch.x1[:, 0] > 0).long())
+    assert torch.equal(batch.x0, pf.Noise.batch(16, 3, 2).normal((2,), SOURCE))
+
+
+def test_source_samples_follow_their_law_and_are_independent_of_the_data():
+    # The same law, the same seed: draws that shared numbers would be equal.
+    stream = Sourced(Drawn(law(), 500, seed=3), law(), seed=3)
+    pairs = [stream.at(step) for step in range(8)]
+    x0, x1 = torch.cat([b.x0 for b in pairs]).double(), torch.cat([b.x1 for b in pairs]).double()
+    assert pairs[0].x0.dtype == pairs[0].x1.dtype == torch.float32
+    n = len(x0)
+    truth = torch.tensor([0.0, 0.5], dtype=torch.float64)
+    assert ((x0.mean(0) - truth).abs() < 4.5 * x0.std(0) / n**0.5).all()
+    correlation = torch.corrcoef(torch.cat((x0, x1), 1).T)[:2, 2:]
+    assert (correlation.abs() < 4.5 / n**0.5).all()
+    assert not torch.equal(stream.at(0).x0, stream.at(1).x0)
+    assert torch.equal(stream.at(4).x0, pairs[4].x0)
+    both = coupled(source=law()).at(4)
+    plain = Sourced(Drawn(law(), 16, seed=3), law(), seed=3).at(4)
+    assert torch.equal(both.x1, plain.x1)
+    assert torch.equal(both.x0.sort(0).values, plain.x0.sort(0).values)
+
+
+def test_source_laws_that_do_not_fit_are_errors():
+    stream = Sourced(Drawn(law(), 4, seed=0), law(), seed=0)
+    with pytest.raises(pf.InputError, match="source samples of its own"):
+        Sourced(stream, law(), seed=0).at(0)
+    with pytest.raises(pf.InputError, match=r"shape \(3,\), and the data have \(2,\)"):
+        Sourced(Drawn(law(), 4, seed=0), pf.GaussianMixture([[0.0] * 3], 1.0), seed=0).at(0)
