@@ -130,7 +130,7 @@ def memory() -> list[Row]:
         row: Row = {"steps of Heun": steps}
         for name, adjoint in (("plain", False), ("adjoint", True)):
             model = network()
-            torch.nn.init.normal_(model.net.leave.weight, std=0.1)
+            torch.nn.init.normal_(model.net.conv_out.weight, std=0.1)
             loss_of = MaximumLikelihood(model, steps, pf.solvers.Heun(), adjoint=adjoint)
 
             def step(loss_of: MaximumLikelihood = loss_of) -> None:

@@ -75,7 +75,11 @@ def step(net: nn.Module, precision: Any, compiled: bool, folder: str) -> Trainer
     model = pf.Model(net, pf.CondOT(), shape=SHAPE, classes=CLASSES)
     settings = Settings(steps=10**6, lr=1e-4, precision=precision, compile=compiled, sample_every=0)
     return Trainer(
-        FlowMatching(model, drop=0.1), model, Shuffled(data, SIZE, 0), settings, Path(folder)
+        FlowMatching(model, condition_dropout=0.1),
+        model,
+        Shuffled(data, SIZE, 0),
+        settings,
+        Path(folder),
     )
 
 

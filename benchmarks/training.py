@@ -19,7 +19,7 @@ class Step:
     batch: pf.Batch
 
     def __post_init__(self) -> None:
-        self.objective = pf.objectives.FlowMatching(self.model, drop=0.1)
+        self.objective = pf.objectives.FlowMatching(self.model, condition_dropout=0.1)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         self.ema = EMA(self.model)
         self.number = 0

@@ -94,7 +94,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A class-conditional teacher, a student, and one that is guided."""
     folder = tmp_path_factory.mktemp("digits")
     made = {name: folder / name for name in ("teacher", "plain", "guided")}
-    recipe = Digits(**PLAIN, width=8, steps=25, lr=1e-2, drop=0.3, out=made["teacher"])
+    recipe = Digits(**PLAIN, width=8, steps=25, lr=1e-2, condition_dropout=0.3, out=made["teacher"])
     train("digits", recipe, quiet=True)
     for name, more in (("plain", ()), ("guided", ("--guidance", 2))):
         line = ("distill", made["teacher"], "--method", "meanflow", "--out", made[name])
@@ -229,7 +229,7 @@ def test_a_guided_student_learns_the_guided_flow_and_is_another_than_its_sibling
     torch.testing.assert_close(got, 2 * told - free, rtol=1e-4, atol=1e-5)
     assert float((told - free).abs().max()) > 1e-3
     # Its samples keep the share of dropped labels that the teacher was trained with.
-    assert built.objective.drop == 0.3
+    assert built.objective.condition_dropout == 0.3
 
 
 def test_guidance_is_learned_in_the_first_stage_and_handed_on(
@@ -452,9 +452,9 @@ def test_flow_maps_from_scratch_predict_what_can_start_at_noise(
     with pytest.raises(pf.InputError, match=f"--times is not for --objective {objective}"):
         Toy2D(**options, times="logit-normal").build()
     with pytest.raises(
-        pf.InputError, match=f"--measure is for --objective matching, .*{objective}"
+        pf.InputError, match=f"--loss-in is for --objective matching, .*{objective}"
     ):
-        Toy2D(**options, measure="v").build()
+        Toy2D(**options, loss_in="v").build()
 
 
 def test_guidance_is_folded_into_meanflow_with_classes_alone() -> None:
@@ -725,7 +725,7 @@ def test_guidance_of_digits_from_scratch_is_recorded_and_needs_dropped_labels(tm
     assert made.model.info["guidance"] == 2
     assert made.objective.guidance == 2
     with pytest.raises(pf.InputError, match="a share of them dropped"):
-        Digits(objective="meanflow", guidance=2, drop=0, device="cpu").build()
+        Digits(objective="meanflow", guidance=2, condition_dropout=0, device="cpu").build()
     assert (
         Digits(objective="meanflow", guidance=0, width=8, device="cpu").build().objective.guidance
         == 0

@@ -301,7 +301,7 @@ def test_every_path_and_prediction_trains_and_samples_without_a_nan(
     trainer.start()
     assert trainer.run()
     assert all(bool(p.isfinite().all()) for p in experiment.model.parameters())
-    assert any(bool((p != 0).any()) for p in experiment.model.net.leave.parameters())
+    assert any(bool((p != 0).any()) for p in experiment.model.net.conv_out.parameters())
     model = pf.load(tmp_path)
     assert model.prediction == ("data" if edm else prediction)
     for solver in (pf.solvers.Euler(), pf.solvers.Heun()):
@@ -312,11 +312,11 @@ def test_every_path_and_prediction_trains_and_samples_without_a_nan(
 @pytest.mark.parametrize("measure", ["velocity", "data", "noise", "v"])
 def test_a_loss_measured_in_another_prediction_trains(measure: str, tmp_path: Path) -> None:
     call("train", "toy2d", "--depth", 1, *TINY, "--sample-every", 0, "--path", "cosine", "--prediction", "v",
-         "--measure", measure, "--out", tmp_path / "run")  # fmt: skip
+         "--loss-in", measure, "--out", tmp_path / "run")  # fmt: skip
 
 
 def test_a_recipe_of_digits_holds_half_of_them_apart() -> None:
     experiment = Digits(device="cpu", width=8).build()
     assert (len(experiment.data), len(experiment.held_out)) == (898, 899)
-    assert experiment.objective.drop == 0.1
+    assert experiment.objective.condition_dropout == 0.1
     assert experiment.stream.data is experiment.data

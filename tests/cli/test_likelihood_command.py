@@ -165,7 +165,7 @@ ERRORS = {
     "likelihood plane --bound --variance learned --tolerance 0.1 --num 4":
     "MLP gives no variance: that takes a network with two outputs for each channel",
     "train digits-classifier --prediction data --out new":
-    "a classifier predicts classes: leave --prediction, --measure, --edm, --objective, --coupling and --weight out",
+    "a classifier predicts classes: leave --prediction, --loss-in, --edm, --objective, --coupling and --weight out",
 }  # fmt: skip
 
 

@@ -195,7 +195,7 @@ MISUSE = {
     "train toy2d --keep 0": "Input should be greater than or equal to 1",
     "train toy2d --warmup -1": "Input should be greater than or equal to 0",
     "train toy2d --width 7": "Input should be a multiple of 2",
-    "train digits --drop 1.5": "Input should be less than or equal to 1",
+    "train digits --condition-dropout 1.5": "Input should be less than or equal to 1",
     "train digits --dropout 1": "Input should be less than 1",
     "train toy2d --path nothing":
     "Expected one of ('auto', 'condot', 'cosine', 'vp', 'subvp', 've', 'edm', 'ddpm-linear', 'ddpm-cosine', 'tube', ",

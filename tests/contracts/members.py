@@ -134,8 +134,8 @@ OBJECTIVES = [
     pytest.param(FlowMatching, "velocity", id="FlowMatching"),
     pytest.param(DenoisingScoreMatching, "score", id="DenoisingScoreMatching"),
     pytest.param(NoisePrediction, "noise", id="NoisePrediction"),
-    pytest.param(lambda m, **k: Matching(m, measure="data", **k), "data", id="Matching-data"),
-    pytest.param(lambda m, **k: Matching(m, measure="v", **k), "v", id="Matching-v"),
+    pytest.param(lambda m, **k: Matching(m, loss_in="data", **k), "data", id="Matching-data"),
+    pytest.param(lambda m, **k: Matching(m, loss_in="v", **k), "v", id="Matching-v"),
 ]
 
 # Those whose minimiser is the score as well, without being the regression of a target.
@@ -152,7 +152,7 @@ FLOW_MAP_OBJECTIVES = [
     pytest.param(lambda m, u, x, **k: MeanFlow(m, share=0.5, **k), False, id="MeanFlow"),
     pytest.param(lambda m, u, x, **k: MeanFlow(m, u, share=0.5, **k), True, id="MeanFlow-taught"),
     pytest.param(
-        lambda m, u, x, **k: MeanFlow(m, guidance=2.0, **({"drop": 0.1} | k)),
+        lambda m, u, x, **k: MeanFlow(m, guidance=2.0, **({"condition_dropout": 0.1} | k)),
         False,
         id="MeanFlow-guided",
     ),

@@ -74,14 +74,14 @@ def test_labels_are_dropped_with_the_probability_drop_and_nothing_else_changes(m
     net, n = Free(), 3000
     label = torch.arange(n) % 3
     batch, noise = pf.Batch(randn(n, 2, seed=1), {"label": label}), pf.Noise.batch(n, seed=3)
-    build(make, net, drop=0.3)(batch, noise)
+    build(make, net, condition_dropout=0.3)(batch, noise)
     x, t, s, cond = net.asked[-1]
     got = cond["label"]
     dropped = got == -1
     assert abs(float(dropped.double().mean()) - 0.3) < 4.5 * (0.21 / n) ** 0.5
     assert torch.equal(got[~dropped], label[~dropped])
     net.asked.clear()
-    build(make, net, drop=0.9)(batch, noise)
+    build(make, net, condition_dropout=0.9)(batch, noise)
     for mine, theirs in zip(net.asked[-1][:3], (x, t, s), strict=True):
         torch.testing.assert_close(mine, theirs)
 

@@ -143,13 +143,13 @@ def test_without_a_measure_a_model_is_judged_by_its_own_prediction(prediction):
     model = pf.Model(Affine(), pf.CondOT(), prediction)
     x1, noise = randn(5, 2, seed=1), pf.Noise.batch(5)
     own = Matching(model, times=MIDDLE)(x1, noise)["loss"]
-    assert torch.equal(own, Matching(model, measure=prediction, times=MIDDLE)(x1, noise)["loss"])
+    assert torch.equal(own, Matching(model, loss_in=prediction, times=MIDDLE)(x1, noise)["loss"])
 
 
-@pytest.mark.parametrize("drop", [0.0, 0.15, 0.5, 1.0])
+@pytest.mark.parametrize("condition_dropout", [0.0, 0.15, 0.5, 1.0])
 def test_the_condition_of_that_fraction_of_samples_is_dropped_and_of_no_other(drop):
     net = Affine()
-    objective = FlowMatching(pf.Model(net, pf.CondOT()), drop=drop)
+    objective = FlowMatching(pf.Model(net, pf.CondOT()), condition_dropout=condition_dropout)
     n = 20000
     label, text = torch.arange(n) % 7, 1 + torch.rand(n, 3)
     x1, noise = randn(n, 2, seed=1), pf.Noise.batch(n, seed=3)
@@ -163,7 +163,7 @@ def test_the_condition_of_that_fraction_of_samples_is_dropped_and_of_no_other(dr
     # The same ones in any batch, at any time of day; others at another step; and nothing else changes.
     objective(pf.Batch(x1[50:80], {"label": label[50:80]}), noise[50:80])
     assert torch.equal(net.asked[1][2]["label"], got["label"][50:80])
-    plain = dataclasses.replace(objective, drop=0.0)(
+    plain = dataclasses.replace(objective, condition_dropout=0.0)(
         pf.Batch(x1, {"label": label, "text": text}), noise
     )["loss"]
     assert torch.equal(plain, full)
@@ -180,7 +180,7 @@ def test_the_condition_of_that_fraction_of_samples_is_dropped_and_of_no_other(dr
 
 def test_without_a_condition_nothing_is_dropped():
     net = Affine()
-    FlowMatching(pf.Model(net, pf.CondOT()), drop=1.0)(randn(4, 2), pf.Noise.batch(4))
+    FlowMatching(pf.Model(net, pf.CondOT()), condition_dropout=1.0)(randn(4, 2), pf.Noise.batch(4))
     assert net.asked[0][2] == {}
 
 
@@ -254,10 +254,10 @@ def test_arguments_that_do_not_fit_are_errors():
     model = pf.Model(Affine(), pf.CondOT())
     for drop in (-0.1, 1.1):
         with pytest.raises(pf.InputError, match="probability"):
-            FlowMatching(model, drop=drop)
+            FlowMatching(model, condition_dropout=condition_dropout)
     with pytest.raises(pf.InputError, match="3 noise ids for a batch of 4"):
         FlowMatching(model)(randn(4, 2), pf.Noise.batch(3))
     with pytest.raises(pf.InputError, match="no prediction"):
-        Matching(model, measure="flow")
-    FlowMatching(model, drop=0.0)
-    FlowMatching(model, drop=1.0)
+        Matching(model, loss_in="flow")
+    FlowMatching(model, condition_dropout=0.0)
+    FlowMatching(model, condition_dropout=1.0)

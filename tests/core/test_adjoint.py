@@ -19,8 +19,8 @@ def networks(dtype=torch.float64, width=16):
     torch.manual_seed(0)
     nets = [MLP(3, width, 2).to(dtype), MLP(3, width, 1).to(dtype)]
     for net in nets:
-        nn.init.normal_(net.leave.weight, std=0.3)
-    nets[1].enter.bias.requires_grad_(False)
+        nn.init.normal_(net.conv_out.weight, std=0.3)
+    nets[1].conv_in.bias.requires_grad_(False)
     return nets
 
 

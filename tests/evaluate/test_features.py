@@ -64,9 +64,9 @@ def test_logits_are_linear_in_the_features_of_a_classifier() -> None:
     got = features(x, (-1.0, 1.0))
     assert got.shape == (5, features.dim) == (5, 16)
     want = model.eval()(x, 1.0)
-    torch.testing.assert_close(model.net.leave(got), want)
+    torch.testing.assert_close(model.net.conv_out(got), want)
     # At t = 1, that is, not at another time; and without dropout.
-    assert not torch.allclose(model.net.leave(got), model(x, 0.5), atol=1e-3)
+    assert not torch.allclose(model.net.conv_out(got), model(x, 0.5), atol=1e-3)
     assert torch.equal(features(x, (-1.0, 1.0)), got)
     assert features(images(2, 1, 13), (-1.0, 1.0)).shape == (2, 16)
 

@@ -195,7 +195,7 @@ def classifier(seed: int = 0, **extra) -> NoisyClassifier:
 def test_the_loss_is_the_cross_entropy_at_the_noisy_state():
     model = classifier()
     with torch.no_grad():
-        model.net.leave.weight.normal_()
+        model.net.conv_out.weight.normal_()
     x1, label = randn(6, 2, seed=1).float(), torch.tensor([0, 1, 2, 0, -1, 1])
     noise = pf.Noise.batch(6, 4, 2)
     loss = Classification(model)(pf.Batch(x1, {"label": label}), noise)["loss"]
@@ -274,7 +274,7 @@ def test_a_trained_classifier_guides_a_law_to_its_classes():
 def test_a_classifier_is_saved_and_loaded_and_is_no_model(tmp_path):
     model = classifier(info={"note": 1})
     with torch.no_grad():
-        model.net.leave.weight.normal_()
+        model.net.conv_out.weight.normal_()
     pf.save(model, tmp_path / "classifier")
     again = pf.train.share.load_classifier(tmp_path / "classifier")
     x = randn(4, 2).float()

@@ -19,7 +19,7 @@ ORDINARY = [name for name in SOLVERS if name != "dopri5"]
 def model(seed: int = 0, **extra) -> pf.Model:
     torch.manual_seed(seed)
     net = MLP(2, 16, 1, classes=3)
-    torch.nn.init.normal_(net.leave.weight)
+    torch.nn.init.normal_(net.conv_out.weight)
     return pf.Model(net, pf.CondOT(), shape=(2,), classes=3, **extra)
 
 

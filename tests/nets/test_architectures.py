@@ -92,13 +92,13 @@ def test_the_condition_is_the_time_mixed_plus_the_label():
 def test_the_mlp_is_its_equation():
     torch.manual_seed(0)
     net = MLP(3, 8, 2, classes=2)
-    nn.init.normal_(net.leave.weight)
+    nn.init.normal_(net.conv_out.weight)
     x, t, label = randn(4, 3, dtype=torch.float32), torch.rand(4), torch.tensor([0, 1, -1, 0])
     e = silu(net.conditioning(t, label))
-    h = net.enter(x)
+    h = net.conv_in(x)
     for i in range(2):
         h = h + net.second[i](silu(net.first[i](silu(h)) + net.modulate[i](e)))
-    assert torch.allclose(net(x, t, label), net.leave(silu(h)), atol=1e-6)
+    assert torch.allclose(net(x, t, label), net.conv_out(silu(h)), atol=1e-6)
     for bad in ((0, 8, 1), (3, 0, 1), (3, 8, 0)):
         with pytest.raises(pf.InputError, match="positive"):
             MLP(*bad)

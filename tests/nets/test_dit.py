@@ -175,7 +175,7 @@ def whole(net, x, t, label, s=None, context=None, mask=None):
         x[:, i * p : (i + 1) * p, j * p : (j + 1) * p] for i in range(rows) for j in range(columns)
     ]
     h = torch.stack(
-        [(net.enter.weight * patch).sum((1, 2, 3)) + net.enter.bias for patch in patches]
+        [(net.conv_in.weight * patch).sum((1, 2, 3)) + net.conv_in.bias for patch in patches]
     )
     angle = None
     if c["positions"] == "sincos":
@@ -218,7 +218,7 @@ def whole(net, x, t, label, s=None, context=None, mask=None):
     shift, gain = (
         net.leave_modulate(condition)[i * c["width"] : (i + 1) * c["width"]] for i in (0, 1)
     )
-    tokens = net.leave((1 + gain) * norm(h[-rows * columns :]) + shift)
+    tokens = net.conv_out((1 + gain) * norm(h[-rows * columns :]) + shift)
     answers = c["outputs"] * c["channels"]
     out = torch.zeros(answers, *x.shape[1:], dtype=x.dtype)
     for n, token in enumerate(tokens):

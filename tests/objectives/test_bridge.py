@@ -134,7 +134,7 @@ def test_conditions_follow_their_data_through_a_coupling_and_may_be_dropped():
     there = t * x1.flip(0) + (1 - t) * x0 + STD * (t * (1 - t)).sqrt() * z
     assert torch.allclose(x, there)
     assert torch.equal(cond["label"], label.flip(0))
-    ScoreAndFlowMatching(model, drop=0.5)(pf.Batch(x1, {"label": label}), noise)
+    ScoreAndFlowMatching(model, condition_dropout=0.5)(pf.Batch(x1, {"label": label}), noise)
     dropped = net.asked[1][2]["label"] == -1
     assert 16 <= int(dropped.sum()) <= 48
 
@@ -190,8 +190,8 @@ def test_each_phase_of_bridge_matching_has_the_gradient_of_the_markovian_project
     # The pairs that a phase is trained on, and with them the drifts that it is after.
     pairs = {
         0: pair,
-        1: reached(model.ahead, 1, pair, steps),
-        2: reached(model.back, -1, pair, steps),
+        1: reached(model.forward_drift, 1, pair, steps),
+        2: reached(model.backward_drift, -1, pair, steps),
     }
     field = pairs[phase].field(BRIDGE)
     trained = {0: ("ahead", "back"), 1: ("back",), 2: ("ahead",)}[phase]
@@ -199,13 +199,13 @@ def test_each_phase_of_bridge_matching_has_the_gradient_of_the_markovian_project
     for k in range(60):
         noise = pf.Noise.batch(200, seed=1, step=1000 * phase + k)
         x0, x1 = pair.draw(noise)
-        for net in (model.ahead, model.back):
+        for net in (model.forward_drift, model.backward_drift):
             net.asked.clear()
         loss = objective(pf.Batch(x1, x0=x0), noise)["loss"]
         assert loss.shape == (200,)
         loss.mean().backward()
-        assert (model.ahead.c.grad is not None) == ("ahead" in trained)
-        assert (model.back.c.grad is not None) == ("back" in trained)
+        assert (model.forward_drift.c.grad is not None) == ("ahead" in trained)
+        assert (model.backward_drift.c.grad is not None) == ("back" in trained)
         got, truth = [], []
         for name in trained:
             net, sign = getattr(model, name), 1 if name == "ahead" else -1
@@ -229,7 +229,7 @@ def test_the_schroedinger_bridge_is_the_fixed_point_of_bridge_matching():
     for start, fixed in ((pair, True), (other, False)):
         model = pf.HalfBridges(Exact(start, 1), Exact(start, -1), BRIDGE)
         crosses = [
-            reached(model.ahead, 1, pair, 40).cross, reached(model.back, -1, pair, 40).cross
+            reached(model.forward_drift, 1, pair, 40).cross, reached(model.backward_drift, -1, pair, 40).cross
         ]  # fmt: skip
         for cross in crosses:
             assert (float((cross - start.cross).abs().max()) < 1e-9) == fixed
@@ -272,7 +272,9 @@ def test_bridge_matching_follows_its_recursion_into_the_schroedinger_bridge():
         for name in ("ahead", "back") if phase == 0 else ("back",) if phase % 2 else ("ahead",):
             least_squares(objective, getattr(model, name), batch, noise)
         sign = -1 if phase % 2 else 1
-        found = reached(model.back if sign < 0 else model.ahead, sign, pair, steps)
+        found = reached(
+            model.backward_drift if sign < 0 else model.forward_drift, sign, pair, steps
+        )
         exact = reached(Exact(truth, sign), sign, pair, steps)
         assert torch.allclose(found.joint, exact.joint, atol=0.02), phase
         # The end that it runs into has the right law too, but for the steps.
@@ -321,10 +323,14 @@ def test_each_phase_of_proportional_fitting_is_the_half_bridge_of_the_one_before
         back = phase % 2 == 0
         noise = pf.Noise.batch(3000, seed=5, step=phase)
         batch = marginal_batch(pair, 3000, phase)
-        least_squares(objective, model.back if back else model.ahead, batch, noise)
+        least_squares(
+            objective, model.backward_drift if back else model.forward_drift, batch, noise
+        )
         ends = (1, pair.mean1, pair.cov1) if back else (0, pair.mean0, pair.cov0)
         truth = half_bridge(truth, *ends)
-        found = reached(model.back if back else model.ahead, -1 if back else 1, pair, steps)
+        found = reached(
+            model.backward_drift if back else model.forward_drift, -1 if back else 1, pair, steps
+        )
         assert torch.allclose(found.joint, truth.joint, atol=0.04), phase
         assert torch.allclose(found.mean0, truth.mean0, atol=0.025)
         assert torch.allclose(found.mean1, truth.mean1, atol=0.025)
@@ -338,7 +344,11 @@ def test_proportional_fitting_trains_one_network_on_trajectories_of_the_other(ph
     batch = pf.Batch(randn(3, 2), {"label": torch.arange(3)}, randn(3, 2, seed=1))
     loss = ProportionalFitting(model, every=10, steps=steps)(batch, noise)["loss"]
     loss.sum().backward()
-    trained, running = (model.ahead, model.back) if phase == 1 else (model.back, model.ahead)
+    trained, running = (
+        (model.forward_drift, model.backward_drift)
+        if phase == 1
+        else (model.backward_drift, model.forward_drift)
+    )
     assert trained.c.grad is not None
     assert running.c.grad is None
     x, t, cond = trained.asked[0]
@@ -431,8 +441,8 @@ def test_the_network_at_rest_stays_as_it_is_under_weight_decay_too(make):
 def test_draws_do_not_depend_on_the_batch_and_differ_from_step_to_step(make):
     torch.manual_seed(0)
     model = pf.HalfBridges(MLP(2, 8, 1).double(), MLP(2, 8, 1).double(), BRIDGE)
-    for net in (model.ahead, model.back):
-        nn.init.normal_(net.leave.weight, std=0.1)
+    for net in (model.forward_drift, model.backward_drift):
+        nn.init.normal_(net.conv_out.weight, std=0.1)
     objective, x0, x1 = make(model), randn(6, 2), randn(6, 2, seed=1)
     for step in (1, 5, 9):
         noise = pf.Noise.batch(6, seed=1, step=step)
@@ -454,13 +464,14 @@ def test_the_first_phase_of_bridge_matching_takes_the_coupling_and_later_ones_th
     seen = []
     for phase in range(3):
         objective(batch, pf.Noise.batch(4, step=phase))
-        trained = model.back if phase == 1 else model.ahead
+        trained = model.backward_drift if phase == 1 else model.forward_drift
         seen.append(trained.asked[-1][2]["label"].tolist())
         assert len(calls) == 1
     assert seen == [[3, 2, 1, 0], [0, 1, 2, 3], [0, 1, 2, 3]]
     # Labels reach the network that runs, too.
     assert all(
-        "label" in cond for _, _, cond in itertools.chain(model.ahead.asked, model.back.asked)
+        "label" in cond
+        for _, _, cond in itertools.chain(model.forward_drift.asked, model.backward_drift.asked)
     )
 
 
@@ -483,6 +494,6 @@ def test_arguments_that_do_not_fit_are_errors():
         BridgeMatching(two, draws=0)
     for drop in (-0.1, 1.1):
         with pytest.raises(pf.InputError, match="probability"):
-            ScoreAndFlowMatching(one, drop=drop)
+            ScoreAndFlowMatching(one, condition_dropout=condition_dropout)
     with pytest.raises(pf.InputError, match="shapes must agree"):
         ScoreAndFlowMatching(one)(pf.Batch(randn(4, 2), x0=randn(4, 3)), pf.Noise.batch(4))

@@ -280,10 +280,10 @@ def test_both_ends_have_the_same_units_dropped_and_each_call_others():
     class Dropping(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.drop, self.seen = Free(), nn.Dropout(0.5), []
+            self.inner, self.condition_dropout, self.seen = Free(), nn.Dropout(0.5), []
 
         def forward(self, x, t):
-            y = self.drop(self.inner(x, t))
+            y = self.condition_dropout(self.inner(x, t))
             self.seen.append(y.detach() == 0)
             return y
 
@@ -589,5 +589,5 @@ def test_arguments_that_do_not_fit_are_errors():
         Levels(std=0.0)
     for make in (ConsistencyTraining, ContinuousConsistency):
         with pytest.raises(pf.InputError, match="probability"):
-            make(model, drop=-0.1)
+            make(model, condition_dropout=-0.1)
     assert ContinuousConsistency(model).times == LogitNormal(0.0, 1.6)

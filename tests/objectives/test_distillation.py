@@ -35,7 +35,7 @@ def next_of_grid(t: Tensor) -> Tensor:
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("jumps", ["any", tuple(GRID)], ids=["any", "grid"])
 @pytest.mark.parametrize(
-    ("path", "prediction", "measure"),
+    ("path", "prediction", "loss_in"),
     [
         (pf.CondOT(), "velocity", "velocity"), (pf.CondOT(), "data", "v"), (pf.Cosine(), "v", "data"),
         (pf.VP(), "v", "v"), (pf.VP(), "data", "velocity"), (pf.EDM(0.05, 10.0), "noise", "data"),
@@ -112,9 +112,9 @@ def test_errors_of_v_are_errors_of_the_data_times_snr_plus_one_and_truncated_tim
     t = net.asked[-1][1]
     snr = (path.alpha(t) / path.sigma(t)) ** 2
     assert float(snr.min()) < 0.9 < 1.1 < float(snr.max())
-    v = replace(data, measure="v")(x1, noise)["loss"].detach()
+    v = replace(data, loss_in="v")(x1, noise)["loss"].detach()
     torch.testing.assert_close(v, (snr + 1) * base, rtol=1e-8, atol=0)
-    cut = replace(data, measure="v", weight=weights.TruncatedSNR(path, "v"))(x1, noise)["loss"]
+    cut = replace(data, loss_in="v", weight=weights.TruncatedSNR(path, "v"))(x1, noise)["loss"]
     torch.testing.assert_close(cut.detach(), torch.clamp(snr, min=1) * base, rtol=1e-8, atol=0)
     with pytest.raises(pf.InputError, match="was made for errors of the v"):
         replace(data, weight=weights.TruncatedSNR(path, "v"))
@@ -264,7 +264,7 @@ def test_the_share_that_goes_nowhere_learns_by_flow_matching(share):
 def test_a_dropped_condition_is_dropped_in_both_jumps_and_in_their_sum():
     net, path, n = Free(), pf.CondOT(), 400
     noise, label = pf.Noise.batch(n, seed=2), torch.arange(n) % 3
-    Shortcut(flow_model(net, path), finest=4, share=0.0, drop=0.3)(
+    Shortcut(flow_model(net, path), finest=4, share=0.0, condition_dropout=0.3)(
         pf.Batch(randn(n, 2), {"label": label}), noise
     )
     told = [cond["label"] for *_, cond in net.asked]
@@ -304,7 +304,7 @@ def test_arguments_that_do_not_fit_are_errors():
     with pytest.raises(pf.InputError, match="the teacher flows along"):
         ProgressiveDistillation(model, LAW.flow_map(pf.VP()), FINE)
     with pytest.raises(pf.InputError, match="probability"):
-        ProgressiveDistillation(model, FLOW, FINE, drop=2.0)
+        ProgressiveDistillation(model, FLOW, FINE, condition_dropout=2.0)
     free = flow_model(Free(), PATH)
     with pytest.raises(pf.InputError, match="jumps of any length"):
         Shortcut(model)
@@ -317,4 +317,4 @@ def test_arguments_that_do_not_fit_are_errors():
     with pytest.raises(pf.InputError, match="the teacher flows along"):
         Shortcut(free, LAW.flow_map(pf.Cosine()))
     with pytest.raises(pf.InputError, match="probability"):
-        Shortcut(free, drop=-1.0)
+        Shortcut(free, condition_dropout=-1.0)

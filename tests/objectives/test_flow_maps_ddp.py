@@ -78,7 +78,10 @@ CASES = {
     "MeanFlow": ("mlp", lambda net: MeanFlow(flow(net), share=0.25)),
     "MeanFlow-cosine": ("mlp", lambda net: MeanFlow(flow(net, "any", COSINE, "v"), share=0.25)),
     "MeanFlow-teacher": ("mlp", lambda net: MeanFlow(flow(net), teacher(), share=0.25)),
-    "MeanFlow-guided": ("mlp", lambda net: MeanFlow(flow(net), guidance=2.0, drop=0.3, share=0.25)),
+    "MeanFlow-guided": (
+        "mlp",
+        lambda net: MeanFlow(flow(net), guidance=2.0, condition_dropout=0.3, share=0.25),
+    ),
     "Continuous": (
         "mlp",
         lambda net: ContinuousConsistency(flow(net, "data", COSINE, "v"), warmup=3),
@@ -88,7 +91,10 @@ CASES = {
     "Training-EDM-slow": (
         "mlp",
         lambda net: ConsistencyTraining(
-            flow(net, "data", pf.EDM(), "data", EDMPreconditioning()), LEVELS, decay=0.5, drop=0.3
+            flow(net, "data", pf.EDM(), "data", EDMPreconditioning()),
+            LEVELS,
+            decay=0.5,
+            condition_dropout=0.3,
         ),
     ),
     "Distillation": (
@@ -119,7 +125,7 @@ CASES = {
     "UNet-MeanFlow": ("unet", lambda net: MeanFlow(flow(net), share=0.25)),
     "UNet-MeanFlow-guided": (
         "unet",
-        lambda net: MeanFlow(flow(net), guidance=2.0, drop=0.3, share=0.25),
+        lambda net: MeanFlow(flow(net), guidance=2.0, condition_dropout=0.3, share=0.25),
     ),
     "UNet-Training-slow": (
         "unet",

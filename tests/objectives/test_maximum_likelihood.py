@@ -94,7 +94,7 @@ def test_gradients_by_the_adjoint_are_those_of_plain_backpropagation(probes, dty
 
 def test_the_gradient_is_that_of_finite_differences_of_the_log_density():
     model, x = network_model(), randn(5, 2, seed=1)
-    weight = model.net.enter.weight
+    weight = model.net.conv_in.weight
     options = {"solver": Heun(), "grid": pf.times.uniform(4)}
     loss = MaximumLikelihood(model, 4, Heun())(x, pf.Noise.batch(5))["loss"].mean()
     (gradient,) = torch.autograd.grad(loss, weight)

@@ -170,7 +170,7 @@ def test_guided_samples_learn_the_guided_velocity_and_dropped_ones_their_own(sca
     noise, x1 = pf.Noise.batch(n, seed=5), randn(n, 2, seed=6)
     batch = pf.Batch(x1, {"label": torch.arange(n) % 3})
     model = flow_model(net, path)
-    objective = MeanFlow(model, times=MIDDLE, share=0.5, guidance=scale, drop=0.4)
+    objective = MeanFlow(model, times=MIDDLE, share=0.5, guidance=scale, condition_dropout=0.4)
     loss = objective(batch, noise)["loss"].detach()
     x, t, s, cond = net.asked[-1]
     dropped = cond["label"] == -1
@@ -206,7 +206,12 @@ def test_guided_at_the_same_time_the_target_is_the_guided_velocity_itself():
     for name, shift in (("exact", 0.0), ("off", 0.2)):
         net = Shifted(Guided(), shift)
         objective = MeanFlow(
-            flow_model(net, path), times=MIDDLE, share=1.0, power=0.0, guidance=scale, drop=0.5
+            flow_model(net, path),
+            times=MIDDLE,
+            share=1.0,
+            power=0.0,
+            guidance=scale,
+            condition_dropout=0.5,
         )
         total = []
         for k in range(30):
@@ -355,8 +360,8 @@ def test_arguments_that_do_not_fit_are_errors():
         with pytest.raises(pf.InputError, match="need power >= 0 and floor > 0"):
             MeanFlow(model, **bad)
     with pytest.raises(pf.InputError, match="guide the teacher"):
-        MeanFlow(model, law.field(path), guidance=2.0, drop=0.1)
+        MeanFlow(model, law.field(path), guidance=2.0, condition_dropout=0.1)
     with pytest.raises(pf.InputError, match="drop > 0"):
         MeanFlow(model, guidance=2.0)
     with pytest.raises(pf.InputError, match="probability"):
-        MeanFlow(model, drop=1.5)
+        MeanFlow(model, condition_dropout=1.5)

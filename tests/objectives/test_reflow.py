@@ -92,11 +92,11 @@ def test_conditions_are_dropped_where_noise_says() -> None:
     batch = pf.Batch(batch.x1, {"label": torch.full((400,), 3)}, batch.x0)
     noise = pf.Noise.batch(400, seed=1)
     model = pf.Model(Affine(), PATH)
-    kept, dropped = (OneStep(model, drop=p)(batch, noise)["loss"] for p in (0.0, 1.0))
+    kept, dropped = (OneStep(model, condition_dropout=p)(batch, noise)["loss"] for p in (0.0, 1.0))
     d = batch.x1 - batch.x0
     torch.testing.assert_close(kept, ((3 - d) ** 2).mean(1))
     torch.testing.assert_close(dropped, ((-1 - d) ** 2).mean(1))
-    some = OneStep(model, drop=0.3)(batch, noise)["loss"]
+    some = OneStep(model, condition_dropout=0.3)(batch, noise)["loss"]
     share = float((some == dropped).double().mean())
     assert ((some == dropped) | (some == kept)).all()
     assert 0.2 < share < 0.4
@@ -118,8 +118,8 @@ def test_what_is_not_pairs_is_refused(objective) -> None:
             objective(pf.Model(Affine(), path))
     objective(pf.Model(Affine(), pf.Cosine(gaussian_source=False)))
     objective(pf.Model(Affine(), Tube()))
-    with pytest.raises(pf.InputError, match="drop"):
-        objective(model, drop=1.5)
+    with pytest.raises(pf.InputError, match="condition_dropout"):
+        objective(model, condition_dropout=1.5)
 
 
 def fit(model: pf.Model, objective, data, steps: int, seed: int = 0) -> pf.Model:

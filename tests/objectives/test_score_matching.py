@@ -330,9 +330,9 @@ def test_conditions_are_passed_on_and_dropped(make):
     law = pf.GaussianMixture(randn(3, 2, seed=1), 0.3, labels=[0, 1, 2])
     model = pf.Model(Net(), pf.CondOT(), "score")
     if make is explicit:
-        objective = explicit(model, law, times=Constant(0.5), drop=0.5)
+        objective = explicit(model, law, times=Constant(0.5), condition_dropout=0.5)
     else:
-        objective = make(model, times=Constant(0.5), drop=0.5)
+        objective = make(model, times=Constant(0.5), condition_dropout=0.5)
     label, noise = torch.arange(300) % 3, pf.Noise.batch(300)
     x1 = law.draw(noise, label)
     loss = objective(pf.Batch(x1, {"label": label}), noise)["loss"]
@@ -356,7 +356,7 @@ def test_a_law_of_another_path_and_times_without_a_score_are_errors():
     with pytest.raises(pf.InputError, match="at least 1"):
         SlicedScoreMatching(model, projections=0)
     with pytest.raises(pf.InputError, match="probability"):
-        ImplicitScoreMatching(model, drop=2.0)
+        ImplicitScoreMatching(model, condition_dropout=2.0)
     with pytest.raises(pf.UndefinedError, match="Gaussian"):
         ImplicitScoreMatching(pf.Model(Wrong(), pf.CondOT(gaussian_source=False)))
     with pytest.raises(pf.InputError, match=r"pass MinSNR\(model.path, 'score'\)"):

@@ -391,7 +391,7 @@ def test_losses_do_not_depend_on_the_batch_and_conditions_are_dropped():
     model = pf.Model(Net(), DDPM, "noise")
     x1, label, noise = randn(40, 2, seed=1), torch.arange(40) % 3, pf.Noise.batch(40, seed=2)
     for make in (VariationalBound, Hybrid):
-        objective = make(model, drop=0.5, **DENSITY)
+        objective = make(model, condition_dropout=0.5, **DENSITY)
         told.clear()
         whole = objective(pf.Batch(x1, {"label": label}), noise)["loss"]
         dropped = told[0] == -1
@@ -430,7 +430,7 @@ def test_what_does_not_fit_is_an_error():
     with pytest.raises(pf.InputError, match="the model's path"):
         VariationalBound(model, steps=Steps(pf.CondOT()))
     with pytest.raises(pf.InputError, match="probability"):
-        Hybrid(model, drop=1.5)
+        Hybrid(model, condition_dropout=1.5)
     with pytest.raises(pf.InputError, match="vlb_weight"):
         Hybrid(model, vlb_weight=-1.0)
     with pytest.raises(pf.InputError, match="gives no variance"):

@@ -269,7 +269,7 @@ def test_samples_that_are_not_finite_are_counted_and_named() -> None:
 def test_a_model_samples_without_dropout_or_gradient_and_is_left_as_it_was() -> None:
     model = network(dropout=0.9)
     model.train()
-    model.net.enter.eval()
+    model.net.conv_in.eval()
     modes = [m.training for m in model.modules()]
     a = pf.generate(model, 3, nfe=4, label=0)
     assert torch.equal(a, pf.generate(model, 3, nfe=4, label=0))

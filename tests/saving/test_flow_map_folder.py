@@ -190,7 +190,7 @@ def test_damage_to_a_flow_map_is_found(tmp_path: Path) -> None:
     (folder / "model.json").write_text(text)
     content = (folder / "model.safetensors").read_bytes()
     tensors = load_tensors(content)
-    tensors["model.net.enter.bias"] = torch.zeros(9)
+    tensors["model.net.conv_in.bias"] = torch.zeros(9)
     for bad, message in (
         (content[:-3], "its SHA-256 differs"),
         (content[:-1] + bytes([content[-1] ^ 1]), "its SHA-256 differs"),
@@ -200,7 +200,7 @@ def test_damage_to_a_flow_map_is_found(tmp_path: Path) -> None:
         assert message in refusal(folder)
     # The same with all hashes right.
     rewrite(folder, sha256=hashlib.sha256(bad).hexdigest())
-    assert "model.net.enter.bias: torch.float32 (9,), expected torch.float32 (8,)" in refusal(
+    assert "model.net.conv_in.bias: torch.float32 (9,), expected torch.float32 (8,)" in refusal(
         folder
     )
 
@@ -228,7 +228,9 @@ def trainer(folder: Path, cut: int = -1, decay: float | None = 0.9, **settings: 
     folder.mkdir(parents=True, exist_ok=True)
     student = flow_map("data", seed=1)
     teacher = SolverFlowMap(flow_map("any", seed=2).model.requires_grad_(False), Heun())
-    objective = ConsistencyDistillation(student, LEVELS, decay=decay, drop=0.3, teacher=teacher)
+    objective = ConsistencyDistillation(
+        student, LEVELS, decay=decay, condition_dropout=0.3, teacher=teacher
+    )
     options = {
         "steps": 20, "warmup": 0, "log_every": 4, "sample_every": 0, "checkpoint_every": 6, "lr": 1e-2, "ema": 0.8,
     }  # fmt: skip

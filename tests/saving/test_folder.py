@@ -259,12 +259,12 @@ def test_a_missing_or_cut_file_of_a_shared_model_is_named(shared: Path, name: st
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("net.enter.weight"), "(1 differences): missing: net.enter.weight"),
+        (lambda w: w.pop("net.conv_in.weight"), "(1 differences): missing: net.conv_in.weight"),
         (lambda w: w.update(extra=torch.zeros(2)), "(1 differences): unexpected: extra"),
-        (lambda w: w.update({"net.enter.bias": torch.zeros(9)}),
-         "net.enter.bias: torch.float32 (9,), expected torch.float32 (8,)"),
-        (lambda w: w.update({"net.enter.bias": torch.zeros(8, dtype=torch.int64)}),
-         "net.enter.bias: torch.int64 (8,), expected torch.float32 (8,)"),
+        (lambda w: w.update({"net.conv_in.bias": torch.zeros(9)}),
+         "net.conv_in.bias: torch.float32 (9,), expected torch.float32 (8,)"),
+        (lambda w: w.update({"net.conv_in.bias": torch.zeros(8, dtype=torch.int64)}),
+         "net.conv_in.bias: torch.int64 (8,), expected torch.float32 (8,)"),
     ],
     ids=["missing", "extra", "reshaped", "retyped"],
 )  # fmt: skip

@@ -186,7 +186,7 @@ def test_half_bridges_with_the_exact_drifts_are_the_exact_field():
 def test_the_process_follows_ahead_forwards_and_back_backwards_whatever_the_other():
     field = PAIRS["entropic"].field(BRIDGE)
     wrong = MLP(2, 8, 1).double()
-    nn.init.normal_(wrong.leave.weight)
+    nn.init.normal_(wrong.conv_out.weight)
     x, times = randn(6, 2, seed=1), pf.times.uniform(10)
     for model, grid in (
         (pf.HalfBridges(Drift(field, 1), wrong, BRIDGE), times),
@@ -212,7 +212,7 @@ def test_velocity_and_score_are_asked_for_in_one_call():
 
 def test_states_of_any_shape_have_their_two_answers_along_the_channels():
     net = pf.nets.UNet(3, 8, outputs=2)
-    nn.init.normal_(net.leave.weight if hasattr(net, "leave") else list(net.parameters())[-2])
+    nn.init.normal_(net.conv_out.weight if hasattr(net, "leave") else list(net.parameters())[-2])
     model = pf.BridgeModel(net, BRIDGE, shape=(3, 8, 8))
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([0.25, 0.75])
     raw = net(x, t)

@@ -147,7 +147,7 @@ def test_coupled_batches_train_as_the_coupling_in_the_objective_does():
     torch.manual_seed(0)
     model = pf.Model(pf.nets.MLP(2, 16, 1, classes=2), path, classes=2)
     with torch.no_grad():
-        model.net.leave.weight.normal_()
+        model.net.conv_out.weight.normal_()
     for coupling in (
         pf.couplings.OptimalTransport(),
         pf.couplings.ConditionalTransport(),
@@ -155,8 +155,8 @@ def test_coupled_batches_train_as_the_coupling_in_the_objective_does():
         lambda x0, x1, noise, cond=None: (torch.arange(16), torch.arange(16).flip(0)),
     ):
         stream = Labelled(Drawn(law(), 16, seed=3))
-        whole = pf.objectives.FlowMatching(model, coupling=coupling, drop=0.3)
-        plain = pf.objectives.FlowMatching(model, drop=0.3)
+        whole = pf.objectives.FlowMatching(model, coupling=coupling, condition_dropout=0.3)
+        plain = pf.objectives.FlowMatching(model, condition_dropout=0.3)
         pairs = Coupled(stream, coupling, seed=3)
         for step in (0, 5):
             noise = pf.Noise.batch(16, 3, step)

@@ -89,7 +89,9 @@ def test_a_gradient_that_is_not_finite_stops_a_run_of_finite_loss(
 ) -> None:
     run = trainer(
         tmp_path,
-        objective=lambda model, drop: Steep(model, drop=drop, value=value),
+        objective=lambda model, drop: Steep(
+            model, condition_dropout=condition_dropout, value=value
+        ),
         checkpoint_every=100,
     )
     run.start()
@@ -111,7 +113,7 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path) -> None:
     run.start()
     files = tree(tmp_path)
     step = run.optimizer.step
-    run.optimizer.step = lambda: (step(), run.model.net.leave.bias.data.fill_(float("inf")))  # type: ignore
+    run.optimizer.step = lambda: (step(), run.model.net.conv_out.bias.data.fill_(float("inf")))  # type: ignore
     with pytest.raises(
         pf.NonFiniteError, match=r"not finite after step 1; the checkpoint of step 0 is kept"
     ):

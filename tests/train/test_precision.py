@@ -39,7 +39,7 @@ def test_in_bfloat16_networks_compute_and_nothing_is_kept(tmp_path: Path) -> Non
         torch.float32
     }
     assert any("exp_avg_sq" in key for key in kept)
-    weights = kept["model.net.enter.weight"]
+    weights = kept["model.net.conv_in.weight"]
     assert not torch.equal(weights, weights.bfloat16().float())
 
 
@@ -135,7 +135,7 @@ def test_each_of_several_averages_follows_its_recurrence_is_shared_and_resumed(
     assert outcome(tmp_path / "cut" / "run") == outcome(tmp_path / "run")
     _, tensors = Checkpoints(tmp_path / "run" / "checkpoints").read(run.identity)
     for name in ("ema", "ema-0.5", "ema-0.9"):
-        assert f"{name}.net.enter.weight" in tensors
+        assert f"{name}.net.conv_in.weight" in tensors
 
 
 @pytest.mark.parametrize(

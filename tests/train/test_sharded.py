@@ -541,47 +541,47 @@ def renamed(tensors: dict, key: str, other: str) -> None:
 
 EDITS = {
     "extra model": (lambda t: t.update({"model.net.more": torch.ones(2)}), ["unexpected: model.net.more"]),
-    "missing model": (lambda t: t.pop("model.net.enter.bias"), ["missing: model.net.enter.bias"]),
+    "missing model": (lambda t: t.pop("model.net.conv_in.bias"), ["missing: model.net.conv_in.bias"]),
     "renamed ema": (
-        lambda t: renamed(t, "ema.net.enter.bias", "ema.net.entry.bias"),
-        ["missing: ema.net.enter.bias", "unexpected: ema.net.entry.bias"],
+        lambda t: renamed(t, "ema.net.conv_in.bias", "ema.net.entry.bias"),
+        ["missing: ema.net.conv_in.bias", "unexpected: ema.net.entry.bias"],
     ),
     "reshaped model": (
-        lambda t: t.update({"model.net.enter.bias": torch.ones(3)}),
-        ["model.net.enter.bias: torch.float32 (3,), expected torch.float32 (16,)"],
+        lambda t: t.update({"model.net.conv_in.bias": torch.ones(3)}),
+        ["model.net.conv_in.bias: torch.float32 (3,), expected torch.float32 (16,)"],
     ),
     "other type": (
-        lambda t: t.update({"ema.net.enter.bias": torch.ones(16, dtype=torch.float64)}),
-        ["ema.net.enter.bias: torch.float64 (16,), expected torch.float32 (16,)"],
+        lambda t: t.update({"ema.net.conv_in.bias": torch.ones(16, dtype=torch.float64)}),
+        ["ema.net.conv_in.bias: torch.float64 (16,), expected torch.float32 (16,)"],
     ),
     "extra objective": (lambda t: t.update({"objective.x": torch.ones(1)}), ["unexpected: objective.x"]),
     "one moment missing": (
-        lambda t: t.pop("optimizer.net.enter.bias.exp_avg_sq"),
-        ["missing: optimizer.net.enter.bias.exp_avg_sq"],
+        lambda t: t.pop("optimizer.net.conv_in.bias.exp_avg_sq"),
+        ["missing: optimizer.net.conv_in.bias.exp_avg_sq"],
     ),
     "all moments of a weight missing": (
-        lambda t: [t.pop(f"optimizer.net.enter.bias.{key}") for key in ("step", "exp_avg", "exp_avg_sq")],
-        ["missing: optimizer.net.enter.bias.exp_avg;", "missing: optimizer.net.enter.bias.step"],
+        lambda t: [t.pop(f"optimizer.net.conv_in.bias.{key}") for key in ("step", "exp_avg", "exp_avg_sq")],
+        ["missing: optimizer.net.conv_in.bias.exp_avg;", "missing: optimizer.net.conv_in.bias.step"],
     ),
     "renamed moment": (
-        lambda t: renamed(t, "optimizer.net.enter.bias.exp_avg", "optimizer.net.enter.bias.exp"),
-        ["missing: optimizer.net.enter.bias.exp_avg", "unexpected: optimizer.net.enter.bias.exp"],
+        lambda t: renamed(t, "optimizer.net.conv_in.bias.exp_avg", "optimizer.net.conv_in.bias.exp"),
+        ["missing: optimizer.net.conv_in.bias.exp_avg", "unexpected: optimizer.net.conv_in.bias.exp"],
     ),
     "reshaped moment": (
-        lambda t: t.update({"optimizer.net.enter.bias.exp_avg": torch.ones(16, 1)}),
-        ["optimizer.net.enter.bias.exp_avg: torch.float32 (16, 1), expected torch.float32 (16,)"],
+        lambda t: t.update({"optimizer.net.conv_in.bias.exp_avg": torch.ones(16, 1)}),
+        ["optimizer.net.conv_in.bias.exp_avg: torch.float32 (16, 1), expected torch.float32 (16,)"],
     ),
     "moment of another type": (
-        lambda t: t.update({"optimizer.net.enter.bias.exp_avg": torch.ones(16, dtype=torch.float64)}),
-        ["optimizer.net.enter.bias.exp_avg: torch.float64 (16,), expected torch.float32 (16,)"],
+        lambda t: t.update({"optimizer.net.conv_in.bias.exp_avg": torch.ones(16, dtype=torch.float64)}),
+        ["optimizer.net.conv_in.bias.exp_avg: torch.float64 (16,), expected torch.float32 (16,)"],
     ),
     "moments of no weight": (
         lambda t: t.update({"optimizer.net.other.exp_avg": torch.ones(16)}),
         ["unexpected: optimizer.net.other.exp_avg"],
     ),
     "many": (
-        lambda t: [t.pop("model.net.enter.bias"), t.update({"model.a": torch.ones(1)}), t.pop("ema.net.leave.bias")],
-        ["missing: model.net.enter.bias", "unexpected: model.a", "missing: ema.net.leave.bias", "(3 differences)"],
+        lambda t: [t.pop("model.net.conv_in.bias"), t.update({"model.a": torch.ones(1)}), t.pop("ema.net.conv_out.bias")],
+        ["missing: model.net.conv_in.bias", "unexpected: model.a", "missing: ema.net.conv_out.bias", "(3 differences)"],
     ),
 }  # fmt: skip
 

@@ -41,7 +41,7 @@ def trainer(
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(
-        (objective or Matching)(model, drop=0.3),
+        (objective or Matching)(model, condition_dropout=0.3),
         model,
         wrap(Shuffled(dataset(images), 8, seed=0)),
         Settings(**options | settings),

@@ -80,7 +80,9 @@ class Recording(FlowMatching):
         kind = next(self.model.parameters()).dtype
         x0 = None if batch.x0 is None else batch.x0.to(kind)
         batch = replace(batch, x1=batch.x1.to(kind), x0=x0)
-        drawn = draw(self.model.path, batch, noise, self.times, self.drop, self.coupling)
+        drawn = draw(
+            self.model.path, batch, noise, self.times, self.condition_dropout, self.coupling
+        )
         self.seen.append(
             {"ids": batch.ids, "x0": drawn.x0, "x1": drawn.x1, "t": drawn.t} | drawn.cond
         )
@@ -134,7 +136,7 @@ def trainer(
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     more = {"offset": offset} if offset else {}
-    made = objective(net, drop=0.3 if classes else 0.0, **more)
+    made = objective(net, condition_dropout=0.3 if classes else 0.0, **more)
     held_out = SimpleNamespace(objective=FlowMatching(net), held_out=dataset(images, size=13))
 
     def preview(average: Any) -> bytes:

@@ -135,7 +135,7 @@ def cat(parts: Sequence[Conditions]) -> dict[str, Any]:
         return dict(parts[0])
     names = [set(part) for part in parts]
     if any(found != names[0] for found in names):
-        odd = sorted(set.union(*names) - set.intersection(*names))
+        odd = sorted(names[0].union(*names) - names[0].intersection(*names))
         raise InputError(f"batches with and without the condition {odd[0]} cannot be joined")
     out: dict[str, Any] = {}
     for name, first in parts[0].items():

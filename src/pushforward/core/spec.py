@@ -32,7 +32,9 @@ class Record:
         known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(config) - known)
         if unknown:
-            raise InputError(f"{cls.__name__} has no {unknown[0]}; it has {', '.join(sorted(known))}")
+            raise InputError(
+                f"{cls.__name__} has no {unknown[0]}; it has {', '.join(sorted(known))}"
+            )
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
 
 

@@ -89,13 +89,14 @@ class BridgeModel(_Process):
 class HalfBridges(_Process):
     """One process, known by its drift in either direction of time, from a network each.
 
-        dX = ahead(X, t) dt + std dW,  dt > 0          dX = back(X, t) dt + std dW,  dt < 0
-        velocity = (ahead + back)/2                    score = (ahead - back)/std^2
+        dX = f(X, t) dt + std dW,  dt > 0              dX = b(X, t) dt + std dW,  dt < 0
+        velocity = (f + b)/2                           score = (f - b)/std^2
 
     The two describe one process when training has converged. Before, velocity and score are those of neither alone, and
-    `EulerMaruyama(std)` follows `ahead` forwards and `back` backwards, whatever the other.
+    `EulerMaruyama(std)` follows f forwards and b backwards, whatever the other.
 
-    ahead, back: networks (x (B, ...), t (B,), **cond) -> (B, ...). path: a BrownianBridge. shape, classes, info: as in
+    forward_drift f, backward_drift b: networks (x (B, ...), t (B,), **cond) -> (B, ...). path: a BrownianBridge.
+    shape, classes, info: as in
     `Model`.
 
     Nelson 1967; Shi et al. 2023 (arXiv 2303.16852), sec. 3.2; De Bortoli et al. 2021 (arXiv 2106.01357).
@@ -105,8 +106,8 @@ class HalfBridges(_Process):
 
     def __init__(
         self,
-        ahead: nn.Module,
-        back: nn.Module,
+        forward_drift: nn.Module,
+        backward_drift: nn.Module,
         path: BrownianBridge,
         *,
         shape: tuple[int, ...] = (),
@@ -117,14 +118,18 @@ class HalfBridges(_Process):
         self._describe(shape, classes, info)
         if not isinstance(path, BrownianBridge):
             raise InputError(f"half-bridges go along a BrownianBridge, not {path}")
-        if {id(p) for p in ahead.parameters()} & {id(p) for p in back.parameters()}:
+        if {id(p) for p in forward_drift.parameters()} & {
+            id(p) for p in backward_drift.parameters()
+        }:
             raise InputError(
-                "ahead and back share parameters; while one is trained the other must stay as it is: build two networks"
+                "forward_drift and backward_drift share parameters; while one is trained the other must stay as it "
+                "is: build two networks"
             )
-        self.ahead, self.back, self.path = ahead, back, path
+        self.forward_drift, self.backward_drift = forward_drift, backward_drift
+        self.path = path
 
     def with_score(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """Velocity and score by one call of each network."""
         t = as_time(t, x)
-        ahead, back = (net(x, t, **cond).to(x.dtype) for net in (self.ahead, self.back))
-        return (ahead + back) / 2, (ahead - back) / self.path.std**2
+        f, b = (net(x, t, **cond).to(x.dtype) for net in (self.forward_drift, self.backward_drift))
+        return (f + b) / 2, (f - b) / self.path.std**2

@@ -24,7 +24,7 @@ class MLPClassifier(MLP):
         self.config = {
             "dim": dim, "classes": classes, "width": width, "depth": depth, "time": time,
         }  # fmt: skip
-        self.leave = zero(nn.Linear(width, classes))
+        self.conv_out = zero(nn.Linear(width, classes))
 
 
 class ImageClassifier(nn.Module):
@@ -57,7 +57,7 @@ class ImageClassifier(nn.Module):
         }  # fmt: skip
         condition = 4 * width
         self.conditioning = Conditioning(condition, None, time)
-        self.enter = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         self.down, now = nn.ModuleList(), width
         for level, multiplier in enumerate(multipliers):
             if level:
@@ -66,7 +66,7 @@ class ImageClassifier(nn.Module):
                 self.down.append(ResidualBlock(now, width * multiplier, condition, dropout))
                 now = width * multiplier
         self.dim = now
-        self.leave_norm, self.leave = _norm(now), zero(nn.Linear(now, classes))
+        self.leave_norm, self.conv_out = _norm(now), zero(nn.Linear(now, classes))
 
     def features(self, x: Tensor, t: Tensor) -> Tensor:
         """(B, dim) what the logits are linear in: the mean over the pixels of the last layer."""
@@ -75,10 +75,10 @@ class ImageClassifier(nn.Module):
                 f"this ImageClassifier takes images (B, {self.config['channels']}, H, W), got {tuple(x.shape)}"
             )
         condition = silu(self.conditioning(t, None))
-        h = self.enter(x)
+        h = self.conv_in(x)
         for layer in self.down:
             h = layer(h) if isinstance(layer, nn.Conv2d) else layer(h, condition)
         return silu(self.leave_norm(h)).mean((2, 3))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.leave(self.features(x, t))
+        return self.conv_out(self.features(x, t))

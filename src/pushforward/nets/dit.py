@@ -150,7 +150,7 @@ class DiT(nn.Module):
         self.in_context = context is not None and conditioning == "in-context"
         self.checkpointing = False
         self.conditioning = Conditioning(width, classes, time, two_times, TIME_FEATURES)
-        self.enter = nn.Conv2d(channels, width, patch, stride=patch)
+        self.conv_in = nn.Conv2d(channels, width, patch, stride=patch)
         self.table = _table(positions, size, patch, width, heads)
         self.context = (
             None
@@ -164,12 +164,12 @@ class DiT(nn.Module):
             Block(width, heads, dropout, qk_norm, cross) for _ in range(depth)
         )
         self.leave_norm, self.leave_modulate = LayerNorm(), zero(nn.Linear(width, 2 * width))
-        self.leave = zero(nn.Linear(width, patch**2 * outputs * channels))
+        self.conv_out = zero(nn.Linear(width, patch**2 * outputs * channels))
         self._initialise()
 
     def _initialise(self) -> None:
         """As in the code of Peebles & Xie 2023: what starts at 0 stays so."""
-        _xavier(self.enter)
+        _xavier(self.conv_in)
         if self.context is not None:
             _xavier(self.context)
         for layer in self.conditioning.mix:
@@ -198,7 +198,7 @@ class DiT(nn.Module):
         rows, columns = (-(-side // self.patch) for side in (height, width))
         filled = pad(x, (0, columns * self.patch - width, 0, rows * self.patch - height))
         # One token after the other in memory, since all that follows keeps the order.
-        h = self.enter(filled).flatten(2).mT.contiguous().to(x.dtype)
+        h = self.conv_in(filled).flatten(2).mT.contiguous().to(x.dtype)
         angle = None
         if self.positions == "rope":
             angle = rotary_angles(rows, columns, self.head_width, h)
@@ -224,7 +224,7 @@ class DiT(nn.Module):
             h = call(block, h, condition, angle, keep, told, told_keep)
 
         shift, gain = self.leave_modulate(condition)[:, None].chunk(2, dim=2)
-        h = self.leave(addcmul(shift, 1 + gain, self.leave_norm(h[:, -rows * columns :])))
+        h = self.conv_out(addcmul(shift, 1 + gain, self.leave_norm(h[:, -rows * columns :])))
         h = h.unflatten(2, (self.patch, self.patch, -1)).unflatten(1, (rows, columns))
         image = h.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         return image[:, :, :height, :width]

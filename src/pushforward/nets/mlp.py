@@ -40,12 +40,12 @@ class MLP(nn.Module):
             "dim": dim, "width": width, "depth": depth, "classes": classes, "time": time, "outputs": outputs,
             "two_times": two_times,
         }  # fmt: skip
-        self.enter = nn.Linear(dim, width)
+        self.conv_in = nn.Linear(dim, width)
         self.conditioning = Conditioning(width, classes, time, two_times)
         self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.modulate = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.leave = zero(nn.Linear(width, outputs * dim))
+        self.conv_out = zero(nn.Linear(width, outputs * dim))
 
     def forward(
         self, x: Tensor, t: Tensor, label: Tensor | None = None, s: Tensor | None = None
@@ -53,7 +53,7 @@ class MLP(nn.Module):
         if x.ndim != 2:
             raise InputError(f"MLP takes vectors (B, {self.config['dim']}), got {tuple(x.shape)}")
         condition = silu(self.conditioning(t, label, s))
-        h = self.enter(x)
+        h = self.conv_in(x)
         for first, modulate, second in zip(self.first, self.modulate, self.second, strict=True):
             h = h + second(silu(first(silu(h)) + modulate(condition)))
-        return self.leave(silu(h))
+        return self.conv_out(silu(h))

@@ -209,7 +209,7 @@ class UNet(nn.Module):
         self.checkpointing = False
         condition = 4 * width
         self.conditioning = Conditioning(condition, classes, time, two_times)
-        self.enter = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
 
         def residual(inner: int, outer: int) -> ResidualBlock:
             return ResidualBlock(inner, outer, condition, dropout, residual_scale)
@@ -244,7 +244,7 @@ class UNet(nn.Module):
                 now = width * multiplier
             if level:
                 self.up.append(between(1))
-        self.leave_norm, self.leave = (
+        self.leave_norm, self.conv_out = (
             _norm(now),
             zero(nn.Conv2d(now, outputs * channels, 3, padding=1)),
         )
@@ -269,7 +269,7 @@ class UNet(nn.Module):
         tokens, keep = (None, None) if width is None else told(x, width, context, mask)
         condition = silu(self.conditioning(t, label, s))
         call = recomputing(self)
-        h = _quickest(self.enter(x))
+        h = _quickest(self.conv_in(x))
         skips = [h]
         for layer in self.down:
             if isinstance(layer, Layer):
@@ -290,7 +290,7 @@ class UNet(nn.Module):
                 h = call(layer, h, condition, size)
             else:
                 h = layer(interpolate(h, size=size, mode="nearest"))
-        return self.leave(silu(self.leave_norm(h))).contiguous()
+        return self.conv_out(silu(self.leave_norm(h))).contiguous()
 
 
 def _quickest(h: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from pushforward.core.times import TimeDraw, Uniform
 from pushforward.couplings import Coupling, independent
 from pushforward.data.batch import Batch
 from pushforward.models.bridge import BridgeModel, HalfBridges
-from pushforward.objectives.matching import check_drop, draw
+from pushforward.objectives.matching import check_dropout, draw
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ScoreAndFlowMatching:
 
     model:    a BridgeModel. coupling: how x0 and x1 are paired. times: the law of t.
     weight:   of the score, from (B,) to (B,); None for 1, which is lambda(t) = 2 gamma/std^2 of the paper.
-    drop:     probability of training a sample without its condition.
+    condition_dropout: probability of training a sample without its condition.
 
     Tong et al. 2024 (arXiv 2307.03672), eq. 10 and alg. 1; Albergo et al. 2023 (arXiv 2303.08797), sec. 2.
     """
@@ -45,19 +45,21 @@ class ScoreAndFlowMatching:
     coupling: Coupling = independent
     times: TimeDraw = field(default_factory=Uniform)
     weight: Callable[[Tensor], Tensor] | None = None
-    drop: float = 0.0
+    condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, BridgeModel):
             raise InputError(
                 f"[SF]2M trains a BridgeModel, which knows velocity and score, not a {type(self.model).__name__}"
             )
-        check_drop(self.drop)
+        check_dropout(self.condition_dropout)
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path = self.model.path
-        x0, x1, t, cond = draw(path, batch, noise, self.times, self.drop, self.coupling)
+        x0, x1, t, cond = draw(
+            path, batch, noise, self.times, self.condition_dropout, self.coupling
+        )
         z = noise.to(x1.device).normal(x1.shape[1:], LATENT, x1.dtype)
         gamma, t = expand(path.gamma(t), x1), as_time(t, x1)
         line, score = self.model.heads(path.sample(x0, x1, t) + gamma * z, t, **cond)
@@ -132,8 +134,8 @@ class BridgeMatching(_Alternating):
     A phase takes pairs (x0, x1), joins them by Brownian bridges (reciprocal projection) and fits the drift of the
     Markov process with the marginals of that mixture (Markovian projection):
 
-        ahead:  mean (1 - t) |ahead(x_t, t) - (x1 - x_t)/(1 - t)|^2
-        back:   mean t |back(x_t, t) - (x_t - x0)/t|^2
+        ahead:  mean (1 - t) |forward_drift(x_t, t) - (x1 - x_t)/(1 - t)|^2
+        back:   mean t |backward_drift(x_t, t) - (x_t - x0)/t|^2
 
     mean over dimensions and `draws` of (t, z); the weights keep the variance of the targets finite. Phase 0 trains both
     networks on pairs of the coupling. From then on phase k = 1, 3, ... trains `back` on (x0, X_1), run from x0 by
@@ -160,9 +162,9 @@ class BridgeMatching(_Alternating):
         coupling = self.coupling if phase == 0 else independent
         noise, x0, x1, cond = self._ends(batch, noise, coupling)
         if phase % 2 == 1:
-            x1 = self._simulate(model.ahead, x0, noise, True, cond)[0][-1]
+            x1 = self._simulate(model.forward_drift, x0, noise, True, cond)[0][-1]
         elif phase > 0:
-            x0 = self._simulate(model.back, x1, noise, False, cond)[0][-1]
+            x0 = self._simulate(model.backward_drift, x1, noise, False, cond)[0][-1]
         x0, x1 = (x.repeat_interleave(self.draws, 0) for x in (x0, x1))
         cond = {name: value.repeat_interleave(self.draws, 0) for name, value in cond.items()}
         u = noise.uniform((self.draws,)).flatten()
@@ -175,10 +177,14 @@ class BridgeMatching(_Alternating):
         if phase == 0 or phase % 2 == 0:
             # sqrt(1 - t) (x1 - x_t)/(1 - t), free of the division.
             goal = rest * line - std * past * z
-            loss = loss + mean_data((rest * model.ahead(x_t, t, **cond).to(x_t.dtype) - goal) ** 2)
+            loss = loss + mean_data(
+                (rest * model.forward_drift(x_t, t, **cond).to(x_t.dtype) - goal) ** 2
+            )
         if phase == 0 or phase % 2 == 1:
             goal = past * line + std * rest * z
-            loss = loss + mean_data((past * model.back(x_t, t, **cond).to(x_t.dtype) - goal) ** 2)
+            loss = loss + mean_data(
+                (past * model.backward_drift(x_t, t, **cond).to(x_t.dtype) - goal) ** 2
+            )
         return {"loss": loss.reshape(-1, self.draws).mean(1)}
 
 
@@ -202,7 +208,11 @@ class ProportionalFitting(_Alternating):
         noise, x0, x1, cond = self._ends(batch, noise, independent)
         model, phase = self.model, noise.step // self.every
         forwards = phase % 2 == 0
-        running, trained = (model.ahead, model.back) if forwards else (model.back, model.ahead)
+        running, trained = (
+            (model.forward_drift, model.backward_drift)
+            if forwards
+            else (model.backward_drift, model.forward_drift)
+        )
         states, times = self._simulate(
             None if phase == 0 else running, x0 if forwards else x1, noise, forwards, cond
         )

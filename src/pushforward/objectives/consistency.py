@@ -32,7 +32,7 @@ from pushforward.core.shapes import expand, mean_data, sum_data
 from pushforward.core.times import LogitNormal, TimeDraw
 from pushforward.data.batch import Batch
 from pushforward.models.flow_map import FlowMapModel
-from pushforward.objectives.matching import Drawn, check_drop, draw
+from pushforward.objectives.matching import Drawn, check_dropout, draw
 from pushforward.objectives.meanflow import check_teacher, held_fixed, mean_velocity, with_value
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -132,7 +132,7 @@ class _Consistency(ABC):
     """`loss_i = w d(f(x_t, t), f(x_s, s))`, the second held fixed; w = 1/(k_t - k_s) if weighted.
 
     model:    a FlowMapModel; one that knows only the way to the data will do.
-    levels:   pairs of times. distance: d, from (B, ...) twice to (B,). drop: as for `Matching`.
+    levels:   pairs of times. distance: d, from (B, ...) twice to (B,). condition_dropout: as for `Matching`.
     decay:    the second f is a slow copy of the model, `copy <- decay copy + (1 - decay) model` after every step; None
               for the model itself.
 
@@ -144,10 +144,10 @@ class _Consistency(ABC):
     distance: Distance = field(default_factory=PseudoHuber)
     weighted: bool = True
     decay: float | None = None
-    drop: float = 0.0
+    condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_drop(self.drop)
+        check_dropout(self.condition_dropout)
         if isinstance(self.model.jumps, tuple):
             raise InputError("a consistency model goes to the data: FlowMapModel(model, 'data')")
         if self.decay is not None and not 0 <= self.decay < 1:
@@ -175,7 +175,7 @@ class _Consistency(ABC):
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path = self.model.path
-        drawn = draw(path, batch, noise, LogitNormal(), self.drop)
+        drawn = draw(path, batch, noise, LogitNormal(), self.condition_dropout)
         t, s, apart = self.levels.draw(path, noise.to(drawn.x1.device))
         x_t = path.sample(drawn.x0, drawn.x1, t)
         goal = self.model if self.state is None else self.state
@@ -243,7 +243,7 @@ class ContinuousConsistency:
     The value that is returned is |df/dt|^2, by how much the law fails, with the gradient of the loss.
 
     teacher: a Field, guided or not, whose velocity v is; None for the pair's own: training from scratch.
-    times:   the law of t. warmup: optimiser steps over which r rises from 0 to 1. floor: c. drop: as for `Matching`;
+    times:   the law of t. warmup: optimiser steps over which r rises from 0 to 1. floor: c. condition_dropout: as for `Matching`;
              compiled: as for `MeanFlow`.
 
     Lu & Song 2024 (arXiv 2410.11081), eq. 6-8 and alg. 1; theirs also learns a weight over t, which is left out.
@@ -254,11 +254,11 @@ class ContinuousConsistency:
     times: TimeDraw = field(default_factory=lambda: LogitNormal(0.0, 1.6))
     warmup: int = 0
     floor: float = 0.1
-    drop: float = 0.0
+    condition_dropout: float = 0.0
     compiled: bool = False
 
     def __post_init__(self) -> None:
-        check_drop(self.drop)
+        check_dropout(self.condition_dropout)
         check_teacher(self.model, self.teacher)
         if isinstance(self.model.jumps, tuple):
             raise InputError("a consistency model goes to the data: FlowMapModel(model, 'data')")
@@ -270,7 +270,7 @@ class ContinuousConsistency:
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path = self.model.path
-        x0, x1, t, cond = draw(path, batch, noise, self.times, self.drop)
+        x0, x1, t, cond = draw(path, batch, noise, self.times, self.condition_dropout)
         x_t = path.sample(x0, x1, t)
         with torch.no_grad():
             v = (

@@ -22,7 +22,7 @@ from pushforward.core.shapes import expand, mean_data
 from pushforward.core.times import Uniform
 from pushforward.data.batch import Batch
 from pushforward.models.flow_map import FlowMapModel
-from pushforward.objectives.matching import check_drop, check_weight, draw, weighted
+from pushforward.objectives.matching import check_dropout, check_weight, draw, weighted
 from pushforward.objectives.meanflow import check_teacher, held_fixed
 
 
@@ -39,9 +39,9 @@ class ProgressiveDistillation:
     model:   a FlowMapModel whose jumps are a grid, or any.
     teacher: a flow map; of a Field, `SolverFlowMap(field, DDIM())`.
     fine:    the teacher's times (2 N + 1,), every other of which is the student's: `times.uniform(2 * N)`.
-    measure: the prediction in which errors are squared. v, without a weight, is the paper's SNR + 1 for the data;
+    loss_in: the prediction in which errors are squared. v, without a weight, is the paper's SNR + 1 for the data;
              `weights.TruncatedSNR(path, "v")` its other choice.
-    drop:    as for `Matching`.
+    condition_dropout: as for `Matching`.
 
     Salimans & Ho 2022 (arXiv 2202.00512), alg. 2 and eq. 9-10; guided teachers: Meng et al. 2022 (arXiv 2210.03142).
     """
@@ -49,19 +49,19 @@ class ProgressiveDistillation:
     model: FlowMapModel
     teacher: FlowMap
     fine: Tensor
-    measure: Prediction = "v"
+    loss_in: Prediction = "v"
     weight: Callable[[Tensor], Tensor] | None = None
-    drop: float = 0.0
+    condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_drop(self.drop)
-        check_defined(self.measure, self.model.path)
+        check_dropout(self.condition_dropout)
+        check_defined(self.loss_in, self.model.path)
         start = self.model.path.alpha(self.fine[:1].double())
-        if self.measure in ("noise", "score") and bool((start == 0).any()):
+        if self.loss_in in ("noise", "score") and bool((start == 0).any()):
             raise InputError(
-                f"a jump from pure noise cannot be measured in the {self.measure}, which x_t says there: take v or data"
+                f"a jump from pure noise cannot be measured in the {self.loss_in}, which x_t says there: take v or data"
             )
-        check_weight(self.weight, self.measure, self.model.path)
+        check_weight(self.weight, self.loss_in, self.model.path)
         check_teacher(self.model, self.teacher)
         fine = self.fine
         if (
@@ -82,7 +82,7 @@ class ProgressiveDistillation:
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path = self.model.path
-        x0, x1, _, cond = draw(path, batch, noise, Uniform(), self.drop)
+        x0, x1, _, cond = draw(path, batch, noise, Uniform(), self.condition_dropout)
         fine = self.fine.to(x1.device, torch.float64)
         steps = len(fine) // 2
         u = noise.to(x1.device).uniform((), TIME)
@@ -92,8 +92,8 @@ class ProgressiveDistillation:
         with torch.no_grad():
             x_r = self.teacher(x_t, t, r, **cond)
             x_s = self.teacher(x_r, r, s, **cond)
-            target = secant(x_t, x_s, t, s, path, self.measure)
-        got = self.model.predict(x_t, t, s, self.measure, **cond)
+            target = secant(x_t, x_s, t, s, path, self.loss_in)
+        got = self.model.predict(x_t, t, s, self.loss_in, **cond)
         return {"loss": weighted(mean_data((got - target) ** 2), self.weight, t)}
 
 
@@ -109,7 +109,7 @@ class Shortcut:
     model:   a FlowMapModel of any jumps. teacher: a flow map for the shortest jumps; without one the model's own.
     finest:  a power of 2. share: of samples that learn the velocity of the pair; with a
              teacher it may be 0, since the shortest jumps are then the teacher's.
-    drop:    as for `Matching`.
+    condition_dropout: as for `Matching`.
 
     Frans et al. 2024 (arXiv 2410.12557), eq. 5 and alg. 1.
     """
@@ -118,10 +118,10 @@ class Shortcut:
     teacher: FlowMap | None = None
     finest: int = 128
     share: float = 0.75
-    drop: float = 0.0
+    condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_drop(self.drop)
+        check_dropout(self.condition_dropout)
         check_teacher(self.model, self.teacher)
         if self.model.jumps != "any":
             raise InputError("a shortcut model makes jumps of any length: FlowMapModel(model)")
@@ -133,7 +133,7 @@ class Shortcut:
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path, model = self.model.path, self.model
-        x0, x1, free, cond = draw(path, batch, noise, Uniform(), self.drop)
+        x0, x1, free, cond = draw(path, batch, noise, Uniform(), self.condition_dropout)
         where, length, alone = noise.to(x1.device).uniform((3,), SPAN).unbind(1)
         rungs = self.finest.bit_length() - 1  # 2 d = 1, 1/2, ..., 2/finest
         long = 2.0 ** -(length * rungs).floor().clamp(max=rungs - 1)

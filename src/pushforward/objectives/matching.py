@@ -9,9 +9,9 @@ arXiv 2210.02747, thm. 2; Vincent 2011 for the score).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -55,7 +55,7 @@ class Drawn(NamedTuple):
     x0: Tensor
     x1: Tensor
     t: Tensor
-    cond: dict[str, Tensor]
+    cond: Mapping[str, Any]
 
 
 def draw(
@@ -63,7 +63,7 @@ def draw(
     batch: Batch | Tensor,
     noise: Noise,
     times: TimeDraw,
-    drop: float = 0.0,
+    condition_dropout: float = 0.0,
     coupling: Coupling = independent,
 ) -> Drawn:
     """What an objective along a path draws for a batch: source, pairs, times, and which conditions are dropped."""
@@ -82,8 +82,8 @@ def draw(
     if coupling is not independent:
         i, j = coupling(x0, x1, noise, cond)
         x0, x1, cond = x0[i], x1[j], {name: value[j] for name, value in cond.items()}
-    if drop > 0 and cond:
-        cond = null_condition(cond, noise.uniform((), DROP) < drop)
+    if condition_dropout > 0 and cond:
+        cond = null_condition(dict(cond), noise.uniform((), DROP) < condition_dropout)
     return Drawn(x0, x1, times(noise), cond)
 
 
@@ -92,46 +92,46 @@ def weighted(loss: Tensor, weight: Callable[[Tensor], Tensor] | None, t: Tensor)
 
 
 def check_weight(
-    weight: Callable[[Tensor], Tensor] | None, measure: Prediction, path: Path
+    weight: Callable[[Tensor], Tensor] | None, loss_in: Prediction, path: Path
 ) -> None:
-    """That a published weight was made for this measure of errors and this path."""
-    if isinstance(weight, Weight) and (weight.measure, weight.path) != (measure, path):
+    """That a published weight was made for this loss_in of errors and this path."""
+    if isinstance(weight, Weight) and (weight.loss_in, weight.path) != (loss_in, path):
         raise InputError(
-            f"{type(weight).__name__} was made for errors of the {weight.measure} on {weight.path}, and they are "
-            f"measured in the {measure} on {path}: pass {type(weight).__name__}(model.path, {measure!r})"
+            f"{type(weight).__name__} was made for errors of the {weight.loss_in} on {weight.path}, and they are "
+            f"measured in the {loss_in} on {path}: pass {type(weight).__name__}(model.path, {loss_in!r})"
         )
 
 
-def check_drop(drop: float) -> None:
-    if not 0 <= drop <= 1:
-        raise InputError(f"drop is {drop}; it is a probability")
+def check_dropout(condition_dropout: float) -> None:
+    if not 0 <= condition_dropout <= 1:
+        raise InputError(f"condition_dropout is {condition_dropout}; it is a probability")
 
 
 @dataclass(frozen=True)
 class Matching:
     """Regress any prediction, with the loss measured in any.
 
-        loss_i = w(t_i) mean_over_dimensions (model(x_t, t, measure) - (p x1 + q x0))^2
+        loss_i = w(t_i) mean_over_dimensions (model(x_t, t, loss_in) - (p x1 + q x0))^2
 
-    model:    whatever its network predicts, it is asked for `measure`.
-    measure:  the prediction in which errors are squared; None for the model's own.
+    model:    whatever its network predicts, it is asked for `loss_in`.
+    loss_in:  the prediction in which errors are squared; None for the model's own.
     times:    the law of t.
     weight:   w(t), from (B,) to (B,); None for 1.
     coupling: how x0 and x1 are paired. Any but the independent one, and any source that comes with the batch, needs a
               path with gaussian_source=False.
-    drop:     probability of training a sample without its condition, for classifier-free guidance (Ho & Salimans 2022).
+    condition_dropout: probability of training a sample without its condition, for classifier-free guidance (Ho & Salimans 2022).
     """
 
     model: Model
-    measure: Prediction | None = None
+    loss_in: Prediction | None = None
     times: TimeDraw = field(default_factory=Uniform)
     weight: Callable[[Tensor], Tensor] | None = None
     coupling: Coupling = independent
-    drop: float = 0.0
+    condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         check_defined(self.measured, self.model.path)
-        check_drop(self.drop)
+        check_dropout(self.condition_dropout)
         check_weight(self.weight, self.measured, self.model.path)
         if self.coupling is not independent and self.model.path.gaussian_source:
             raise InputError(
@@ -141,12 +141,14 @@ class Matching:
 
     @property
     def measured(self) -> Prediction:
-        return self.model.prediction if self.measure is None else self.measure
+        return self.model.prediction if self.loss_in is None else self.loss_in
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path, measured = self.model.path, self.measured
-        x0, x1, t, cond = draw(path, batch, noise, self.times, self.drop, self.coupling)
+        x0, x1, t, cond = draw(
+            path, batch, noise, self.times, self.condition_dropout, self.coupling
+        )
         if isinstance(path, Interpolant):
             z = noise.to(x1.device).normal(x1.shape[1:], LATENT, x1.dtype)
             x_t, goal = path.mix(x0, x1, z, t)
@@ -160,18 +162,18 @@ class Matching:
 class FlowMatching(Matching):
     """`E | u_theta(x_t, t) - (alpha' x1 + sigma' x0) |^2` (Lipman et al. 2023; Liu et al. 2022)."""
 
-    measure: Prediction | None = "velocity"
+    loss_in: Prediction | None = "velocity"
 
 
 @dataclass(frozen=True)
 class DenoisingScoreMatching(Matching):
     """`E | s_theta(x_t, t) + x0/sigma |^2`, which grows without bound as sigma -> 0 (Vincent 2011)."""
 
-    measure: Prediction | None = "score"
+    loss_in: Prediction | None = "score"
 
 
 @dataclass(frozen=True)
 class NoisePrediction(Matching):
     """`E | eps_theta(x_t, t) - x0 |^2`: score matching weighted by sigma^2, DDPM's L_simple (Ho et al. 2020)."""
 
-    measure: Prediction | None = "noise"
+    loss_in: Prediction | None = "noise"

@@ -34,7 +34,7 @@ from pushforward.core.shapes import expand, mean_data
 from pushforward.core.times import LogitNormal, TimeDraw
 from pushforward.data.batch import Batch
 from pushforward.models.flow_map import FlowMapModel
-from pushforward.objectives.matching import Drawn, check_drop, draw
+from pushforward.objectives.matching import Drawn, check_dropout, draw
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class MeanFlow:
     guidance: scale w of classifier-free guidance folded into the target, v <- w v + (1 - w) u(x_t, t | none) with the
               model's own unconditional velocity: one call of the trained map then is a guided one. With a teacher leave
               it at 1, and give a guided teacher.
-    drop:     probability of training a sample without its condition; it is then not guided.
+    condition_dropout: probability of training a sample without its condition; it is then not guided.
     compiled: work the derivative out by torch.compile: the loss of an MLP is then 1.7 times as fast, after 10 to 40 s
               (benchmarks/results/derivatives.md). Convolutional networks with GroupNorm cannot be compiled in forward
               mode by torch 2.13.
@@ -74,14 +74,14 @@ class MeanFlow:
     power: float = 1.0
     floor: float = 1e-3
     guidance: float = 1.0
-    drop: float = 0.0
+    condition_dropout: float = 0.0
     compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.model.jumps != "any":
             raise InputError("MeanFlow learns jumps between any two times: FlowMapModel(model)")
         check_teacher(self.model, self.teacher)
-        check_drop(self.drop)
+        check_dropout(self.condition_dropout)
         for name in ("share", "arrive"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it lies in [0, 1]")
@@ -94,9 +94,9 @@ class MeanFlow:
                 "a teacher's velocity is what is learned: guide the teacher (ClassifierFree(teacher, w)), and leave "
                 "guidance out"
             )
-        if self.guidance != 1 and not self.drop:
+        if self.guidance != 1 and not self.condition_dropout:
             raise InputError(
-                "guidance takes the model's unconditional velocity, which it learns from dropped conditions: drop > 0"
+                "guidance takes the model's unconditional velocity, which it learns from dropped conditions: condition_dropout > 0"
             )
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
@@ -104,8 +104,8 @@ class MeanFlow:
         drawn = draw(self.model.path, batch, noise, self.times)
         noise, cond = noise.to(drawn.x1.device), drawn.cond
         dropped = torch.zeros_like(drawn.t, dtype=torch.bool)
-        if self.drop > 0 and cond:
-            dropped = noise.uniform((), DROP) < self.drop
+        if self.condition_dropout > 0 and cond:
+            dropped = noise.uniform((), DROP) < self.condition_dropout
             cond = null_condition(cond, dropped)
         t, s = self._times(drawn.t, noise)
         x_t = self.model.path.sample(drawn.x0, drawn.x1, t)

@@ -50,18 +50,18 @@ class OneStep:
     exact where x1 is a function of x0, as for the pairs of any ODE, but such a function is hard to learn unless the
     flow is nearly straight: start from the weights of a rectified flow.
 
-    model: its path as for `Reflow`. drop: as for `Matching`.
+    model: its path as for `Reflow`. condition_dropout: as for `Matching`.
 
     Liu et al. 2022 (arXiv 2209.03003), sec. 2.2, "distillation".
     """
 
     model: Model
-    drop: float = 0.0
+    condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _require_ends(self.model.path)
-        if not 0 <= self.drop <= 1:
-            raise InputError(f"drop is {self.drop}; it is a probability")
+        if not 0 <= self.condition_dropout <= 1:
+            raise InputError(f"condition_dropout is {self.condition_dropout}; it is a probability")
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: pairs; noise: keyed by the global ids of its samples."""
@@ -69,8 +69,10 @@ class OneStep:
         if len(noise) != len(batch):
             raise InputError(f"{len(noise)} noise ids for a batch of {len(batch)}")
         cond = batch.cond
-        if self.drop > 0 and cond:
-            cond = null_condition(cond, noise.to(x0.device).uniform((), DROP) < self.drop)
+        if self.condition_dropout > 0 and cond:
+            cond = null_condition(
+                dict(cond), noise.to(x0.device).uniform((), DROP) < self.condition_dropout
+            )
         return {"loss": mean_data((x0 + self.model(x0, 0.0, **cond) - batch.x1) ** 2)}
 
 

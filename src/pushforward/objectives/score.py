@@ -34,7 +34,7 @@ from pushforward.core.shapes import expand, mean_data, sum_data
 from pushforward.core.times import TimeDraw, Uniform
 from pushforward.data.batch import Batch
 from pushforward.models.model import Model
-from pushforward.objectives.matching import Drawn, check_drop, check_weight, draw, weighted
+from pushforward.objectives.matching import Drawn, check_dropout, check_weight, draw, weighted
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,18 @@ class ScoreObjective(ABC):
     model:  whatever its network predicts, it is asked for the score.
     times:  the law of t.
     weight: w(t), from (B,) to (B,), which multiplies the loss; None for 1.
-    drop:   probability of training a sample without its condition.
+    condition_dropout: probability of training a sample without its condition.
     """
 
     model: Model
     times: TimeDraw = field(default_factory=Uniform, kw_only=True)
     weight: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
-    drop: float = field(default=0.0, kw_only=True)
+    condition_dropout: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         path, have = self.model.path, self.model.prediction
         check_defined("score", path)
-        check_drop(self.drop)
+        check_dropout(self.condition_dropout)
         check_weight(self.weight, "score", path)
         ends = self.times.quantile(torch.tensor([2.0**-33, 1 - 2.0**-33], dtype=torch.float64))
         a, b = conversion(have, "score", path.coefficients(ends))
@@ -68,7 +68,7 @@ class ScoreObjective(ABC):
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
-        drawn = draw(self.model.path, batch, noise, self.times, self.drop)
+        drawn = draw(self.model.path, batch, noise, self.times, self.condition_dropout)
         x_t = self.model.path.sample(drawn.x0, drawn.x1, drawn.t)
         loss = self._losses(x_t, drawn, noise.to(x_t.device))
         return {"loss": weighted(loss, self.weight, drawn.t)}

@@ -26,7 +26,7 @@ from pushforward.core.predictions import convert
 from pushforward.core.shapes import expand, mean_data
 from pushforward.data.batch import Batch
 from pushforward.models.model import Model
-from pushforward.objectives.matching import Drawn, check_drop, draw
+from pushforward.objectives.matching import Drawn, check_dropout, draw
 
 StepVariance = Literal["beta", "beta-tilde", "learned"]
 
@@ -39,18 +39,18 @@ class Chain(ABC):
     steps:       the states, and how often each is drawn (see `important_steps`); left out: the path's, equally.
     bin_width, value_range: of quantised data, at the centres of their bins; bin_width=None takes the density of x, for
                  data that are not quantised.
-    drop:        probability of training a sample without its condition.
+    condition_dropout: probability of training a sample without its condition.
     """
 
     model: Model
     steps: Steps | None = field(default=None, kw_only=True)
     bin_width: float | None = field(default=2 / 255, kw_only=True)
     value_range: tuple[float, float] = field(default=(-1.0, 1.0), kw_only=True)
-    drop: float = field(default=0.0, kw_only=True)
+    condition_dropout: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         self.model.path.require_gaussian("variational bound")
-        check_drop(self.drop)
+        check_dropout(self.condition_dropout)
         if self.chain.path != self.model.path:
             raise InputError(
                 f"steps of {self.chain.path} are not those of {self.model.path}, the model's path"
@@ -62,7 +62,7 @@ class Chain(ABC):
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
-        drawn = draw(self.model.path, batch, noise, self.chain, self.drop)
+        drawn = draw(self.model.path, batch, noise, self.chain, self.condition_dropout)
         x_t = self.model.path.sample(drawn.x0, drawn.x1, drawn.t)
         k = self.chain.index(drawn.t)
         loss = self._losses(x_t, drawn, k, self.chain.shares.to(k.device)[k])

@@ -2,9 +2,9 @@
 
 A weight is published for errors of one prediction, `native`. Predictions differ by what x_t determines, and so
 
-    error of native = b error of measure,   b of `predictions.conversion`,      w_measure = b^2 w_native
+    error of native = b error of loss_in,   b of `predictions.conversion`,      w_measure = b^2 w_native
 
-is the weight with which `Matching(model, measure, weight=...)` has the published loss. SNR = alpha^2/sigma^2.
+is the weight with which `Matching(model, loss_in, weight=...)` has the published loss. SNR = alpha^2/sigma^2.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ MARGIN = 2.0**-33
 
 @dataclass(frozen=True)
 class Weight(ABC):
-    """w(t), from (B,) to (B,) in float64, for squared errors of `measure` on `path`.
+    """w(t), from (B,) to (B,) in float64, for squared errors of `loss_in` on `path`.
 
     t is kept 2^-33 off 0 and 1. A weight that is infinite at an end of the path is very large there.
     """
 
     path: Path
-    measure: Prediction
+    loss_in: Prediction
     native: ClassVar[Prediction]
 
     def __post_init__(self) -> None:
-        for name in (self.measure, self._native):
+        for name in (self.loss_in, self._native):
             check_defined(name, self.path)
 
     @property
@@ -52,7 +52,7 @@ class Weight(ABC):
 
     def __call__(self, t: Tensor) -> Tensor:
         t = t.double().clamp(MARGIN, 1 - MARGIN)
-        b = conversion(self.measure, self._native, self.path.coefficients(t))[1]
+        b = conversion(self.loss_in, self._native, self.path.coefficients(t))[1]
         return self.published(t) * b**2
 
     def snr(self, t: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class Sigmoid(Weight):
 
 @dataclass(frozen=True)
 class Unweighted(Weight):
-    """1 for errors of `of`: the loss of flow matching ("velocity"), L_simple ("noise"), ... in another measure."""
+    """1 for errors of `of`: the loss of flow matching ("velocity"), L_simple ("noise"), ... in another loss_in."""
 
     of: Prediction = "velocity"
 

@@ -70,7 +70,7 @@ def _summary(name: str, model: Mapping[str, Any]) -> str:
 
 def _facts(model: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, str]:
     facts = {}
-    for part in ("net", "ahead", "back", "drift"):
+    for part in ("net", "forward_drift", "backward_drift", "drift"):
         if model.get(part):
             arguments = ", ".join(f"{k}={v}" for k, v in model[part]["arguments"].items())
             facts["network" if part == "net" else f"network, {part}"] = (

@@ -19,7 +19,7 @@ FASHION = Path("fashion")
 IDX = "train-images-idx3-ubyte*"
 # All options of these names are of noise or of models that draw samples, and a clean classifier has neither.
 FOREIGN = (
-    "prediction", "measure", "edm", "objective", "guidance", "coupling", "regularisation", "path", "std", "weight",
+    "prediction", "loss_in", "edm", "objective", "guidance", "coupling", "regularisation", "path", "std", "weight",
     "times", "simulation_steps",
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ class Digits(Recipe):
     width: int = Field(32, ge=8, description="Channels at full resolution.")
     blocks: int = Field(1, ge=1, description="Residual blocks at each resolution.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in the residual blocks.")
-    drop: float = Field(
+    condition_dropout: float = Field(
         0.1, ge=0, le=1, description="Share of samples trained without their class."
     )
 
@@ -51,5 +51,5 @@ class Digits(Recipe):
                 "value_range": list(train.value_range),
                 "class_names": [str(d) for d in range(10)],
             },
-            drop=self.drop,
+            condition_dropout=self.condition_dropout,
         )

@@ -34,11 +34,11 @@ class DigitsClassifier(Recipe):
         from pushforward.runtime.device import find_device, seeded
         from pushforward.streams.stream import Shuffled
 
-        if (self.prediction, self.measure, self.edm, self.objective, self.coupling, self.weight) != (
+        if (self.prediction, self.loss_in, self.edm, self.objective, self.coupling, self.weight) != (
             "auto", None, False, "matching", "independent", "none",
         ):  # fmt: skip
             raise InputError(
-                "a classifier predicts classes: leave --prediction, --measure, --edm, --objective, --coupling and "
+                "a classifier predicts classes: leave --prediction, --loss-in, --edm, --objective, --coupling and "
                 "--weight out"
             )
         train, held_out = load_digits().halves(seed=0)

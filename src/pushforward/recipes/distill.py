@@ -78,8 +78,10 @@ class Distill(Recipe):
         told = recipe.model_copy(update={"seed": self.seed, "batch_size": self.batch_size}).build()
         if not isinstance(told, Experiment):
             raise InputError(f"{root} is the run of a classifier, which has no flow")
-        drop = float(getattr(recipe, "drop", 0.0)) if teacher.classes else 0.0
-        model, objective = self._student(teacher, drop)
+        condition_dropout = (
+            float(getattr(recipe, "condition_dropout", 0.0)) if teacher.classes else 0.0
+        )
+        model, objective = self._student(teacher, condition_dropout)
         return replace(told, model=model, objective=objective, prepare=None)
 
     def _check(self) -> None:
@@ -87,7 +89,7 @@ class Distill(Recipe):
         from pushforward.core.errors import InputError
 
         names = (
-            "objective", "coupling", "regularisation", "path", "std", "prediction", "measure", "edm", "weight", "times",
+            "objective", "coupling", "regularisation", "path", "std", "prediction", "loss_in", "edm", "weight", "times",
             "phase", "simulation_steps",
         )  # fmt: skip
         fields = type(self).model_fields
@@ -104,7 +106,7 @@ class Distill(Recipe):
                 f"{', '.join(changed)} out"
             )
 
-    def _student(self, teacher: Any, drop: float) -> tuple[FlowMapModel, Objective]:
+    def _student(self, teacher: Any, condition_dropout: float) -> tuple[FlowMapModel, Objective]:
         from pushforward.core.times import uniform
         from pushforward.core.transfer import ScheduleTransfer
         from pushforward.guidance import ClassifierFree
@@ -148,10 +150,10 @@ class Distill(Recipe):
         student = FlowMapModel(
             made, tuple(fine[::2].tolist()) if self.method == "progressive" else jumps
         )
-        return student, self._objective(student, teacher, field, drop)
+        return student, self._objective(student, teacher, field, condition_dropout)
 
     def _objective(
-        self, student: FlowMapModel, teacher: Any, field: ModelField, drop: float
+        self, student: FlowMapModel, teacher: Any, field: ModelField, condition_dropout: float
     ) -> Objective:
         from pushforward import objectives
         from pushforward.core.times import Uniform, uniform
@@ -161,24 +163,38 @@ class Distill(Recipe):
         times = Uniform(low_discrepancy=self.low_discrepancy)
         match self.method:
             case "meanflow":
-                return objectives.MeanFlow(student, field, times, share=0.25, drop=drop)
+                return objectives.MeanFlow(
+                    student, field, times, share=0.25, condition_dropout=condition_dropout
+                )
             case "consistency":
                 levels = objectives.Levels(10, 160, self.steps)
                 return objectives.ConsistencyDistillation(
-                    student, levels, drop=drop, teacher=SolverFlowMap(field, Heun())
+                    student,
+                    levels,
+                    condition_dropout=condition_dropout,
+                    teacher=SolverFlowMap(field, Heun()),
                 )
             case "continuous-consistency":
                 return objectives.ContinuousConsistency(
-                    student, field, times, warmup=self.steps // 4, drop=drop
+                    student,
+                    field,
+                    times,
+                    warmup=self.steps // 4,
+                    condition_dropout=condition_dropout,
                 )
             case "shortcut":
                 return objectives.Shortcut(
-                    student, SolverFlowMap(field, Heun()), share=0, drop=drop
+                    student,
+                    SolverFlowMap(field, Heun()),
+                    share=0,
+                    condition_dropout=condition_dropout,
                 )
         # Students keep the error of the first teacher's steps: Heun's are better than DDIM's, for twice the calls.
         flow = teacher if isinstance(teacher, FlowMapModel) else SolverFlowMap(field, Heun())
         fine = uniform(2 * self.student_steps)
-        return objectives.ProgressiveDistillation(student, flow, fine, drop=drop)
+        return objectives.ProgressiveDistillation(
+            student, flow, fine, condition_dropout=condition_dropout
+        )
 
 
 def root_of(folder: Path) -> Path:

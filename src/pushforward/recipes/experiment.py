@@ -160,7 +160,7 @@ def assemble(
     classes: int | None,
     fingerprint: str,
     info: dict[str, Any],
-    drop: float = 0.0,
+    condition_dropout: float = 0.0,
     source: Law | None = None,
     stream: Stream | None = None,
 ) -> Experiment:
@@ -178,7 +178,7 @@ def assemble(
             net,
             path,
             data,
-            drop if classes else 0.0,
+            condition_dropout if classes else 0.0,
             shape=shape,
             classes=classes,
             info=info | {"data": fingerprint},
@@ -354,7 +354,7 @@ def validation(experiment: Experiment | Classifying) -> Validate | None:
         parts = -(-count // (processes.count * 256))
         size, total = rows.stop - rows.start, 0.0
         device = next(model.parameters()).device
-        own = replace(objective, model=model, drop=0.0)
+        own = replace(objective, model=model, condition_dropout=0.0)
         with torch.no_grad():
             for k in range(parts):
                 ids = torch.arange(

@@ -47,5 +47,5 @@ class Fashion(ImageRecipe):
             classes=train.classes,
             fingerprint=train.fingerprint(),
             info={"value_range": list(train.value_range), "class_names": list(train.class_names)},
-            drop=self.drop,
+            condition_dropout=self.condition_dropout,
         )

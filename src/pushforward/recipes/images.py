@@ -103,7 +103,7 @@ class Images(ImageRecipe):
                 "value_range": list(train.value_range),
                 "class_names": None if train.class_names is None else list(train.class_names),
             },
-            drop=self.drop,
+            condition_dropout=self.condition_dropout,
         )
 
 

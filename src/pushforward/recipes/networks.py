@@ -38,7 +38,7 @@ class ImageRecipe(Recipe):
         None, description="Resolutions of a U-Net that attend, from 0, the full one."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in the blocks.")
-    drop: float = Field(
+    condition_dropout: float = Field(
         0.1, ge=0, le=1, description="Share of samples trained without their class."
     )
     flip: bool = Field(False, description="Mirror half of the images, at random.")

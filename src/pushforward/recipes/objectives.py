@@ -117,7 +117,7 @@ def find_objective(
     net: NetFactory,
     path: Path,
     data: Dataset | Law,
-    drop: float,
+    condition_dropout: float,
     **about: Any,
 ) -> tuple[Any, Objective]:
     """The model and what it minimises. drop: share of samples trained without their condition.
@@ -131,9 +131,9 @@ def find_objective(
     check_unused(recipe)
     times = training_times(recipe.times, path, recipe.low_discrepancy)
     if name in BRIDGES:
-        return bridge(recipe, net, path, times, drop, about)
+        return bridge(recipe, net, path, times, condition_dropout, about)
     if name in FLOW_MAPS:
-        return flow_map(recipe, net, path, drop, about)
+        return flow_map(recipe, net, path, condition_dropout, about)
     if name == "diffflow":
         from pushforward.models.diffflow import DiffFlowModel
         from pushforward.objectives import DiffFlow
@@ -150,11 +150,11 @@ def find_objective(
         EDMPreconditioning() if recipe.edm else None,
         **about,
     )
-    return model, regression(recipe, model, data, times, drop)
+    return model, regression(recipe, model, data, times, condition_dropout)
 
 
 def flow_map(
-    recipe: Recipe, net: NetFactory, path: Path, drop: float, about: dict[str, Any]
+    recipe: Recipe, net: NetFactory, path: Path, condition_dropout: float, about: dict[str, Any]
 ) -> tuple[Any, Objective]:
     """Flow maps from scratch."""
     about["info"] = about["info"] | {"method": recipe.objective}
@@ -182,25 +182,29 @@ def flow_map(
     match recipe.objective:
         case "meanflow":
             scale = 1.0 if recipe.guidance is None else recipe.guidance
-            if scale != 1 and not drop:
+            if scale != 1 and not condition_dropout:
                 raise InputError(
                     "--guidance needs classes, and a share of them dropped in training"
                 )
             if scale != 1:
                 model.info["guidance"] = scale
-            return model, MeanFlow(model, guidance=scale, drop=drop)
+            return model, MeanFlow(model, guidance=scale, condition_dropout=condition_dropout)
         case "shortcut":
-            return model, Shortcut(model, drop=drop)
+            return model, Shortcut(model, condition_dropout=condition_dropout)
         case "consistency":
-            return model, ConsistencyTraining(model, Levels(10, 160, recipe.steps), drop=drop)
+            return model, ConsistencyTraining(
+                model, Levels(10, 160, recipe.steps), condition_dropout=condition_dropout
+            )
         case "continuous-consistency":
-            return model, ContinuousConsistency(model, warmup=recipe.steps // 4, drop=drop)
+            return model, ContinuousConsistency(
+                model, warmup=recipe.steps // 4, condition_dropout=condition_dropout
+            )
     raise InputError(f"there is no objective {recipe.objective!r}")
 
 
 def check_unused(recipe: Recipe) -> None:
     """Refuse options that another objective takes."""
-    unused = () if recipe.objective == "matching" else (("measure", None), ("weight", "none"))
+    unused = () if recipe.objective == "matching" else (("loss_in", None), ("weight", "none"))
     for option, default in unused:
         if getattr(recipe, option) != default:
             raise InputError(f"--{option} is for --objective matching, not {recipe.objective}")
@@ -213,7 +217,7 @@ def check_unused(recipe: Recipe) -> None:
 
 
 def regression(
-    recipe: Recipe, model: Model, data: Dataset | Law, times: TimeDraw, drop: float
+    recipe: Recipe, model: Model, data: Dataset | Law, times: TimeDraw, condition_dropout: float
 ) -> Objective:
     """Objectives of one network that predicts one thing, with its variance or without."""
     # Scores are matched with the weight sigma^2 of DDPM: without one, times near the data are all that counts.
@@ -229,18 +233,28 @@ def regression(
                 )
             weight = None
             if recipe.weight != "none":
-                weight = WEIGHTS[recipe.weight](model.path, recipe.measure or model.prediction)
-            return Matching(model, recipe.measure, times, weight, drop=drop)
+                weight = WEIGHTS[recipe.weight](model.path, recipe.loss_in or model.prediction)
+            return Matching(
+                model, recipe.loss_in, times, weight, condition_dropout=condition_dropout
+            )
         case "denoising":
-            return ControlledDenoising(model, times=times, weight=of_noise, drop=drop)
+            return ControlledDenoising(
+                model, times=times, weight=of_noise, condition_dropout=condition_dropout
+            )
         case "implicit":
-            return ImplicitScoreMatching(model, times=times, weight=of_noise, drop=drop)
+            return ImplicitScoreMatching(
+                model, times=times, weight=of_noise, condition_dropout=condition_dropout
+            )
         case "sliced":
-            return SlicedScoreMatching(model, times=times, weight=of_noise, drop=drop)
+            return SlicedScoreMatching(
+                model, times=times, weight=of_noise, condition_dropout=condition_dropout
+            )
         case "variational":
-            return VariationalBound(model, "learned", **quantised(model, data), drop=drop)
+            return VariationalBound(
+                model, "learned", **quantised(model, data), condition_dropout=condition_dropout
+            )
         case "hybrid":
-            return Hybrid(model, **quantised(model, data), drop=drop)
+            return Hybrid(model, **quantised(model, data), condition_dropout=condition_dropout)
         case "maximum-likelihood":
             return MaximumLikelihood(model, recipe.simulation_steps or 8, Heun(), jacobian=0.01)
     raise InputError(f"there is no objective {recipe.objective!r}")
@@ -260,7 +274,7 @@ def bridge(
     net: NetFactory,
     path: Path,
     times: TimeDraw,
-    drop: float,
+    condition_dropout: float,
     about: dict[str, Any],
 ) -> tuple[Any, Objective]:
     """Schroedinger bridges."""
@@ -268,7 +282,7 @@ def bridge(
         raise InputError(f"--objective {recipe.objective} takes --path brownian, not {path}")
     if recipe.objective == "sf2m":
         model = BridgeModel(net(2), path, **about)
-        return model, ScoreAndFlowMatching(model, times=times, drop=drop)
+        return model, ScoreAndFlowMatching(model, times=times, condition_dropout=condition_dropout)
     if recipe.coupling != "independent" and recipe.objective == "dsb":
         raise InputError("dsb joins the two laws by a process of its own: leave --coupling out")
     halves, steps = HalfBridges(net(1), net(1), path, **about), recipe.simulation_steps or 20

@@ -82,7 +82,7 @@ class Recipe(BaseModel, ABC):
         "auto",
         description="What the network predicts; auto: noise for scores, variational and hybrid, else velocity.",
     )
-    measure: PredictionName | None = Field(
+    loss_in: PredictionName | None = Field(
         None,
         description="Prediction in which the loss is measured. Left out: what the network predicts.",
     )

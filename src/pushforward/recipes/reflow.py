@@ -49,7 +49,7 @@ class Rectify(Recipe):
             raise InputError("--teacher is missing: the run folder of a trained model")
         changed = [
             f"--{name.replace('_', '-')}"
-            for name in ("objective", "coupling", "path", "std", "prediction", "measure", "edm", "weight")
+            for name in ("objective", "coupling", "path", "std", "prediction", "loss_in", "edm", "weight")
             if getattr(self, name) != type(self).model_fields[name].default
         ]  # fmt: skip
         if changed:

@@ -52,7 +52,10 @@ KINDS: dict[str, tuple[type[nn.Module], dict[str, str]]] = {
     "flow-map": (FlowMapModel, {"net": "model.net"}),
     "classifier": (NoisyClassifier, {"net": "net"}),
     "bridge": (BridgeModel, {"net": "net"}),
-    "half-bridges": (HalfBridges, {"ahead": "ahead", "back": "back"}),
+    "half-bridges": (
+        HalfBridges,
+        {"forward_drift": "forward_drift", "backward_drift": "backward_drift"},
+    ),
     "diffflow": (DiffFlowModel, {"net": "score.net", "drift": "drift"}),
 }
 
