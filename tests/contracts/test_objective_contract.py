@@ -146,10 +146,10 @@ def test_without_a_measure_a_model_is_judged_by_its_own_prediction(prediction):
     assert torch.equal(own, Matching(model, loss_in=prediction, times=MIDDLE)(x1, noise)["loss"])
 
 
-@pytest.mark.parametrize("condition_dropout", [0.0, 0.15, 0.5, 1.0])
+@pytest.mark.parametrize("drop", [0.0, 0.15, 0.5, 1.0])
 def test_the_condition_of_that_fraction_of_samples_is_dropped_and_of_no_other(drop):
     net = Affine()
-    objective = FlowMatching(pf.Model(net, pf.CondOT()), condition_dropout=condition_dropout)
+    objective = FlowMatching(pf.Model(net, pf.CondOT()), condition_dropout=drop)
     n = 20000
     label, text = torch.arange(n) % 7, 1 + torch.rand(n, 3)
     x1, noise = randn(n, 2, seed=1), pf.Noise.batch(n, seed=3)
@@ -254,7 +254,7 @@ def test_arguments_that_do_not_fit_are_errors():
     model = pf.Model(Affine(), pf.CondOT())
     for drop in (-0.1, 1.1):
         with pytest.raises(pf.InputError, match="probability"):
-            FlowMatching(model, condition_dropout=condition_dropout)
+            FlowMatching(model, condition_dropout=drop)
     with pytest.raises(pf.InputError, match="3 noise ids for a batch of 4"):
         FlowMatching(model)(randn(4, 2), pf.Noise.batch(3))
     with pytest.raises(pf.InputError, match="no prediction"):

@@ -494,6 +494,6 @@ def test_arguments_that_do_not_fit_are_errors():
         BridgeMatching(two, draws=0)
     for drop in (-0.1, 1.1):
         with pytest.raises(pf.InputError, match="probability"):
-            ScoreAndFlowMatching(one, condition_dropout=condition_dropout)
+            ScoreAndFlowMatching(one, condition_dropout=drop)
     with pytest.raises(pf.InputError, match="shapes must agree"):
         ScoreAndFlowMatching(one)(pf.Batch(randn(4, 2), x0=randn(4, 3)), pf.Noise.batch(4))

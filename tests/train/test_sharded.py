@@ -580,7 +580,10 @@ EDITS = {
         ["unexpected: optimizer.net.other.exp_avg"],
     ),
     "many": (
-        lambda t: [t.pop("model.net.conv_in.bias"), t.update({"model.a": torch.ones(1)}), t.pop("ema.net.conv_out.bias")],
+        lambda t: [
+            t.pop("model.net.conv_in.bias"), t.update({"model.a": torch.ones(1)}),
+            t.pop("ema.net.conv_out.bias"),
+        ],
         ["missing: model.net.conv_in.bias", "unexpected: model.a", "missing: ema.net.conv_out.bias", "(3 differences)"],
     ),
 }  # fmt: skip

@@ -243,8 +243,8 @@ class ContinuousConsistency:
     The value that is returned is |df/dt|^2, by how much the law fails, with the gradient of the loss.
 
     teacher: a Field, guided or not, whose velocity v is; None for the pair's own: training from scratch.
-    times:   the law of t. warmup: optimiser steps over which r rises from 0 to 1. floor: c. condition_dropout: as for `Matching`;
-             compiled: as for `MeanFlow`.
+    times:   the law of t. warmup: optimiser steps over which r rises from 0 to 1. floor: c.
+    condition_dropout: as for `Matching`; compiled: as for `MeanFlow`.
 
     Lu & Song 2024 (arXiv 2410.11081), eq. 6-8 and alg. 1; theirs also learns a weight over t, which is left out.
     """

@@ -9,7 +9,7 @@ arXiv 2210.02747, thm. 2; Vincent 2011 for the score).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -55,7 +55,7 @@ class Drawn(NamedTuple):
     x0: Tensor
     x1: Tensor
     t: Tensor
-    cond: Mapping[str, Any]
+    cond: dict[str, Any]
 
 
 def draw(
@@ -71,7 +71,7 @@ def draw(
         batch = Batch(batch)
     if len(noise) != len(batch):
         raise InputError(f"{len(noise)} noise ids for a batch of {len(batch)}")
-    noise, x0, x1, cond = noise.to(batch.x1.device), batch.x0, batch.x1, batch.cond
+    noise, x0, x1, cond = noise.to(batch.x1.device), batch.x0, batch.x1, dict(batch.cond)
     if x0 is None:
         x0 = noise.normal(x1.shape[1:], SOURCE, x1.dtype)
     elif path.gaussian_source:
@@ -83,7 +83,7 @@ def draw(
         i, j = coupling(x0, x1, noise, cond)
         x0, x1, cond = x0[i], x1[j], {name: value[j] for name, value in cond.items()}
     if condition_dropout > 0 and cond:
-        cond = null_condition(dict(cond), noise.uniform((), DROP) < condition_dropout)
+        cond = null_condition(cond, noise.uniform((), DROP) < condition_dropout)
     return Drawn(x0, x1, times(noise), cond)
 
 
@@ -119,7 +119,8 @@ class Matching:
     weight:   w(t), from (B,) to (B,); None for 1.
     coupling: how x0 and x1 are paired. Any but the independent one, and any source that comes with the batch, needs a
               path with gaussian_source=False.
-    condition_dropout: probability of training a sample without its condition, for classifier-free guidance (Ho & Salimans 2022).
+    condition_dropout: probability of training a sample without its condition, for classifier-free guidance (Ho &
+              Salimans 2022).
     """
 
     model: Model

@@ -96,7 +96,8 @@ class MeanFlow:
             )
         if self.guidance != 1 and not self.condition_dropout:
             raise InputError(
-                "guidance takes the model's unconditional velocity, which it learns from dropped conditions: condition_dropout > 0"
+                "guidance takes the model's unconditional velocity, which it learns from dropped conditions: "
+                "condition_dropout > 0"
             )
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ class OneStep:
         batch, x0 = _require_pairs(batch)
         if len(noise) != len(batch):
             raise InputError(f"{len(noise)} noise ids for a batch of {len(batch)}")
-        cond = batch.cond
+        cond = dict(batch.cond)
         if self.condition_dropout > 0 and cond:
             cond = null_condition(
                 dict(cond), noise.to(x0.device).uniform((), DROP) < self.condition_dropout
