@@ -35,7 +35,7 @@ def next_of_grid(t: Tensor) -> Tensor:
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("jumps", ["any", tuple(GRID)], ids=["any", "grid"])
 @pytest.mark.parametrize(
-    ("path", "prediction", "loss_in"),
+    ("path", "prediction", "measure"),
     [
         (pf.CondOT(), "velocity", "velocity"), (pf.CondOT(), "data", "v"), (pf.Cosine(), "v", "data"),
         (pf.VP(), "v", "v"), (pf.VP(), "data", "velocity"), (pf.EDM(0.05, 10.0), "noise", "data"),

@@ -243,7 +243,7 @@ def default_sampler(model: Field | FlowMap, nfe: int, guidance: float | None = N
     Of a flow map, `FlowMapSampler`: straight on, or by noise put back where it knows only the way to the data. Of a
     Field, the solver that was fitted to the model for this number of calls and this guidance (`tune`), if there is one;
     the backward process of a DiffFlowModel, in so many steps; `Learned`, if the source is Gaussian noise and there are
-    three steps or more; else Adams-Bashforth of order 2 on the velocity, which is exact where trajectories are straight.
+    three steps or more; else Adams-Bashforth of order 2 on the velocity, exact where trajectories are straight.
     """
     if isinstance(model, FlowMap):
         return default_jump(model)
