@@ -132,7 +132,7 @@ def test_a_child_process_has_batches_of_its_own():
 def test_a_program_ends_without_closing(end):
     code = (
         "import torch, pushforward as pf\n"
-        "from pushforward.streams.prefetch import Ahead\n"
+        "from pushforward.streams.prefetch import Prefetch\n"
         "class Slow:\n"
         "    batch_size = 1\n"
         "    def at(self, step): return pf.Batch(torch.zeros(1))\n"

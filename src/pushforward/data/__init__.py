@@ -11,6 +11,7 @@ from pushforward.data.images.lazy import Pictures
 from pushforward.data.images.load import find_size, load_images
 from pushforward.data.images.shards import Packed, load_shards, write_shards
 from pushforward.data.images.sizes import Sizes, choose_size, describe_sizes
+from pushforward.data.shares import labels_in_shares
 
 __all__ = [
     "Asinh",
@@ -24,6 +25,7 @@ __all__ = [
     "choose_size",
     "describe_sizes",
     "find_size",
+    "labels_in_shares",
     "load_array",
     "load_cells",
     "load_digits",

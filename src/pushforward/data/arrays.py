@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import DataError, InputError
-from pushforward.core.noise import DATA, Noise
+from pushforward.core.noise import Noise
+from pushforward.core.spec import DataSpec, Kind
 from pushforward.data.batch import Batch
 from pushforward.data.images.augment import Augment
 from pushforward.data.images.lazy import Pictures
+from pushforward.data.shares import SAMPLE_STEP, SPLIT_STEP, stratified
+from pushforward.data.shares import balanced as balanced_rows
 
 IMAGE_KEYS = ("image", "images", "x", "data", "arr_0")
 LABEL_KEYS = ("label", "labels", "y")
@@ -29,8 +32,6 @@ CHANNELS = (1, 3, 4)
 MAX_CLASSES = 1 << 16
 # Bytes that a pass over the whole data set holds at a time.
 CHUNK = 1 << 24
-# Splits are drawn at a step that no training run comes to, so that they have no number in common with it.
-SPLIT_STEP = 2**32 - 1
 
 Layout = Literal["as stored", "grey", "channels last"]
 
@@ -199,16 +200,46 @@ class Dataset:
         if n < 2:
             raise DataError(f"{n} sample cannot be split in two; more are needed")
         k = min(max(round(fraction * n), 1), n - 1)
-        noise = Noise.batch(1, seed, step=SPLIT_STEP)
-        order = noise.permutation(n)
-        if self.labels is not None:
-            order = order[torch.argsort(self.labels[order], stable=True)]
-        # Place i of the order is taken where floor((i k + shift) / n) goes up: evenly, k times in all, and,
-        # over all seeds, each place as often as any other.
-        shift = noise.words(1, DATA)[0] % n
-        count = (torch.arange(n + 1) * k + shift) // n
-        taken = count[1:] > count[:-1]
-        return self.subset(order[taken].sort().values), self.subset(order[~taken].sort().values)
+        first, rest = stratified(self.labels, n, k, Noise.batch(1, seed, SPLIT_STEP))
+        return self.subset(first), self.subset(rest)
+
+    def sample(self, n: int, seed: int = 0, balanced: bool = False) -> Dataset:
+        """n of the samples, or all if there are no more, in the order of the data; a function of (n, seed, labels).
+
+        Each class has its own share among them, rounded up or down; balanced: equally many of each class, as far as
+        it has so many. Without labels it is a uniformly random subset. Figures of a part of the data take this part,
+        never the first rows, which may be all of one class.
+        """
+        if n < 1:
+            raise InputError(f"a sample of {n} was asked for; it takes at least 1")
+        if n >= len(self):
+            return self
+        noise = Noise.batch(1, seed, SAMPLE_STEP)
+        if balanced and self.labels is not None:
+            return self.subset(balanced_rows(self.labels, n, noise))
+        return self.subset(stratified(self.labels, len(self), n, noise)[0])
+
+    @property
+    def class_counts(self) -> tuple[int, ...] | None:
+        """How many samples each class has here, 0 for classes without any; None without labels."""
+        if self.labels is None or self.classes is None:
+            return None
+        return tuple(torch.bincount(self.labels, minlength=self.classes).tolist())
+
+    @cached_property
+    def spec(self) -> DataSpec:
+        """What is known of the data, as it is kept with a model."""
+        kind: Kind = "image" if self.images else "vector" if len(self.shape) == 1 else "unknown"
+        return DataSpec(
+            shape=self.shape,
+            kind=kind,
+            value_range=self.value_range,
+            bin_width=2 / 255 if self.values.dtype == np.uint8 else None,
+            classes=self.classes,
+            class_names=self.class_names,
+            class_counts=self.class_counts,
+            fingerprint=self.fingerprint(),
+        )
 
     def halves(self, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Two random halves, of equal size or the first one smaller by one, each class divided alike."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.core.noise import AUGMENT, SOURCE, Noise
-from pushforward.data.arrays import SPLIT_STEP
 from pushforward.data.batch import Batch
+from pushforward.data.shares import SPLIT_STEP
 from pushforward.streams.stream import Indexed, Shuffled, Stream
 
 
