@@ -15,6 +15,7 @@ from pushforward.guidance import ClassifierFree, ClassifierGuidance
 from pushforward.models.classifier import NoisyClassifier
 from pushforward.nets import MLP, ImageClassifier, MLPClassifier
 from pushforward.objectives import Classification, noisy_accuracy
+from pushforward.saving.folder import load_classifier
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -276,7 +277,7 @@ def test_a_classifier_is_saved_and_loaded_and_is_no_model(tmp_path):
     with torch.no_grad():
         model.net.conv_out.weight.normal_()
     pf.save(model, tmp_path / "classifier")
-    again = pf.train.share.load_classifier(tmp_path / "classifier")
+    again = load_classifier(tmp_path / "classifier")
     x = randn(4, 2).float()
     assert torch.equal(again(x, 0.3), model.eval()(x, 0.3))
     assert (again.path, again.classes, again.shape) == (model.path, 3, (2,))
@@ -285,7 +286,7 @@ def test_a_classifier_is_saved_and_loaded_and_is_no_model(tmp_path):
         pf.load(tmp_path / "classifier")
     pf.save(pf.Model(MLP(2, 8, 1), pf.CondOT()), tmp_path / "model")
     with pytest.raises(pf.CheckpointError, match="no classifier"):
-        pf.train.share.load_classifier(tmp_path / "model")
+        load_classifier(tmp_path / "model")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ MEAN, C = torch.tensor([0.4, -0.7], dtype=torch.float64), 0.3
 GAUSS = pf.GaussianMixture(MEAN[None], C)
 DDPM = pf.DDPMPath.linear(12, 0.01, 0.5)
 DENSITY = {"bin_width": None}
+TWO = ("prediction", "variance")
 
 
 def close(got, truth, sigmas=4.5):
@@ -31,9 +32,9 @@ def close(got, truth, sigmas=4.5):
 
 def exact(law, path, share=None):
     """A Model that answers with the exact data, and, given a share, a variance b^share b~^(1 - share)."""
-    return pf.Model(
-        Lookup(law.field(path), "data") if share is None else Both(law, path, share), path, "data"
-    )
+    if share is None:
+        return pf.Model(Lookup(law.field(path), "data"), path, "data")
+    return pf.Model(Both(law, path, share), path, "data", outputs=TWO)
 
 
 class Both(nn.Module):
@@ -248,7 +249,7 @@ def improves(model, x):
 def test_the_learned_variance_is_the_optimal_one_between_the_two(make):
     steps = Steps(pf.DDPMPath.linear(8, 0.05, 0.6), low_discrepancy=True)
     net = Table(GAUSS, steps)
-    model = pf.Model(net, steps.path, "data")
+    model = pf.Model(net, steps.path, "data", outputs=TWO)
     loss_of, x = make(model, steps=steps, **DENSITY), GAUSS.sample(40000, seed=1)
     optimiser = torch.optim.Adam([net.share], 0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 120)
@@ -273,7 +274,7 @@ def test_a_trained_network_has_a_variance_between_the_two_that_improves_the_boun
     torch.manual_seed(0)
     law = pf.GaussianMixture([[0.7, 0.5], [-0.6, 0.4], [0.1, -0.7]], 0.03)
     path, total = pf.DDPMPath.linear(10, 0.05, 0.6), 300
-    model = pf.Model(MLP(2, 32, 2, outputs=2), path, "noise")
+    model = pf.Model(MLP(2, 32, 2, outputs=2), path, "noise", outputs=TWO)
     loss_of = Hybrid(model, steps=Steps(path, low_discrepancy=True), **DENSITY)
     data = law.sample(20000, seed=1).float()
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
@@ -316,7 +317,11 @@ class TwoHeads(nn.Module):
 def test_the_hybrid_trains_the_mean_by_the_simple_loss_and_the_variance_by_the_bound():
     steps = Steps(DDPM, probabilities=torch.arange(1, 13))
     net = TwoHeads()
-    model, noise, x = pf.Model(net, DDPM, "noise"), pf.Noise.batch(500, seed=1), GAUSS.sample(500)
+    model, noise, x = (
+        pf.Model(net, DDPM, "noise", outputs=TWO),
+        pf.Noise.batch(500, seed=1),
+        GAUSS.sample(500),
+    )
 
     def gradients(objective):
         loss = objective(x, noise)["loss"]
@@ -344,7 +349,7 @@ def test_the_bound_of_quantised_images_is_that_of_the_likelihood_module():
     for p in net.parameters():
         p.data.add_(torch.randn_like(p) * 0.05)
     path = pf.DDPMPath.linear(4, 0.001, 0.3)
-    model = pf.Model(net, path, "noise")
+    model = pf.Model(net, path, "noise", outputs=TWO)
     x = (torch.rand(1, 1, 4, 4) * 15).round().double() * 2 / 15 - 1
     x[0, 0, 0, :2] = torch.tensor([-1.0, 1.0])
     options = {"bin_width": 2 / 15}
@@ -388,7 +393,7 @@ def test_losses_do_not_depend_on_the_batch_and_conditions_are_dropped():
             told.append(label)
             return torch.cat((0.1 * x * label[:, None], 0.5 + 0 * x), 1)
 
-    model = pf.Model(Net(), DDPM, "noise")
+    model = pf.Model(Net(), DDPM, "noise", outputs=TWO)
     x1, label, noise = randn(40, 2, seed=1), torch.arange(40) % 3, pf.Noise.batch(40, seed=2)
     for make in (VariationalBound, Hybrid):
         objective = make(model, condition_dropout=0.5, **DENSITY)
@@ -411,7 +416,7 @@ def test_losses_do_not_depend_on_the_batch_and_conditions_are_dropped():
 @pytest.mark.parametrize("path", [pf.CondOT(), pf.Cosine(), pf.VP(), pf.EDM()], ids=repr)
 def test_every_model_on_every_path_has_a_finite_loss_at_every_step(path, prediction):
     net = TwoHeads()
-    model, steps = pf.Model(net, path, prediction), Steps(path, pf.times.uniform(5))
+    model, steps = pf.Model(net, path, prediction, outputs=TWO), Steps(path, pf.times.uniform(5))
     x1, noise = GAUSS.sample(60), pf.Noise.batch(60)
     assert set(steps.index(steps(noise)).tolist()) == set(range(len(steps)))
     for make in (Hybrid, lambda m, **k: VariationalBound(m, "learned", **k)):

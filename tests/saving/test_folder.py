@@ -16,7 +16,7 @@ from tinyrun import tree
 
 import pushforward as pf
 from pushforward.models.bridge import BridgeModel, HalfBridges
-from pushforward.models.diffflow import DiffFlowModel
+from pushforward.models.diffflow import Backward, DiffFlowModel
 from pushforward.models.preconditioning import EDMPreconditioning
 from pushforward.nets import MLP, NETS, UNet
 from pushforward.recipes.tables import PATHS
@@ -111,7 +111,7 @@ def test_a_loaded_model_between_two_laws_is_the_one_that_was_saved(
             pf.generate(
                 loaded,
                 5,
-                solver=pf.objectives.Backward(loaded),
+                solver=Backward(loaded),
                 guidance=2.0,
                 label=label,
                 nfe=loaded.steps,

@@ -322,7 +322,9 @@ def test_a_model_with_twice_the_channels_gives_prediction_and_variance_by_one_ca
     x = randn(3, 2, 4, 4, seed=1)
     for path, conditioning in ((pf.VP(), None), (pf.CondOT(), pf.EDMPreconditioning())):
         prediction = "noise" if conditioning is None else "data"
-        model = pf.Model(Doubled(), path, prediction, conditioning)
+        model = pf.Model(
+            Doubled(), path, prediction, conditioning, outputs=("prediction", "variance")
+        )
         plain = pf.Model(Half(), path, prediction, conditioning)
         for want in pf.PREDICTIONS:
             assert torch.equal(model(x, 0.4, want), plain(x, 0.4, want))

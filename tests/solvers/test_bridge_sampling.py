@@ -238,10 +238,11 @@ def test_arguments_of_bridges_are_checked():
     net = MLP(2, 8, 1)
     with pytest.raises(pf.InputError, match="goes along an interpolant"):
         pf.BridgeModel(net, pf.CondOT())
-    with pytest.raises(pf.InputError, match="two outputs for each channel"):
-        pf.BridgeModel(net, BRIDGE)(torch.zeros(3, 2), 0.5)
+    with pytest.raises(pf.InputError, match="build the network with outputs=2"):
+        pf.BridgeModel(net, BRIDGE)
     with pytest.raises(pf.InputError, match="go along a BrownianBridge"):
         pf.HalfBridges(net, MLP(2, 8, 1), pf.Tube())
     with pytest.raises(pf.InputError, match="share parameters"):
         pf.HalfBridges(net, net, BRIDGE)
-    assert math.isfinite(pf.BridgeModel(net, BRIDGE, info={"nfe": 7}).info["nfe"])
+    two = MLP(2, 8, 1, outputs=2)
+    assert math.isfinite(pf.BridgeModel(two, BRIDGE, info={"nfe": 7}).info["nfe"])

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from pushforward.core.conditions import Null
 from pushforward.core.errors import InputError
 from pushforward.core.interpolants import BrownianBridge, Interpolant
 from pushforward.core.predictions import Prediction, check_defined
 from pushforward.core.shapes import as_time, expand
+from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
+from pushforward.models.base import ModelBase, check_outputs, split_outputs
 
 
-class _Process(nn.Module, ABC):
+class _Process(ModelBase, ABC):
     """What models that know velocity and score have in common."""
 
     path: Interpolant
-    shape: tuple[int, ...]
-    classes: int | None
-    info: dict[str, Any]
-
-    def _describe(
-        self, shape: tuple[int, ...], classes: int | None, info: dict[str, Any] | None
-    ) -> None:
-        self.shape, self.classes, self.info = tuple(shape), classes, dict(info or {})
 
     @abstractmethod
     def with_score(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]: ...
@@ -38,6 +34,9 @@ class _Process(nn.Module, ABC):
         return self.with_score(x, t, **cond)[0]
 
 
+BRIDGE_OUTPUTS = ("line", "score")
+
+
 class BridgeModel(_Process):
     """A network that gives the line and the score of an interpolant, and with them its velocity.
 
@@ -47,7 +46,7 @@ class BridgeModel(_Process):
     No target and no answer is infinite, also where gamma' is: the Brownian bridge has gamma gamma' = std^2 (1 - 2t)/2.
 
     net:  (x (B, C, ...), t (B,), **cond) -> (B, 2C, ...): `MLP(..., outputs=2)`, `UNet(..., outputs=2)`.
-    path: an interpolant. shape, classes, info: as in `Model`.
+    path: an interpolant. The other arguments are those of `Model`.
     """
 
     def __init__(
@@ -55,28 +54,39 @@ class BridgeModel(_Process):
         net: nn.Module,
         path: Interpolant,
         *,
-        shape: tuple[int, ...] = (),
+        shape: Sequence[int] = (),
         classes: int | None = None,
+        spec: DataSpec | None = None,
+        nulls: Mapping[str, Null | float | str] | None = None,
+        sampling: SamplingDefaults | None = None,
+        provenance: Provenance | None = None,
         info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._describe(shape, classes, info)
+        self._describe(
+            shape,
+            classes,
+            spec=spec,
+            nulls=nulls,
+            sampling=sampling,
+            provenance=provenance,
+            info=info,
+        )
         if not isinstance(path, Interpolant):
             raise InputError(
                 f"a BridgeModel goes along an interpolant, such as BrownianBridge(1.0), not {path}; on a Gaussian path "
                 f"a Model knows the score by its velocity"
             )
+        check_outputs(net, BRIDGE_OUTPUTS, "build the network with outputs=2")
         self.net, self.path = net, path
+
+    def to_config(self) -> dict[str, Any]:
+        return {"net": self.net, "path": self.path, **self._records()}
 
     def heads(self, x: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
         """Line and score as the network has them. x: (B, ...), t: (B,)."""
         raw = self.net(x, t, **cond).to(x.dtype)
-        if raw.ndim < 2 or raw.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
-            raise InputError(
-                f"{type(self.net).__name__} answered {tuple(raw.shape)} to x of {tuple(x.shape)}: a BridgeModel takes "
-                f"a network with two outputs for each channel (outputs=2)"
-            )
-        line, score = raw.chunk(2, dim=1)
+        line, score = split_outputs(self.net, raw, x, BRIDGE_OUTPUTS)
         return line, score
 
     def with_score(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
@@ -96,8 +106,7 @@ class HalfBridges(_Process):
     `EulerMaruyama(std)` follows f forwards and b backwards, whatever the other.
 
     forward_drift f, backward_drift b: networks (x (B, ...), t (B,), **cond) -> (B, ...). path: a BrownianBridge.
-    shape, classes, info: as in
-    `Model`.
+    The other arguments are those of `Model`.
 
     Nelson 1967; Shi et al. 2023 (arXiv 2303.16852), sec. 3.2; De Bortoli et al. 2021 (arXiv 2106.01357).
     """
@@ -110,12 +119,24 @@ class HalfBridges(_Process):
         backward_drift: nn.Module,
         path: BrownianBridge,
         *,
-        shape: tuple[int, ...] = (),
+        shape: Sequence[int] = (),
         classes: int | None = None,
+        spec: DataSpec | None = None,
+        nulls: Mapping[str, Null | float | str] | None = None,
+        sampling: SamplingDefaults | None = None,
+        provenance: Provenance | None = None,
         info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._describe(shape, classes, info)
+        self._describe(
+            shape,
+            classes,
+            spec=spec,
+            nulls=nulls,
+            sampling=sampling,
+            provenance=provenance,
+            info=info,
+        )
         if not isinstance(path, BrownianBridge):
             raise InputError(f"half-bridges go along a BrownianBridge, not {path}")
         if {id(p) for p in forward_drift.parameters()} & {
@@ -125,8 +146,18 @@ class HalfBridges(_Process):
                 "forward_drift and backward_drift share parameters; while one is trained the other must stay as it "
                 "is: build two networks"
             )
+        for net in (forward_drift, backward_drift):
+            check_outputs(net, ("drift",), "build the network with outputs=1")
         self.forward_drift, self.backward_drift = forward_drift, backward_drift
         self.path = path
+
+    def to_config(self) -> dict[str, Any]:
+        return {
+            "forward_drift": self.forward_drift,
+            "backward_drift": self.backward_drift,
+            "path": self.path,
+            **self._records(),
+        }
 
     def with_score(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """Velocity and score by one call of each network."""

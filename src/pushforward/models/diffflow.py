@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,12 +17,13 @@ from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
 from pushforward.core.shapes import as_time, sum_data
 from pushforward.core.times import quadratic
+from pushforward.models.base import ModelBase
 from pushforward.models.model import Model
 
 Callback = Callable[[int, Tensor, Tensor], None]
 
 
-class DiffFlowModel(nn.Module):
+class DiffFlowModel(ModelBase):
     """The two processes of DiffFlow: a score, a drift on top of the noising process of its path, and N steps.
 
     score: a Model on a Gaussian path, best one that predicts the noise: what scales the score. Its path is that of
@@ -43,12 +44,17 @@ class DiffFlowModel(nn.Module):
         drift: nn.Module | None = None,
         steps: int = 8,
         *,
-        grid: Tensor | None = None,
+        grid: Tensor | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         score.path.require_gaussian("process of DiffFlow")
         self.score, self.drift = score, drift
-        grid = quadratic(steps) if grid is None else grid.detach().double().cpu()
+        if grid is None:
+            grid = quadratic(steps)
+        elif isinstance(grid, Tensor):
+            grid = grid.detach().double().cpu()
+        else:
+            grid = torch.tensor(grid, dtype=torch.float64)
         if grid.ndim != 1 or len(grid) < 2 or not bool((grid.diff() > 0).all()):
             raise InputError("the grid of DiffFlow is one list of increasing times")
         if (float(grid[0]), float(grid[-1])) != (0.0, 1.0):
@@ -73,17 +79,11 @@ class DiffFlowModel(nn.Module):
     def steps(self) -> int:
         return len(self._factor)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.score.shape
+    def _described(self) -> ModelBase:
+        return self.score
 
-    @property
-    def classes(self) -> int | None:
-        return self.score.classes
-
-    @property
-    def info(self) -> dict[str, Any]:
-        return self.score.info
+    def to_config(self) -> dict[str, Any]:
+        return {"score": self.score, "drift": self.drift, "grid": self.grid.tolist()}
 
     @property
     def path(self) -> Path:

@@ -31,10 +31,11 @@ from pushforward.core.interpolants import Interpolant
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction, check_defined, convert, jump
 from pushforward.core.shapes import as_time, expand
+from pushforward.models.base import ModelBase
 from pushforward.models.model import Model
 
 
-class FlowMapModel(nn.Module):
+class FlowMapModel(ModelBase):
     """A network as a flow map: a step of DDIM whose prediction knows where it goes.
 
         P   = model(x, t; s)                          a prediction that holds for the whole way from t to s
@@ -91,17 +92,11 @@ class FlowMapModel(nn.Module):
     def preconditioning(self) -> Any:
         return self.model.preconditioning
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.model.shape
+    def _described(self) -> ModelBase:
+        return self.model
 
-    @property
-    def classes(self) -> int | None:
-        return self.model.classes
-
-    @property
-    def info(self) -> dict[str, Any]:
-        return self.model.info
+    def to_config(self) -> dict[str, Any]:
+        return {"model": self.model, "jumps": self.jumps}
 
     def forward(self, x: Tensor, t: Tensor | float, s: Tensor | float, **cond: Any) -> Tensor:
         t, s = as_time(t, x), as_time(s, x)

@@ -148,6 +148,7 @@ def find_objective(
         path,
         "data" if recipe.edm else prediction,
         EDMPreconditioning() if recipe.edm else None,
+        outputs=("prediction", "variance") if name in BOUNDS else ("prediction",),
         **about,
     )
     return model, regression(recipe, model, data, times, condition_dropout)

@@ -278,6 +278,7 @@ def _load(folder: str | FilePath, device: torch.device | str) -> Shared:
             raise CheckpointError(f"{folder}: {error}") from error
         raise CheckpointError(f"cannot read the model in {folder}: {error}") from error
     model.info["sha256"] = digest
+    model.provenance = dataclasses.replace(model.provenance, sha256=digest)
     return model.to(device).requires_grad_(False).eval()
 
 
