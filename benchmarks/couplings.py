@@ -13,8 +13,10 @@ from torch.nn.utils import clip_grad_norm_
 import pushforward as pf
 from benchmarks.measure import Row
 from pushforward.couplings import Coupling, OptimalTransport, Sinkhorn, independent
+from pushforward.streams.coupled import Coupled
+from pushforward.streams.drawn import Drawn
 from pushforward.streams.prefetch import Prefetch
-from pushforward.streams.stream import Coupled, Drawn, Stream
+from pushforward.streams.stream import Stream
 from pushforward.train.ema import EMA
 
 

@@ -16,7 +16,9 @@ from pushforward.evaluate.transport import Flow, follow, transport_costs, wasser
 from pushforward.objectives import FlowMatching, Objective, OneStep, Reflow
 from pushforward.sampling.pairs import generate_pairs
 from pushforward.solvers import Euler
-from pushforward.streams.stream import Drawn, Shuffled, Stream
+from pushforward.streams.drawn import Drawn
+from pushforward.streams.shuffled import Shuffled
+from pushforward.streams.stream import Stream
 from pushforward.train.ema import EMA
 
 LAW = pf.laws.EightGaussians(5.0, 0.1**0.5)

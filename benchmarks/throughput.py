@@ -17,7 +17,7 @@ from benchmarks.measure import Row, matmul_flops, medians
 from pushforward.data import Dataset
 from pushforward.nets import DiT, UNet
 from pushforward.objectives import FlowMatching
-from pushforward.streams.stream import Shuffled
+from pushforward.streams.shuffled import Shuffled
 from pushforward.train.trainer import Settings, Trainer
 
 SIZE, SHAPE, CLASSES = 64, (1, 32, 32), 10

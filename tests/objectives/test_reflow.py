@@ -14,7 +14,7 @@ from pushforward.evaluate.transport import COSTS, follow, transport_costs, wasse
 from pushforward.objectives import FlowMatching, OneStep, Reflow
 from pushforward.sampling.pairs import generate_pairs
 from pushforward.solvers import Euler
-from pushforward.streams.stream import Shuffled
+from pushforward.streams.shuffled import Shuffled
 
 PATH = pf.CondOT(gaussian_source=False)
 

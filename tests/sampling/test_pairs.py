@@ -19,7 +19,7 @@ from pushforward.laws import EightGaussians, Moons
 from pushforward.runtime import files
 from pushforward.sampling.pairs import Pairs, generate_pairs
 from pushforward.solvers import Euler, EulerMaruyama, Heun
-from pushforward.streams.stream import Shuffled
+from pushforward.streams.shuffled import Shuffled
 
 LAW = pf.GaussianMixture([[-2.0, 0.0], [2.0, 1.0], [0.0, 3.0]], 0.1, labels=[0, 1, 1])
 FIELD = LAW.field(pf.CondOT())

@@ -19,7 +19,8 @@ from pushforward.nets import MLP, UNet
 from pushforward.objectives import ConsistencyDistillation, Levels, Matching, Objective
 from pushforward.saving.folder import _digest
 from pushforward.solvers import FlowMapSampler, Heun, SolverFlowMap
-from pushforward.streams.stream import Shuffled, Stream
+from pushforward.streams.shuffled import Shuffled
+from pushforward.streams.stream import Stream
 from pushforward.train.checkpoint import Checkpoints, under
 from pushforward.train.trainer import Settings, Trainer
 

@@ -12,7 +12,7 @@ from pushforward.core.noise import Noise
 from pushforward.data import Batch, Dataset
 from pushforward.data.images.coarse import Coarse, coarsen
 from pushforward.streams.paired import Blurred, Bridged, Paired, Transformed
-from pushforward.streams.stream import Shuffled
+from pushforward.streams.shuffled import Shuffled
 
 
 def numbers(n: int, start: float = 0.0) -> Dataset:
@@ -58,7 +58,7 @@ def test_samples_of_unequal_shape_are_refused() -> None:
         InputError, match=r"source has samples of shape \(2,\), the data of shape \(1,\)"
     ):
         Bridged(wide, numbers(5), 2, 0)
-    with pytest.raises(InputError, match=r"source makes samples of shape \(2,\)"):
+    with pytest.raises(InputError, match=r"source gives samples of shape \(2,\)"):
         Paired(numbers(5), lambda x: torch.cat((x, x), 1))[torch.arange(2)]
 
 

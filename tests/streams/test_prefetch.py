@@ -14,8 +14,9 @@ import torch
 
 import pushforward as pf
 from pushforward.core.noise import SOURCE
+from pushforward.streams.coupled import Coupled
+from pushforward.streams.drawn import Drawn, Sourced
 from pushforward.streams.prefetch import Prefetch
-from pushforward.streams.stream import Coupled, Drawn, Sourced
 
 
 class Numbered:

@@ -308,7 +308,7 @@ def test_an_error_of_all_is_said_once(zygote: Zygote, toy: Path, options: tuple,
 FAILING = """
 import os, signal
 from pushforward.core.errors import InputError
-from pushforward.streams.stream import Drawn
+from pushforward.streams.drawn import Drawn
 if rank == {rank}:
     real = Drawn.at
     def at(self, step):

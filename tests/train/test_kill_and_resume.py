@@ -362,7 +362,7 @@ def test_a_signal_in_the_last_step_changes_nothing(tmp_path: Path) -> None:
 def test_a_second_signal_ends_a_run_at_once(zygote: Zygote, tmp_path: Path) -> None:
     twice = """
 import signal
-from pushforward.streams.stream import Drawn
+from pushforward.streams.drawn import Drawn
 real = Drawn.at
 def at(self, step):
     if step == 3:

@@ -12,7 +12,8 @@ import pushforward as pf
 from pushforward.core.noise import DATA
 from pushforward.laws import EightGaussians
 from pushforward.nets import MLP
-from pushforward.streams.stream import Drawn, Shuffled
+from pushforward.streams.drawn import Drawn
+from pushforward.streams.shuffled import Shuffled
 from pushforward.train.ema import EMA
 from pushforward.train.schedules import learning_rate
 

@@ -209,7 +209,7 @@ TOY = (
 # One process gets SIGTERM while it draws the batch of a step, or while it writes the shard of a save that takes long.
 AT_A_STEP = """
 import os, signal
-from pushforward.streams.stream import Drawn
+from pushforward.streams.drawn import Drawn
 if rank == {rank}:
     real = Drawn.at
     def at(self, step):

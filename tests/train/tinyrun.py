@@ -13,7 +13,7 @@ import pushforward as pf
 from pushforward.data import Dataset
 from pushforward.nets import MLP, UNet
 from pushforward.objectives import Matching
-from pushforward.streams.stream import Shuffled
+from pushforward.streams.shuffled import Shuffled
 from pushforward.train.trainer import Settings, Trainer
 
 IDENTITY = {"recipe": "tiny", "seed": "0"}

@@ -22,8 +22,10 @@ from pushforward.objectives.matching import draw
 from pushforward.recipes.experiment import validation
 from pushforward.runtime.processes import joined
 from pushforward.sampling.generate import generate_together
+from pushforward.streams.coupled import Coupled
+from pushforward.streams.drawn import Drawn
 from pushforward.streams.prefetch import Prefetch
-from pushforward.streams.stream import Coupled, Drawn, Shuffled
+from pushforward.streams.shuffled import Shuffled
 from pushforward.train.parallel import local, whole
 from pushforward.train.trainer import Settings, Trainer
 

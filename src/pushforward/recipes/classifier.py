@@ -70,7 +70,7 @@ class Classifier(Recipe):
         from pushforward.objectives import Classification
         from pushforward.recipes.experiment import Classifying
         from pushforward.runtime.device import find_device, seeded
-        from pushforward.streams.stream import Shuffled
+        from pushforward.streams.shuffled import Shuffled
 
         fields = type(self).model_fields
         for name in FOREIGN:

@@ -32,7 +32,7 @@ class DigitsClassifier(Recipe):
         from pushforward.recipes.objectives import find_path
         from pushforward.recipes.tables import training_times
         from pushforward.runtime.device import find_device, seeded
-        from pushforward.streams.stream import Shuffled
+        from pushforward.streams.shuffled import Shuffled
 
         if (self.prediction, self.loss_in, self.edm, self.objective, self.coupling, self.weight) != (
             "auto", None, False, "matching", "independent", "none",

@@ -35,7 +35,9 @@ from pushforward.runtime.files import locked, write_file
 from pushforward.runtime.processes import Processes
 from pushforward.sampling.generate import default_nfe, default_sampler, generate_together
 from pushforward.solvers import Learned
-from pushforward.streams.stream import Drawn, Shuffled, Stream
+from pushforward.streams.drawn import Drawn
+from pushforward.streams.shuffled import Shuffled
+from pushforward.streams.stream import Stream
 from pushforward.train.log import Reporter
 from pushforward.train.trainer import Settings, Trainer, Validate
 
@@ -192,12 +194,12 @@ def assemble(
         else:
             stream = Drawn(data, recipe.batch_size, recipe.seed)
         if source is not None:
-            from pushforward.streams.stream import Sourced
+            from pushforward.streams.drawn import Sourced
 
             stream = Sourced(stream, source, recipe.seed)
     if coupling is not None:
+        from pushforward.streams.coupled import Coupled
         from pushforward.streams.prefetch import Prefetch
-        from pushforward.streams.stream import Coupled
 
         stream = Prefetch(Coupled(stream, coupling, recipe.seed))
     return Experiment(model, objective, stream, data, held_out, fingerprint, source)

@@ -43,7 +43,8 @@ class Rectify(Recipe):
         from pushforward.runtime.device import find_device, seeded
         from pushforward.sampling.pairs import Pairs, generate_pairs
         from pushforward.saving.folder import load
-        from pushforward.streams.stream import Lazy, Shuffled
+        from pushforward.streams.lazy import Lazy
+        from pushforward.streams.shuffled import Shuffled
 
         if self.teacher is None:
             raise InputError("--teacher is missing: the run folder of a trained model")

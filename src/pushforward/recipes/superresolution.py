@@ -68,7 +68,8 @@ class SuperResolution(Recipe):
         from pushforward.recipes.images import read_images
         from pushforward.recipes.set_to_set import Refinement, become
         from pushforward.streams.paired import Blurred, Bridged, Paired, Transformed
-        from pushforward.streams.stream import Shuffled, Stream
+        from pushforward.streams.shuffled import Shuffled
+        from pushforward.streams.stream import Stream
 
         if self.coupling != "independent" and not self.unpaired:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Batches that bring their own source samples: from another data set, or from what is left of the data itself."""
+"""Batches with source samples from another data set, or from what is left of the data themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pushforward.core.errors import InputError
 from pushforward.core.noise import AUGMENT, SOURCE, Noise
 from pushforward.data.batch import Batch
 from pushforward.data.shares import SPLIT_STEP
-from pushforward.streams.stream import Indexed, Shuffled, Stream
+from pushforward.streams.shuffled import Indexed, Shuffled
+from pushforward.streams.stream import Stream
 
 
 class Bridged:
@@ -35,7 +36,12 @@ class Bridged:
             )
 
     def at(self, step: int) -> Batch:
-        return replace(self._data.at(step), x0=self._source.at(step).x1)
+        batch, source = self._data.at(step), self._source.at(step)
+        if batch.mask is not None or source.mask is not None:
+            raise InputError(
+                "samples of different lengths cannot be joined by pairs: use data sets of one length"
+            )
+        return replace(batch, x0=source.x1)
 
 
 class Transformed:
@@ -70,7 +76,7 @@ class Paired:
         x0 = self.source(batch.x1)
         if x0.shape != batch.x1.shape:
             raise InputError(
-                f"the source makes samples of shape {tuple(x0.shape[1:])} of data of shape "
+                f"the source gives samples of shape {tuple(x0.shape[1:])} for data of shape "
                 f"{tuple(batch.x1.shape[1:])}; they must be equal"
             )
         return replace(batch, x0=x0)

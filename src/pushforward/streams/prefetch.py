@@ -1,4 +1,4 @@
-"""Batches worked out while the step before is taken."""
+"""Batches computed during the step before."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pushforward.streams.stream import Divisible, Part, Stream
 class Prefetch:
     """A stream whose next batches are prepared in the background: the same batches, sooner.
 
-    `at(step)` is that of the stream for any order of steps; the `depth` batches after it are begun meanwhile, and those
-    that a jump leaves behind are dropped. Drawing and pairing run outside of Python's lock for the most part, so that
-    threads are enough and batches need not be copied between processes. An error belongs to its step: it is raised, as
-    it was, when that step is asked for, and not if it never is.
+    `at(step)` is that of the stream for any order of steps; the `depth` batches after it are started meanwhile, and
+    those that a jump skips are dropped. Drawing and pairing run outside of Python's lock for the most part, so that threads
+    are enough and batches need not be copied between processes. An error belongs to its step: it is raised unchanged
+    when that step is asked for, and never otherwise.
 
-    stream: must be pure, as streams are, and fit to be used by several threads. depth: batches begun ahead. workers:
-    threads that work on them. After a fork, the child starts threads of its own.
+    stream: pure, as streams are, and safe to use from several threads. depth: batches started ahead. workers: threads
+    that compute them. After a fork, the child starts threads of its own.
     """
 
     def __init__(self, stream: Stream, depth: int = 2, workers: int = 1) -> None:
@@ -59,7 +59,7 @@ class Prefetch:
         return Prefetch(inner, self.depth, self.workers)
 
     def close(self) -> None:
-        """Drop what was begun and end the threads; a batch in work is finished first. `at` may not follow."""
+        """Drop the batches that were started and end the threads; a running one is finished first. No `at` after it."""
         if self._process == os.getpid():
             self._pool.shutdown(wait=True, cancel_futures=True)
 

@@ -27,7 +27,7 @@ from pushforward.data.images import files as files_module
 from pushforward.data.images.files import Files, scan
 from pushforward.data.images.names import Names
 from pushforward.streams.prefetch import Prefetch
-from pushforward.streams.stream import Shuffled
+from pushforward.streams.shuffled import Shuffled
 
 
 def pictures_of(dataset: Dataset) -> Pictures:
