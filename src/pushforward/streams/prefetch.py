@@ -16,9 +16,9 @@ class Prefetch:
     """A stream whose next batches are prepared in the background: the same batches, sooner.
 
     `at(step)` is that of the stream for any order of steps; the `depth` batches after it are started meanwhile, and
-    those that a jump skips are dropped. Drawing and pairing run outside of Python's lock for the most part, so that threads
-    are enough and batches need not be copied between processes. An error belongs to its step: it is raised unchanged
-    when that step is asked for, and never otherwise.
+    those that a jump skips are dropped. Drawing and pairing mostly run outside of Python's lock, so that threads are
+    enough and batches need not be copied between processes. An error belongs to its step: it is raised unchanged when
+    that step is asked for, and never otherwise.
 
     stream: pure, as streams are, and safe to use from several threads. depth: batches started ahead. workers: threads
     that compute them. After a fork, the child starts threads of its own.
