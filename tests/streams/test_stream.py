@@ -45,7 +45,8 @@ class Everything:
         grid = i[:, None].expand(-1, LENGTH).clone()
         mask = torch.arange(LENGTH) < 1 + i[:, None] % LENGTH
         return Batch(
-            i.float()[:, None, None].expand(-1, LENGTH, 2) * (mask[..., None] if self.masked else 1),
+            i.float()[:, None, None].expand(-1, LENGTH, 2)
+            * (mask[..., None] if self.masked else 1),
             {"label": i, "text": Tokens(grid, mask), "control": {"edges": i[:, None].float()}},
             ids=i,
             mask=mask[..., None] if self.masked else None,
