@@ -60,6 +60,17 @@ class UserPath(pf.Path):
         return 1 - t**2
 
 
+@dataclass(frozen=True)
+class UserRescaled(pf.Path):
+    """A user's own path of zero terminal SNR: by autograd its derivatives are 0/0 at one end and infinite at the other."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (t**3 * (2 - t**2)).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (1 - self.alpha(t) ** 2).sqrt()
+
+
 ARBITRARY_BETAS = tuple(np.random.default_rng(0).uniform(1e-3, 0.3, 40).tolist())
 
 # name: (path, (alpha(0), sigma(0)), (alpha(1), sigma(1))), the end values being those of the docstring.
@@ -84,7 +95,10 @@ _PATHS: dict[str, tuple[pf.Path, tuple[float, float], tuple[float, float]]] = {
         ),
         (1, 0),
     ),
+    "DDPM-rescaled": (pf.DDPMPath.scaled_linear().rescaled(), (0, 1), (1, 0)),
+    "DDPM-rescaled-arbitrary": (pf.DDPMPath(ARBITRARY_BETAS).rescaled(), (0, 1), (1, 0)),
     "user-made": (UserPath(), (0, 1), (1, 0)),
+    "user-made-rescaled": (UserRescaled(), (0, 1), (1, 0)),
 }  # fmt: skip
 
 PATHS = [pytest.param(path, id=name) for name, (path, _, _) in _PATHS.items()]
@@ -303,7 +317,7 @@ def mixture(
         "isotropic": full[:, 0, 0],
     }
     weights = 0.3 + rand(count, seed=seed + 2)
-    return pf.GaussianMixture(means, covariances[kind], weights, **extra)
+    return pf.GaussianMixture(means, covariances[kind], weights / weights.sum(), **extra)
 
 
 Field = Callable[..., Tensor]

@@ -2,15 +2,16 @@
 
     x_t = alpha(t) x1 + sigma(t) x0        t = 0: source, t = 1: data
 
-A path is two functions of time. A new one writes `alpha` and `sigma`; derivatives then come from automatic
-differentiation and the inverse of the log-SNR from bisection, until closed forms are given.
+A path is two functions of time. A new one writes `alpha` and `sigma`; by default derivatives are computed by automatic
+differentiation, their limits at t = 0 and t = 1 by extrapolation, and the inverse of the log-SNR by bisection. Closed
+forms override these.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -29,6 +30,31 @@ class Coefficients(NamedTuple):
     sigma: Tensor
     d_alpha: Tensor
     d_sigma: Tensor
+
+
+# Distances from t at which `_limits` evaluates, each a quarter of the one before.
+_NEAR = (2.0**-17, 2.0**-19, 2.0**-21)
+
+
+def _limits(f: Callable[[Tensor], Tensor], t: Tensor, value: Tensor) -> Tensor:
+    """`value` = f(t), and where that is not finite the limit of f from inside [0, 1], if f converges there.
+
+    Aitken's extrapolation from three times in geometric progression, exact for `c + d |t - end|^p` with any p > 0 and
+    correct to about 1e-9 for smooth f. A limit that is infinite gives an infinite value of its sign.
+    """
+    unknown = ~value.isfinite()
+    if not bool(unknown.any()):
+        return value
+    end = t[unknown].double()
+    inwards = torch.where(end < 0.5, 1.0, -1.0)
+    first, second, third = (f(end + inwards * h) for h in _NEAR)
+    before, last = second - first, third - second
+    ratio = last / before
+    limit = third + torch.where(last == 0, last, last * ratio / (1 - ratio))
+    limit = torch.where((last == 0) | (ratio.abs() < 0.95), limit, math.inf * third.sign())
+    out = value.clone()
+    out[unknown] = limit.to(value.dtype)
+    return out
 
 
 @dataclass(frozen=True)
@@ -57,11 +83,15 @@ class Path(ABC):
         """Weight of the noise, non-increasing in t. t: any shape, in [0, 1]."""
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """alpha, sigma and d/dt of both at t, by forward-mode differentiation."""
+        """alpha, sigma and d/dt of both at t, by forward-mode differentiation.
+
+        Where that gives 0/0, as of sqrt(1 - alpha^2) at alpha = 1, the limit from inside [0, 1].
+        """
         t = t.contiguous()  # jvp refuses one number that was expanded to (B,)
-        one = torch.ones_like(t)
-        alpha, d_alpha = torch.func.jvp(self.alpha, (t,), (one,))[:2]
-        sigma, d_sigma = torch.func.jvp(self.sigma, (t,), (one,))[:2]
+        alpha, d_alpha = _derivative(self.alpha, t)
+        sigma, d_sigma = _derivative(self.sigma, t)
+        d_alpha = _limits(lambda s: _derivative(self.alpha, s)[1], t, d_alpha)
+        d_sigma = _limits(lambda s: _derivative(self.sigma, s)[1], t, d_sigma)
         return Coefficients(alpha, sigma, d_alpha, d_sigma)
 
     def forward_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,11 +100,26 @@ class Path(ABC):
             f = alpha'/alpha,   g^2 = 2 (sigma^2 alpha'/alpha - sigma sigma')
 
         In noise time s = 1 - t that diffusion is `dx = -f x ds + g dW`; the flow is `u = f x + g^2/2 score`.
-        f is infinite where alpha = 0. Song et al. 2021 (arXiv 2011.13456), eq. 5.
+        f and g are infinite where alpha = 0. Where sigma' is infinite, sigma sigma' is its limit.
+        Song et al. 2021 (arXiv 2011.13456), eq. 5.
         """
         alpha, sigma, d_alpha, d_sigma = self.coefficients(t)
-        f = d_alpha / alpha
-        return f, 2 * (sigma**2 * f - sigma * d_sigma)
+
+        def growth(s: Tensor) -> Tensor:
+            c = self.coefficients(s)
+            return c.sigma * c.d_sigma
+
+        f, rate = d_alpha / alpha, sigma * d_sigma
+        if self._singular:
+            f = torch.where(alpha > 0, f, math.inf)
+            rate = _limits(growth, t, rate)
+        return f, 2 * (sigma**2 * f - rate)
+
+    @cached_property
+    def _singular(self) -> bool:
+        """Whether alpha'/alpha or sigma sigma' is 0/0 or 0 infinity at an end of time."""
+        c = self.coefficients(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        return bool((c.d_alpha / c.alpha).isnan().any() or (c.sigma * c.d_sigma).isnan().any())
 
     def reverse_noise_level(self, t: Tensor) -> Tensor:
         """The noise level g(t) for which sampling is the time reversal of the noising diffusion (Anderson 1982)."""
@@ -136,6 +181,11 @@ class Path(ABC):
                 f"it is not (gaussian_source=False). Ask for the velocity or the data instead, or train "
                 f"on the path with an independent Gaussian source"
             )
+
+
+def _derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
+    """f(t) and f'(t) of a function that acts on each entry."""
+    return torch.func.jvp(f, (t,), (torch.ones_like(t),))[:2]
 
 
 def _pair(x0: Tensor, x1: Tensor) -> Tensor:
@@ -213,7 +263,8 @@ class VariancePreserving(Path):
         x_t = e^{L/2} x1 + sqrt(1 - e^L) x0
 
     L is non-decreasing with L(1) = 0. There sigma' is infinite while sigma sigma', and with it the velocity
-    of a smooth law, is finite.
+    of a smooth law, is finite. L(0) may be -infinity, a terminal SNR of zero: alpha(0) = 0, and alpha' there is the
+    limit of `L'/2 e^{L/2}`.
     """
 
     @abstractmethod
@@ -233,7 +284,21 @@ class VariancePreserving(Path):
     def coefficients(self, t: Tensor) -> Coefficients:
         log, d_log = self.log_alpha_bar(t)
         alpha, sigma = (log / 2).exp(), log.expm1().abs().sqrt()
-        return Coefficients(alpha, sigma, d_log / 2 * alpha, -d_log / 2 * log.exp() / sigma)
+        d_alpha, d_sigma = d_log / 2 * alpha, -d_log / 2 * log.exp() / sigma
+        if self._without_data:
+
+            def inside(s: Tensor) -> Tensor:
+                log, d_log = self.log_alpha_bar(s)
+                return d_log / 2 * (log / 2).exp()
+
+            d_alpha = _limits(inside, t, d_alpha)
+            d_sigma = torch.where(alpha == 0, -alpha * d_alpha / sigma, d_sigma)
+        return Coefficients(alpha, sigma, d_alpha, d_sigma)
+
+    @cached_property
+    def _without_data(self) -> bool:
+        """L(0) = -infinity."""
+        return bool(self.log_alpha_bar(torch.zeros((), dtype=torch.float64))[0].isinf())
 
     def forward_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """f = L'/2 and g^2 = L', which is the beta of `dx = -beta/2 x ds + sqrt(beta) dW`."""
@@ -420,9 +485,14 @@ class DDPMPath(VariancePreserving):
         alpha-bar_k = prod_{j <= k} (1 - beta_j),   x = sqrt(alpha-bar_k) x1 + sqrt(1 - alpha-bar_k) x0,   k = T (1 - t)
 
     ln alpha-bar is interpolated between the steps by a monotone cubic with continuous derivative, so that the path can
-    be asked at any t; at the steps it is the schedule exactly. (The usual straight lines leave a jump of the velocity
-    at every step, which costs a Runge-Kutta method its order.)
+    be asked at any t; at the steps it is the schedule exactly. (Linear interpolation would make the velocity jump at
+    every step and cost a Runge-Kutta method its order.) At k = 0 its derivative is that of the first step,
+    ln(1 - beta_1).
     alpha(0) = sqrt(alpha-bar_T), 0.0064 for the linear schedule. k = 0 is the data itself: sigma(1) = 0.
+
+    betas: T numbers in (0, 1). The last one may be 1: no data remain at t = 0 (zero terminal SNR, see `rescaled`), and
+           over that last step alpha itself is the cubic. Noise and score then determine nothing at t = 0: a network
+           predicts velocity, data or v.
 
     Ho et al. 2020 (arXiv 2006.11239), eq. 4.
     """
@@ -431,9 +501,18 @@ class DDPMPath(VariancePreserving):
 
     def __init__(self, betas: Sequence[float] | Tensor, *, gaussian_source: bool = True) -> None:
         values = tuple(float(beta) for beta in betas)
-        if not values or not all(0 < beta < 1 for beta in values):
+        if not values:
+            raise InputError("a schedule has at least one beta, and this one has none")
+        wrong = [
+            k
+            for k, beta in enumerate(values)
+            if not (0 < beta < 1 or (beta == 1 and 0 < k == len(values) - 1))
+        ]
+        if wrong:
+            some = ", ".join(f"betas[{k}] = {values[k]:g}" for k in wrong[:4])
             raise InputError(
-                f"betas must be a non-empty sequence of numbers in (0, 1), got {values[:8]} ..."
+                f"{some}{', ...' if len(wrong) > 4 else ''}: of {len(values)} betas, {len(wrong)} are not in (0, 1); "
+                f"only the last one may be 1"
             )
         object.__setattr__(self, "betas", values)
         object.__setattr__(self, "gaussian_source", gaussian_source)
@@ -444,14 +523,48 @@ class DDPMPath(VariancePreserving):
         return cls(torch.linspace(start, end, steps, dtype=torch.float64))
 
     @classmethod
+    def scaled_linear(
+        cls, steps: int = 1000, start: float = 0.00085, end: float = 0.012
+    ) -> DDPMPath:
+        """sqrt(beta_k) from sqrt(start) to sqrt(end) in equal increments: the schedule of Stable Diffusion.
+
+        Rombach et al. 2022 (arXiv 2112.10752) and the configuration published with its weights.
+        """
+        roots = torch.linspace(math.sqrt(start), math.sqrt(end), steps, dtype=torch.float64)
+        return cls(roots**2)
+
+    @classmethod
+    def sigmoid(cls, steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> DDPMPath:
+        """beta_k = start + (end - start)/(1 + e^{-z}), z from -6 to 6 in equal increments.
+
+        Xu et al. 2022 (GeoDiff, arXiv 2203.02923); the "sigmoid" of diffusers.
+        """
+        z = torch.linspace(-6, 6, steps, dtype=torch.float64)
+        return cls(start + (end - start) * z.sigmoid())
+
+    @classmethod
     def cosine(cls, steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> DDPMPath:
         """alpha-bar_k ~ cos^2(pi/2 (k/T + offset)/(1 + offset)), beta_k <= max_beta.
 
-        Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 17.
+        Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 17; the "squaredcos_cap_v2" of diffusers.
         """
         k = torch.arange(steps + 1, dtype=torch.float64)
         alpha_bar = ((k / steps + offset) / (1 + offset) * (math.pi / 2)).cos() ** 2
         return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta))
+
+    def rescaled(self) -> DDPMPath:
+        """The schedule with zero terminal SNR: sqrt(alpha-bar) shifted to end in 0, and scaled to keep its first value.
+
+            alpha_k <- alpha_1 (alpha_k - alpha_T)/(alpha_1 - alpha_T),   alpha = sqrt(alpha-bar)
+
+        Lin et al. 2023 (arXiv 2305.08891), alg. 1.
+        """
+        if self.steps < 2:
+            raise InputError("a schedule of one step has no terminal SNR to rescale")
+        alpha = (self._tables[0][1:] / 2).exp()
+        alpha = alpha[0] * (alpha - alpha[-1]) / (alpha[0] - alpha[-1])
+        ratio = torch.cat((alpha[:1], alpha[1:] / alpha[:-1]))
+        return DDPMPath(1 - ratio**2, gaussian_source=self.gaussian_source)
 
     @property
     def steps(self) -> int:
@@ -469,22 +582,30 @@ class DDPMPath(VariancePreserving):
         """t = 1 - k/T."""
         return 1 - k / self.steps
 
+    @property
+    def _reaches_noise(self) -> bool:
+        """alpha-bar_T = 0."""
+        return self.betas[-1] == 1
+
+    @property
+    def _cubics(self) -> int:
+        """Over how many steps ln alpha-bar is a cubic: all, or all but a last one to alpha-bar = 0."""
+        return self.steps - int(self._reaches_noise)
+
     @cached_property
     def _tables(self) -> tuple[Tensor, Tensor]:
         """ln alpha-bar_k for k = 0 ... T, and its derivative in k there.
 
-        The derivative is the harmonic mean of the two slopes that meet, which keeps the interpolant monotone
-        for any betas (Fritsch & Butland 1984); at the ends, the three-point formula, limited to the same purpose.
+        The derivative is the harmonic mean of the two slopes that meet, which keeps the interpolant monotone for any
+        betas (Fritsch & Butland 1984). At the ends it is the slope of the first and of the last step.
         """
         slopes = torch.tensor(self.betas, dtype=torch.float64).neg().log1p()
         values = torch.cat((slopes.new_zeros(1), slopes.cumsum(0)))
-        if len(slopes) == 1:
-            return values, slopes.expand(2)
         inner = 2 / (1 / slopes[1:] + 1 / slopes[:-1])
-        first, last = (
-            _end_slope(a, b) for a, b in ((slopes[0], slopes[1]), (slopes[-1], slopes[-2]))
-        )
-        return values, torch.cat((first[None], inner, last[None]))
+        if self._reaches_noise:
+            # The harmonic mean of the slopes of alpha, which the next step interpolates, as a slope of ln alpha^2.
+            inner[-1] = 4 * (slopes[-2] / 2).expm1()
+        return values, torch.cat((slopes[:1], inner, slopes[-1:]))
 
     def _piece(self, below: Tensor) -> tuple[Tensor, ...]:
         """Coefficients of `v + r (d + r (c + r b))`, r in [0, 1] from step `below` to the next."""
@@ -493,28 +614,68 @@ class DDPMPath(VariancePreserving):
         slope, d_next = values[below + 1] - v, derivatives[below + 1]
         return v, d, 3 * slope - 2 * d - d_next, d + d_next - 2 * slope
 
+    def _last_step(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and alpha' over a last step to alpha = 0, t in [0, 1/T], in float64.
+
+            alpha = alpha_{T-1} u (1 + (1 + d) u (1 - u)),   u = T t,   d = d ln alpha/dk at step T - 1
+
+        The cubic of value 0 and slope -alpha_{T-1} at step T that continues alpha at step T - 1.
+        """
+        values, derivatives = self._tables
+        start = float((values[-2] / 2).exp())
+        bend = 1 + float(derivatives[-2]) / 2
+        u = self.steps * t.double()
+        alpha = start * u * (1 + bend * u * (1 - u))
+        return alpha, self.steps * start * (1 + bend * u * (2 - 3 * u))
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.coefficients(t).alpha if self._reaches_noise else super().alpha(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.coefficients(t).sigma if self._reaches_noise else super().sigma(t)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        if not self._reaches_noise:
+            return super().coefficients(t)
+        first = 1 / self.steps
+        inner = super().coefficients(t.clamp(min=first))
+        alpha, d_alpha = self._last_step(t.clamp(max=first))
+        sigma = ((1 - alpha) * (1 + alpha)).sqrt()
+        last = Coefficients(alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
+        return Coefficients(
+            *(torch.where(t < first, a.to(t.dtype), b) for a, b in zip(last, inner, strict=True))
+        )
+
     def log_alpha_bar(self, t: Tensor) -> tuple[Tensor, Tensor]:
         k = self.step_of_time(t.double())
-        below = k.floor().long().clamp(0, self.steps - 1)
+        below = k.floor().long().clamp(0, self._cubics - 1)
         v, d, c, b = self._piece(below)
         r = k - below
         value = v + r * (d + r * (c + r * b))
         derivative = -self.steps * (d + r * (2 * c + 3 * r * b))
+        if self._reaches_noise:
+            last = t < 1 / self.steps
+            alpha, d_alpha = self._last_step(torch.where(last, t, 0.5 / self.steps))
+            value = torch.where(last, 2 * alpha.log(), value)
+            derivative = torch.where(last, 2 * d_alpha / alpha, derivative)
         return value.to(t.dtype), derivative.to(t.dtype)
 
     def time_of_log_alpha_bar(self, log_alpha_bar: Tensor) -> Tensor:
         target = log_alpha_bar.double()
         values = self._tables[0].to(target.device)
         below = (torch.searchsorted(-values, -target.contiguous()) - 1).clamp(0, self.steps - 1)
-        v, d, c, b = self._piece(below)
+        v, d, c, b = self._piece(below.clamp(max=self._cubics - 1))
+
+        def log_alpha_bar_at(r: Tensor) -> Tensor:
+            cubic = v + r * (d + r * (c + r * b))
+            if not self._reaches_noise:
+                return cubic
+            alpha = self._last_step((1 - r) / self.steps)[0]
+            return torch.where(below < self._cubics, cubic, 2 * alpha.log())
+
         low, high = torch.zeros_like(target), torch.ones_like(target)
         for _ in range(53):
             r = (low + high) / 2
-            above = v + r * (d + r * (c + r * b)) > target
+            above = log_alpha_bar_at(r) > target
             low, high = torch.where(above, r, low), torch.where(above, high, r)
         return self.time_of_step(below + (low + high) / 2).to(log_alpha_bar.dtype)
-
-
-def _end_slope(slope: Tensor, next_slope: Tensor) -> Tensor:
-    """Derivative at the end of a monotone piecewise cubic: (3 a - b)/2, between 0 and 3 a."""
-    return torch.where(slope * (3 * slope - next_slope) <= 0, 0.0, (3 * slope - next_slope) / 2)
