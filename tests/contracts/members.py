@@ -62,7 +62,7 @@ class UserPath(pf.Path):
 
 @dataclass(frozen=True)
 class UserRescaled(pf.Path):
-    """A user's own path of zero terminal SNR: by autograd its derivatives are 0/0 at one end and infinite at the other."""
+    """A user's own path of zero terminal SNR: autograd gives 0/0 at one end and infinity at the other."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return (t**3 * (2 - t**2)).sqrt()
