@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 
 import pushforward as pf
 from pushforward.cli import main
-from pushforward.cli.sampling import find_sampler
+from pushforward.cli.sampling import named_sampler
 from pushforward.core.noise import START
 from pushforward.data import load_digits
 from pushforward.evaluate.agreement import everything
@@ -52,7 +52,7 @@ def named(field: pf.Field, *names: str) -> dict[str, Method]:
     return {
         name: Method(
             lambda nfe, name=name: (
-                find_sampler(field, name, "auto", nfe)
+                named_sampler(field, name, "auto", nfe)
                 if nfe >= SOLVERS[name](field.path).calls
                 else None
             )

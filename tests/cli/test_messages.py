@@ -86,11 +86,12 @@ ERRORS = {
     "sample plane --guidance 2": "--guidance needs a model with classes, and this one has none",
     "evaluate plane --guidance 2": "--guidance needs a model with classes, and this one has none",
     "sample plane --nfe 1 --solver heun":
-    "heun calls the network 2 times in a step: --nfe must be at least that, not 1",
+    "Heun calls the network 2 times in a step: nfe must be at least that, not 1",
     "evaluate plane --nfe 3 --solver rk4":
-    "rk4 calls the network 4 times in a step: --nfe must be at least that, not 3",
-    "sample plane --nfe 9 --solver dopri5": "dopri5 makes as many calls as its tolerance takes: leave --nfe out",
-    "sample plane --grid karras --solver dopri5": "dopri5 chooses its own times: leave --grid out",
+    "RK4 calls the network 4 times in a step: nfe must be at least that, not 3",
+    "sample plane --nfe 9 --solver dopri5":
+    "DormandPrince makes as many calls as its tolerance takes: it has no nfe to choose",
+    "sample plane --grid karras --solver dopri5": "DormandPrince chooses its own times: it takes no grid",
     "evaluate plane --grids karras": "--grids needs --compare",
     "evaluate plane --distance": "--distance needs --compare",
     "evaluate plane --compare --solver heun": "--compare takes --solvers in place of --solver",

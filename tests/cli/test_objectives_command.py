@@ -101,7 +101,7 @@ def test_digits_train_with_a_learned_variance(objective: str) -> None:
 
 
 REFUSED = {
-    "leaves --loss-in": ({"objective": "sf2m", "measure": "data"}, "--loss-in is for --objective matching"),
+    "leaves --loss-in": ({"objective": "sf2m", "loss_in": "data"}, "--loss-in is for --objective matching"),
     "leaves --weight": ({"objective": "hybrid", "weight": "p2"}, "--weight is for --objective matching"),
     "a bridge needs its path": ({"objective": "dsb", "path": "condot"}, "takes --path brownian"),
     "std without a tube": ({"std": 0.1}, "--std is for the paths tube, brownian and smooth-bridge"),

@@ -121,7 +121,7 @@ def test_a_solver_that_counts_its_own_calls_takes_no_number_of_calls() -> None:
     field = mixture().field(pf.CondOT())
     solver = pf.solvers.DormandPrince()
     assert bool(pf.generate(field, 3, solver=solver).isfinite().all())
-    with pytest.raises(pf.InputError, match="leave nfe out"):
+    with pytest.raises(pf.InputError, match="no nfe to choose"):
         pf.generate(field, 3, solver=solver, nfe=20)
 
 

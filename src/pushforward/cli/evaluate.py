@@ -13,12 +13,11 @@ from pydantic import Field
 from pushforward.cli.base import reopen, require_same_data, say, show, write_json
 from pushforward.cli.sampling import (
     GridChoice,
-    Sampler,
     Sampling,
     SolverChoice,
     SolverName,
     described,
-    find_sampler,
+    named_sampler,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pushforward.evaluate.fewstep import Quality
     from pushforward.models.model import Model
     from pushforward.recipes.experiment import Experiment
+    from pushforward.sampling.sampler import Sampler
 
 
 # Samples whose exact transport is worked out: a few seconds.
@@ -142,7 +142,7 @@ class Evaluate(Sampling):
             figures |= self.by_features(experiment, samples, features, settings)
         write_json(self.folder / "evaluation.json", {"figures": figures, "settings": settings})
         write_card(self.folder)
-        show(figures, f"{num} samples, {described(sampler, self.budget(model))}, seed {self.seed}")
+        show(figures, f"{num} samples, {described(sampler)}, seed {self.seed}")
         return 0
 
     def judges(
@@ -385,12 +385,12 @@ class Evaluate(Sampling):
             calls = SOLVERS[solver](model.path).calls
 
             def at(nfe: int) -> Sampler | None:
-                return find_sampler(model, solver, grid, nfe) if nfe >= calls else None
+                return named_sampler(model, solver, grid, nfe) if nfe >= calls else None
 
             return Method(at, solver not in STOCHASTIC)
 
         def fitted(nfe: int) -> Sampler | None:
-            sampler = find_sampler(model, "auto", "auto", nfe, self.guidance)
+            sampler = named_sampler(model, "auto", "auto", nfe, self.guidance)
             return sampler if sampler.names[0] == "tuned" else None
 
         found: dict[str, Method] = {}

@@ -99,7 +99,7 @@ class Sample(Sampling):
             picture = draw(samples, model.info, label, "")
             write_file(out / "samples.png", png(picture, settings))
             written.append(out / "samples.png")
-        how = described(sampler, self.budget(model))
+        how = described(sampler)
         say(f"{num} samples ({how}) in " + " and ".join(map(str, written)))
         return 0
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from pushforward.cli.base import Command, Device, RunFolder
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pushforward.core.fields import Field as ModelField
     from pushforward.core.fields import FlowMap
     from pushforward.models.model import Model
-    from pushforward.solvers import Solver
+    from pushforward.sampling.sampler import Sampler
 
 SolverName = Literal[
     "learned", "abm3", "euler", "midpoint", "heun", "rk4", "dopri5", "ab2", "ab3", "ab4", "deis2", "deis3", "lms",
@@ -29,19 +27,8 @@ SolverChoice = Literal["auto", SolverName]
 GridChoice = Literal["auto", GridName]
 
 
-class Sampler(NamedTuple):
-    """A solver, its times, and their names: "tuned" are those that were fitted to the model.
-
-    grid: None for a solver that chooses its own times.
-    """
-
-    solver: Solver
-    grid: Tensor | None
-    names: tuple[str, str | None]
-
-
-def find_sampler(
-    field: ModelField,
+def named_sampler(
+    field: ModelField | FlowMap,
     solver: SolverChoice,
     grid: GridChoice,
     nfe: int | None,
@@ -49,86 +36,21 @@ def find_sampler(
     renoise: float | None = None,
 ) -> Sampler:
     """The sampler of these names at nfe calls; "auto" is what `generate` takes by itself."""
-    from pushforward.core.errors import InputError
-    from pushforward.core.fields import FlowMap
-    from pushforward.models.diffflow import Backward
-    from pushforward.recipes.tables import GRIDS, SOLVERS, own_grid
-    from pushforward.sampling.generate import default_sampler, solver_of_any_grid
-    from pushforward.solvers import Learned
-    from pushforward.solvers.learned import universal
+    from pushforward.recipes.tables import GRIDS, SOLVERS
+    from pushforward.sampling.sampler import find_sampler
 
-    if isinstance(field, FlowMap):
-        return find_jump(field, solver, grid, nfe, renoise)
-    if renoise is not None:
-        raise InputError("--renoise is for flow maps, and this model has a velocity: leave it out")
-    name: str = solver
-    if solver != "auto":
-        made = SOLVERS[solver](field.path)
-    elif nfe is None:
-        raise InputError("the number of network calls is missing: --nfe")
-    else:
-        made = (
-            default_sampler(field, nfe, guidance)
-            if grid == "auto"
-            else solver_of_any_grid(field.path)
-        )
-        if isinstance(made, Backward):
-            return Sampler(made, made.grid(nfe, field.path), ("diffflow", None))
-        if not isinstance(made, Learned):
-            name = "ab2"
-        elif made.weights is None:
-            name = "abm3"
-        else:
-            name = "learned" if made.weights is universal() else "tuned"
-    if made.calls == 0:
-        if grid != "auto":
-            raise InputError(f"{solver} chooses its own times: leave --grid out")
-        if nfe is not None:
-            raise InputError(
-                f"{solver} makes as many calls as its tolerance takes: leave --nfe out"
-            )
-        return Sampler(made, None, (name, None))
-    assert nfe is not None
-    if nfe < made.calls:
-        raise InputError(
-            f"{name} calls the network {made.calls} times in a step: --nfe must be at least that, not {nfe}"
-        )
-    steps = nfe // made.calls
-    if grid != "auto":
-        return Sampler(made, GRIDS[grid](steps, field.path), (name, grid))
-    if name == "tuned":
-        return Sampler(made, made.grid(steps, field.path), (name, name))  # type: ignore[attr-defined]
-    return Sampler(made, GRIDS[own_grid(name)](steps, field.path), (name, own_grid(name)))
-
-
-def find_jump(
-    flow: FlowMap, solver: SolverChoice, grid: GridChoice, nfe: int | None, renoise: float | None
-) -> Sampler:
-    """The sampler of a flow map at nfe calls."""
-    import torch
-
-    from pushforward.core.errors import InputError
-    from pushforward.recipes.tables import GRIDS
-    from pushforward.solvers import FlowMapSampler
-    from pushforward.solvers.fewstep import default_jump
-
-    if solver != "auto":
-        raise InputError(
-            f"this model is a flow map, which {solver} cannot follow: leave --solver out"
-        )
-    assert nfe is not None
-    jump = default_jump(flow) if renoise is None else FlowMapSampler(renoise)
-    name = "jump" if jump.renoise == 0 else f"jump, renoise {jump.renoise:g}"
-    if isinstance(flow.jumps, tuple):
-        steps = len(flow.jumps) - 1
-        if nfe != steps or grid != "auto":
-            raise InputError(
-                f"this student takes the steps that it was distilled to: --nfe {steps}, and no --grid. Those of its "
-                f"earlier stages are in the folder stages of its run"
-            )
-        return Sampler(jump, torch.tensor(flow.jumps, dtype=torch.float64), (name, "its own"))
-    grid = "straight" if grid == "auto" else grid
-    return Sampler(jump, GRIDS[grid](nfe, flow.path), (name, grid))
+    sampler = find_sampler(
+        field,
+        None if solver == "auto" else SOLVERS[solver](field.path),
+        None if grid == "auto" else GRIDS[grid],
+        nfe,
+        guidance,
+        renoise,
+    )
+    found, times = sampler.names
+    return sampler._replace(
+        names=(found if solver == "auto" else solver, times if grid == "auto" else grid)
+    )
 
 
 class Sampling(Command):
@@ -161,16 +83,10 @@ class Sampling(Command):
     batch_size: int = Field(256, ge=1, description="Samples drawn at a time.")
     device: Device = "auto"
 
-    def budget(self, model: Model) -> int | None:
-        """Network calls; None for a solver that makes as many as it takes."""
-        from pushforward.sampling.generate import default_nfe
-
-        return default_nfe(model) if self.nfe is None and self.solver != "dopri5" else self.nfe
-
     def sampler(self, model: Model, field: ModelField | None = None) -> Sampler:
         """What draws the samples of a field around the model, or of the model itself."""
-        return find_sampler(
-            field or model, self.solver, self.grid, self.budget(model), self.guidance, self.renoise
+        return named_sampler(
+            field or model, self.solver, self.grid, self.nfe, self.guidance, self.renoise
         )
 
     def settings(self, model: Model, sampler: Sampler) -> dict[str, Any]:
@@ -179,7 +95,7 @@ class Sampling(Command):
         settings = {
             "solver": solver,
             "grid": grid,
-            "nfe": self.budget(model),
+            "nfe": sampler.nfe,
             "guidance": self.guidance,
             "seed": self.seed,
             "model": model.info["sha256"],
@@ -218,9 +134,9 @@ class Sampling(Command):
         return model
 
 
-def described(sampler: Sampler, nfe: int | None) -> str:
+def described(sampler: Sampler) -> str:
     """A sampler in words."""
-    solver, grid = sampler.names
+    (solver, grid), nfe = sampler.names, sampler.nfe
     if nfe is None:
         return f"{solver}, adaptive calls"
     if solver == grid == "tuned":

@@ -33,7 +33,8 @@ from pushforward.recipes.options import MACHINE, PLACE, Recipe
 from pushforward.runtime.device import find_device, has_bfloat16, seeded
 from pushforward.runtime.files import locked, write_file
 from pushforward.runtime.processes import Processes
-from pushforward.sampling.generate import default_nfe, default_sampler, generate_together
+from pushforward.sampling.generate import generate_together
+from pushforward.sampling.sampler import default_nfe, default_sampler
 from pushforward.solvers import Learned
 from pushforward.streams.drawn import Drawn
 from pushforward.streams.shuffled import Shuffled

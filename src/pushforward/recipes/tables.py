@@ -124,8 +124,3 @@ GRIDS: dict[str, Callable[[int, paths.Path], Tensor]] = {
     "log-snr": times.log_snr,
     "karras": times.karras,
 }
-
-
-def own_grid(solver: str) -> str:
-    """The grid that `generate` takes for a solver."""
-    return {"learned": "learned", "abm3": "angle"}.get(solver, "straight")

@@ -10,23 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pushforward.core import times
 from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field, FlowMap
 from pushforward.core.noise import START, Noise
-from pushforward.core.paths import Path
 from pushforward.guidance import ClassifierFree
 from pushforward.laws.law import Law
 from pushforward.likelihood import Carry, Estimate, source_log_prob, summary
 from pushforward.likelihood.flow import Probe
-from pushforward.models.diffflow import Backward, DiffFlowModel
 from pushforward.runtime.processes import Processes
-from pushforward.solvers import Learned, Multistep, Solver, integrate
-from pushforward.solvers.base import Callback, check_followed
-from pushforward.solvers.fewstep import default_jump
-from pushforward.solvers.learned import Weights
+from pushforward.sampling.sampler import Grid, find_inside, find_sampler
+from pushforward.solvers import Solver, integrate
+from pushforward.solvers.base import Callback
 
-DEFAULT_NFE = 50
 # Options of `generate` that are tensors and do not go with the samples.
 WHOLE = ("grid",)
 
@@ -39,7 +34,7 @@ def generate(
     nfe: int | None = None,
     guidance: float | None = None,
     interval: tuple[float, float] = (0.0, 1.0),
-    grid: Tensor | None = None,
+    grid: Tensor | Grid | None = None,
     source: Tensor | Law | None = None,
     seed: int = 0,
     start: int = 0,
@@ -60,7 +55,8 @@ def generate(
                 If left out, what the model's info holds under "nfe"; else 50, or of a flow map 1 or its own grid's.
     guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none. A flow map has none
                 but what it was trained with.
-    grid:       times (n + 1,) in place of nfe; if left out, the solver's own, or else `times.straight`.
+    grid:       times (n + 1,) instead of nfe, or a rule for them such as `times.karras`; if left out, the solver's own,
+                or else `times.straight`.
     source:     states to start from (num, *shape), or a law to draw them from; Gaussian noise if left out.
     seed:       sample i is a function of (seed, start + i), whatever the batch size, up to rounding in the network.
     start:      id of the first sample: calls that take shares make the samples of one.
@@ -73,17 +69,7 @@ def generate(
         raise InputError(f"num and batch_size must be positive, got {num} and {batch_size}")
     if start < 0:
         raise InputError(f"start is {start}; ids count from 0")
-    if grid is not None and nfe is not None:
-        raise InputError("give either nfe or a grid, not both")
-    if solver is None:
-        solver = (
-            default_sampler(model, _calls(model, nfe), guidance)
-            if grid is None or isinstance(model, FlowMap)
-            else solver_of_any_grid(model.path)
-        )
-    check_followed(model, solver)
-    if grid is None:
-        grid = _grid(model, solver, nfe)
+    solver, grid, *_ = find_sampler(model, solver, grid, nfe, guidance)
     size = shape_of(model, shape, isinstance(source, Tensor))
     device, dtype = home(model, source)
     cond = conditions(model, num, label, cond)
@@ -237,79 +223,6 @@ def conditions(
     return cond
 
 
-def default_sampler(model: Field | FlowMap, nfe: int, guidance: float | None = None) -> Solver:
-    """The best solver known for this many calls of a model, each step taking one.
-
-    Of a flow map, `FlowMapSampler`: straight on, or by noise put back where it knows only the way to the data. Of a
-    Field, the solver that was fitted to the model for this number of calls and this guidance (`tune`), if there is one;
-    the backward process of a DiffFlowModel, in so many steps; `Learned`, if the source is Gaussian noise and there are
-    three steps or more; else Adams-Bashforth of order 2 on the velocity, exact where trajectories are straight.
-    """
-    if isinstance(model, FlowMap):
-        return default_jump(model)
-    try:
-        for entry in getattr(model, "info", {}).get("samplers", ()):
-            if entry["nfe"] == nfe and _scale(entry["guidance"]) == _scale(guidance):
-                return Learned(Weights.from_json(entry["weights"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"the model's info holds a fitted sampler that cannot be read ({type(error).__name__}: {error}): "
-            f"pass solver=, or fit it again"
-        ) from error
-    if isinstance(model, DiffFlowModel):
-        return Backward(model if nfe == model.steps else model.regrid(nfe))
-    if model.path.gaussian_source and nfe >= 3:
-        return Learned()
-    return Multistep("velocity", "time", 2)
-
-
-def solver_of_any_grid(path: Path) -> Solver:
-    """`Learned(None)`: learned coefficients belong to their own times, and with a few steps at others are worse than
-    none. Adams-Bashforth of order 2 on the velocity where the source is not Gaussian noise."""
-    return Learned(None) if path.gaussian_source else Multistep("velocity", "time", 2)
-
-
-def _scale(guidance: float | None) -> float:
-    return 1.0 if guidance is None else guidance
-
-
-def default_nfe(model: Field | FlowMap) -> int:
-    """Network calls for a sample if nobody says."""
-    usual = DEFAULT_NFE
-    if isinstance(model, FlowMap):
-        usual = len(model.jumps) - 1 if isinstance(model.jumps, tuple) else 1
-    return int(find_inside(model, "info", {}).get("nfe", usual))
-
-
-def _calls(model: Field | FlowMap, nfe: int | None) -> int:
-    return default_nfe(model) if nfe is None else nfe
-
-
-def _grid(model: Field | FlowMap, solver: Solver, nfe: int | None) -> Tensor:
-    """As many steps as nfe calls allow."""
-    if solver.calls == 0:
-        if nfe is not None:
-            raise InputError(
-                f"{type(solver).__name__} makes as many calls as its tolerance takes: leave nfe out"
-            )
-        return times.uniform(1)
-    calls = _calls(model, nfe)
-    if calls < solver.calls:
-        raise InputError(
-            f"{type(solver).__name__} calls the network {solver.calls} times in a step: "
-            f"nfe must be at least that, not {calls}"
-        )
-    if isinstance(solver, Learned | Backward):
-        return solver.grid(calls, model.path)
-    if isinstance(model, FlowMap) and isinstance(model.jumps, tuple):
-        if calls != len(model.jumps) - 1:
-            raise InputError(
-                f"this flow map takes {len(model.jumps) - 1} steps, those it was distilled to, and not {calls}"
-            )
-        return torch.tensor(model.jumps, dtype=torch.float64)
-    return times.straight(calls // solver.calls, model.path)
-
-
 def _start(
     source: Tensor | Law | None,
     noise: Noise,
@@ -341,15 +254,6 @@ def _labels(label: int | Sequence[int] | Tensor, num: int, classes: int | None) 
                 f"label {', '.join(map(str, bad))}: this model knows the classes 0 to {classes - 1}, and -1 for none"
             )
     return value
-
-
-def find_inside(model: Any, name: str, default: Any) -> Any:
-    """What a model, or else the one that it wraps as its `field` or `map`, has under this name."""
-    while model is not None:
-        if getattr(model, name, None) is not None:
-            return getattr(model, name)
-        model = getattr(model, "field", getattr(model, "map", None))
-    return default
 
 
 def networks(model: Any) -> list[nn.Module]:

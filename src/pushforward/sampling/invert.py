@@ -10,7 +10,8 @@ from torch import Tensor
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
 from pushforward.core.shapes import as_time
-from pushforward.sampling.generate import _grid, generate
+from pushforward.sampling.generate import generate
+from pushforward.sampling.sampler import find_sampler
 from pushforward.solvers import DDIM, Inverse, Solver
 
 
@@ -42,10 +43,8 @@ def invert(
 
     Song, Meng, Ermon 2021 (arXiv 2010.02502), sec. 4.3 and 5.4.
     """
-    if grid is not None and nfe is not None:
-        raise InputError("give either nfe or a grid, not both")
     solver = DDIM() if solver is None else solver
-    grid = _grid(model, solver, nfe) if grid is None else grid
+    grid = find_sampler(model, solver, grid, nfe).grid
     back = Inverse(solver) if exact else solver
     return generate(model, len(x), solver=back, grid=grid.flip(-1), source=x, **options)
 

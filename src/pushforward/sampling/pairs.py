@@ -27,7 +27,8 @@ from pushforward.core.noise import Noise
 from pushforward.data.batch import Batch
 from pushforward.laws.law import Law
 from pushforward.runtime.files import clear_leftovers, locked, sha256, write_file
-from pushforward.sampling.generate import find_inside, generate, home, networks, shape_of
+from pushforward.sampling.generate import generate, home, networks, shape_of
+from pushforward.sampling.sampler import find_inside
 from pushforward.solvers import Solver
 
 FORMAT = 1
