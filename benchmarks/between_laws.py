@@ -24,7 +24,9 @@ import pushforward as pf
 from benchmarks.measure import Report, Row, circumstances, write
 from benchmarks.run import RESULTS
 from pushforward.couplings import OptimalTransport
-from pushforward.evaluate.transport import Measured, follow, wasserstein
+from pushforward.evaluate.metrics.measured import Measured
+from pushforward.evaluate.metrics.transport import follow
+from pushforward.evaluate.metrics.wasserstein import wasserstein
 from pushforward.laws import EightGaussians, Moons, PlaneLaw, SCurve
 from pushforward.nets import MLP
 from pushforward.objectives import (

@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 
 import pushforward as pf
 from benchmarks.measure import Report, Row, medians, peak_bytes, table
-from pushforward.evaluate.energy import energy_distance
+from pushforward.evaluate.metrics.energy import energy_distance
 from pushforward.laws.plane import Checkerboard
 from pushforward.models.diffflow import DiffFlowModel
 from pushforward.objectives import DiffFlow

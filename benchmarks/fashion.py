@@ -10,7 +10,6 @@ This library's model is that of `pushforward train fashion`; the features are th
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -25,13 +24,14 @@ from benchmarks.measure import Report, Row, circumstances, table, write
 from benchmarks.run import RESULTS
 from pushforward.core.noise import START, Noise
 from pushforward.data import Dataset, load_fashion
-from pushforward.evaluate import pictures
-from pushforward.evaluate.agreement import everything, trained_classifier
-from pushforward.evaluate.coverage import coverage
 from pushforward.evaluate.features import ClassifierFeatures, features_of_images
-from pushforward.evaluate.frechet import frechet_distance
-from pushforward.evaluate.kid import kernel_distance
-from pushforward.evaluate.report import balanced_labels
+from pushforward.evaluate.figures import png
+from pushforward.evaluate.figures.grid import class_grid
+from pushforward.evaluate.labels import balanced_labels
+from pushforward.evaluate.metrics.agreement import everything, trained_classifier
+from pushforward.evaluate.metrics.coverage import coverage
+from pushforward.evaluate.metrics.frechet import frechet_distance
+from pushforward.evaluate.metrics.kid import kernel_distance
 from pushforward.saving.folder import load_classifier
 
 NFES = (5, 10, 20, 50)
@@ -164,10 +164,7 @@ def grid(shown: dict[str, Tensor]) -> bytes:
     """Rows of ten samples, a class a column, two rows for each model and number of calls."""
     rows = torch.cat([x[:20] for x in shown.values()])
     names = [name for name in shown for _ in range(2)]
-    page = pictures.class_grid(rows, names, 10, RANGE, "")
-    buffer = io.BytesIO()
-    page.save(buffer, format="png")
-    return buffer.getvalue()
+    return png(class_grid(rows, names, 10, RANGE), {"benchmark": "fashion"})
 
 
 def main() -> None:

@@ -24,8 +24,10 @@ import pushforward as pf
 from benchmarks.measure import Report, Row, circumstances, write
 from benchmarks.run import RESULTS
 from pushforward.core.errors import Error
-from pushforward.evaluate.fewstep import TEACHER, Quality, figure
-from pushforward.evaluate.transport import wasserstein
+from pushforward.evaluate.few_steps import TEACHER, Quality
+from pushforward.evaluate.figures import png
+from pushforward.evaluate.figures.few_steps import few_steps as figure
+from pushforward.evaluate.metrics.wasserstein import wasserstein
 from pushforward.laws import LAWS
 from pushforward.recipes import Distill, Rectify, Toy2D
 from pushforward.recipes.experiment import train
@@ -236,7 +238,7 @@ def picture(found: list[Row]) -> bytes:
             values = [float(r[str(nfe)]) for r in of if str(nfe) in r]  # type: ignore[arg-type]
             if values:
                 figures.setdefault(method, {})[nfe] = {"w2": statistics.mean(values)}
-    return figure(Quality(figures, CALLS), {"benchmark": "few_steps", "law": task})
+    return png(figure(Quality(figures, CALLS)), {"benchmark": "few_steps", "law": task})
 
 
 def _cell(values: list[float]) -> str | None:

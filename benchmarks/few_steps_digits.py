@@ -9,8 +9,10 @@ import torch
 
 import pushforward as pf
 from benchmarks.measure import Report, Row
-from pushforward.evaluate import pictures
-from pushforward.evaluate.fewstep import TEACHER, figure, quality
+from pushforward.evaluate.few_steps import TEACHER, quality
+from pushforward.evaluate.figures import png
+from pushforward.evaluate.figures.few_steps import few_steps
+from pushforward.evaluate.figures.grid import grid
 from pushforward.recipes import Digits, Distill
 from pushforward.recipes.experiment import experiment_of, train
 from pushforward.recipes.options import Recipe
@@ -91,7 +93,7 @@ def few_steps_digits() -> Report:
         rows,
         more,
         {
-            "few_steps_digits.png": figure(found, settings),
+            "few_steps_digits.png": png(few_steps(found), settings),
             "few_steps_digits.samples.png": samples(teacher, students, settings),
         },
     )
@@ -103,5 +105,5 @@ def samples(teacher: Any, students: dict[str, Any], settings: dict[str, Any]) ->
     drawn = [pf.generate(teacher, 20, nfe=CALLS, guidance=GUIDANCE, seed=SEED, label=label)]
     drawn += [pf.generate(model, 20, nfe=1, seed=SEED, label=label) for model in students.values()]
     names = [f"teacher, {CALLS} calls", *(f"{name}, 1 call" for name in students)]
-    page = pictures.grid(torch.cat(drawn), 20, row_labels=names, cell=40)
-    return pictures.png(page, settings)
+    page = grid(torch.cat(drawn), 20, row_labels=names, cell=40)
+    return png(page, settings)

@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grad_norm_
 
 import pushforward as pf
 from benchmarks.measure import Report, Row, medians, peak_bytes, table
-from pushforward.evaluate.energy import energy_distance
+from pushforward.evaluate.metrics.energy import energy_distance
 from pushforward.laws.plane import EightGaussians
 from pushforward.objectives import FlowMatching, MaximumLikelihood, Objective
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 import pushforward as pf
 from benchmarks.measure import Report, Row
-from pushforward.evaluate.gallery import gallery, trace
-from pushforward.evaluate.transport import Flow, follow, transport_costs, wasserstein
+from pushforward.evaluate.figures import png
+from pushforward.evaluate.figures.gallery import gallery, trace
+from pushforward.evaluate.metrics.transport import Flow, follow, transport_costs
+from pushforward.evaluate.metrics.wasserstein import wasserstein
 from pushforward.objectives import FlowMatching, Objective, OneStep, Reflow
 from pushforward.sampling.pairs import generate_pairs
 from pushforward.solvers import Euler
@@ -56,7 +58,7 @@ def reflow() -> Report:
         )
         for name, model in flows.items()
     ]
-    picture = gallery(entries, LAW.sample(SAMPLES, seed=8), {"benchmark": "reflow"}, columns=3)
+    picture = png(gallery(entries, LAW.sample(SAMPLES, seed=8), columns=3), {"benchmark": "reflow"})
     return Report(rows, "![flows](reflow.png)", {"reflow.png": picture})
 
 

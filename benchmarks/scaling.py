@@ -18,10 +18,10 @@ import pushforward as pf
 from benchmarks.measure import Report, Row, circumstances, table, write
 from benchmarks.run import RESULTS
 from pushforward.data import load_fashion
-from pushforward.evaluate.agreement import everything
 from pushforward.evaluate.features import ClassifierFeatures
-from pushforward.evaluate.frechet import frechet_distance
-from pushforward.evaluate.report import balanced_labels
+from pushforward.evaluate.labels import balanced_labels
+from pushforward.evaluate.metrics.agreement import everything
+from pushforward.evaluate.metrics.frechet import frechet_distance
 from pushforward.nets.flops import count
 from pushforward.recipes import Fashion
 from pushforward.recipes.experiment import train

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pushforward as pf
 from benchmarks.measure import Report, Row
-from pushforward.evaluate.energy import energy_distance
+from pushforward.evaluate.metrics.energy import energy_distance
 from pushforward.recipes import SuperResolution
 from pushforward.recipes.experiment import train
 from pushforward.recipes.set_to_set import Refinement

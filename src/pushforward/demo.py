@@ -21,9 +21,11 @@ from torch import Tensor
 from pushforward.core.errors import Error, InputError
 from pushforward.core.noise import Noise
 from pushforward.core.times import uniform
-from pushforward.evaluate import pictures
-from pushforward.evaluate.figures import flow_in_the_plane
-from pushforward.evaluate.report import balanced_labels, judge_law
+from pushforward.evaluate.figures import png
+from pushforward.evaluate.figures.flow import flow_in_the_plane
+from pushforward.evaluate.figures.grid import class_grid, grid
+from pushforward.evaluate.labels import balanced_labels
+from pushforward.evaluate.report import judge_law
 from pushforward.laws import LAWS, EightGaussians
 from pushforward.models.model import Model
 from pushforward.recipes import Digits, Recipe, Toy2D
@@ -74,7 +76,8 @@ def plane(out: Path) -> dict[str, float]:
     assert isinstance(law, EightGaussians)
     exact = law.field(model.path)
     settings = {"solver": "heun", "nfe": 200, "seed": SEED, "model": model.info["sha256"]}
-    write_file(out / "flow2d.png", flow_in_the_plane(model, exact, model.info["extent"], settings))
+    page = flow_in_the_plane(model, exact, model.info["extent"])
+    write_file(out / "flow2d.png", png(page, settings))
     figures, _, _ = judge_law(model, law, 4000, nfe=NFE, seed=SEED)
     figures["velocity_error"] = velocity_error(model, law)
     return figures
@@ -95,8 +98,8 @@ def draw_digits(out: Path, model: Model, settings: dict[str, Any]) -> None:
     """Ten samples of every class, and noise on its way to one of each."""
     label = balanced_labels(100, 10).sort().values
     samples = generate(model, 100, label=label, nfe=NFE, seed=SEED)
-    page = pictures.class_grid(samples, DIGITS, 10, title="Samples asked for by class")
-    write_file(out / "digits.png", pictures.png(page, settings))
+    page = class_grid(samples, DIGITS, 10, title="Samples asked for by class")
+    write_file(out / "digits.png", png(page, settings))
 
     states: list[Tensor] = []
     every = 4
@@ -111,12 +114,12 @@ def draw_digits(out: Path, model: Model, settings: dict[str, Any]) -> None:
     )
     strip = torch.stack(states, dim=1).flatten(0, 1)
     labels = [f"{i / 10:.1f}" for i in range(11)]
-    page = pictures.grid(
+    page = grid(
         strip, 11, row_labels=DIGITS, column_labels=labels, title="Noise becoming digits, by time t"
     )
     write_file(
         out / "noise-to-digits.png",
-        pictures.png(page, settings | {"solver": "heun", "nfe": 20 * every}),
+        png(page, settings | {"solver": "heun", "nfe": 20 * every}),
     )
 
 

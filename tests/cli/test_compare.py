@@ -21,18 +21,18 @@ from pushforward.cli import main
 from pushforward.cli.sampling import named_sampler
 from pushforward.core.noise import START
 from pushforward.data import load_digits
-from pushforward.evaluate.agreement import everything
 from pushforward.evaluate.compare import (
     Method,
-    apart,
     compare,
     distance_to,
-    figure,
-    labels_apart,
     reference,
 )
-from pushforward.evaluate.energy import energy_distance
-from pushforward.evaluate.frechet import frechet_distance
+from pushforward.evaluate.figures import png
+from pushforward.evaluate.figures.compare import comparison
+from pushforward.evaluate.figures.curves import apart, labels_apart
+from pushforward.evaluate.metrics.agreement import everything
+from pushforward.evaluate.metrics.energy import energy_distance
+from pushforward.evaluate.metrics.frechet import frechet_distance
 from pushforward.objectives import noisy_accuracy
 from pushforward.recipes.tables import SOLVERS
 from pushforward.saving.folder import load_classifier
@@ -138,7 +138,7 @@ def test_methods_with_noise_have_distances_and_no_errors_and_what_is_not_finite_
     assert result.distances["heun"][8] == pytest.approx(energy_distance(x, real))
     assert result.floor == energy_distance(other, real)
     assert result.reference_distance == pytest.approx(energy_distance(ends(60, 5), real), abs=1e-4)
-    assert Image.open(io.BytesIO(figure(result, {"seed": 5}))).size[0] > 1000
+    assert Image.open(io.BytesIO(png(comparison(result), {"seed": 5}))).size[0] > 1000
 
 
 def test_the_distance_to_data_held_out_is_frechets() -> None:

@@ -21,9 +21,10 @@ from pushforward.cli import main
 from pushforward.core.noise import SOLVER, START
 from pushforward.core.transfer import ScheduleTransfer
 from pushforward.data import load_digits
-from pushforward.evaluate.agreement import everything, train_classifier
-from pushforward.evaluate.fewstep import Quality, figure
-from pushforward.evaluate.frechet import frechet_distance
+from pushforward.evaluate.few_steps import Quality
+from pushforward.evaluate.figures.few_steps import few_steps
+from pushforward.evaluate.metrics.agreement import everything, train_classifier
+from pushforward.evaluate.metrics.frechet import frechet_distance
 from pushforward.laws import LAWS
 from pushforward.recipes import Digits, DigitsClassifier, Distill, Toy2D
 from pushforward.recipes.experiment import train
@@ -750,7 +751,7 @@ def test_students_at_the_teachers_own_number_of_calls(nfes, teacher, students):
 
 def test_a_figure_of_nothing():  # pictures of more than 4096 values without classes: judge_dataset finds no figures
     with pytest.raises(pf.Error):
-        figure(Quality({"teacher": {1: {}, 100: {}}, "s": {1: {}}}, 100), {})
+        few_steps(Quality({"teacher": {1: {}, 100: {}}, "s": {1: {}}}, 100))
 
 
 def test_transport_of_a_flow_map(students):

@@ -15,12 +15,12 @@ from PIL import Image
 import pushforward as pf
 from pushforward.cli import main
 from pushforward.data import load_array, load_digits
-from pushforward.evaluate.agreement import NetworkClassifier, everything, trained_classifier
-from pushforward.evaluate.coverage import coverage
 from pushforward.evaluate.features import ClassifierFeatures
-from pushforward.evaluate.frechet import frechet_distance
-from pushforward.evaluate.kid import kernel_distance
-from pushforward.evaluate.neighbours import memorisation
+from pushforward.evaluate.metrics.agreement import NetworkClassifier, everything, trained_classifier
+from pushforward.evaluate.metrics.coverage import coverage
+from pushforward.evaluate.metrics.frechet import frechet_distance
+from pushforward.evaluate.metrics.kid import kernel_distance
+from pushforward.evaluate.metrics.neighbours import memorisation
 from pushforward.evaluate.report import judge_dataset, judge_features
 from pushforward.recipes import Classifier
 from pushforward.saving.folder import load_classifier

@@ -13,8 +13,8 @@ import torch
 import pushforward as pf
 from pushforward.cli import main
 from pushforward.data import load_digits
-from pushforward.evaluate.agreement import everything
-from pushforward.evaluate.likelihood import Settings, bin_width, judge
+from pushforward.evaluate.metrics.agreement import everything
+from pushforward.evaluate.metrics.likelihood import Settings, bin_width, judge
 from pushforward.laws import EightGaussians
 from pushforward.solvers import DormandPrince
 

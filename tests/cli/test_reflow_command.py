@@ -120,7 +120,8 @@ def test_a_run_that_starts_from_another_law_is_made_straight_from_there(tmp_path
 def test_evaluate_measures_a_flow_as_a_transport(
     teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pushforward.evaluate.transport import follow, wasserstein
+    from pushforward.evaluate.metrics.transport import follow
+    from pushforward.evaluate.metrics.wasserstein import wasserstein
     from pushforward.laws import Moons
 
     line = ("evaluate", teacher, "--transport", "--num", 200, "--seed", 3, "--device", "cpu")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import pushforward as pf
 from pushforward.core.interpolants import Tube
-from pushforward.evaluate.transport import COSTS, follow, transport_costs, wasserstein
+from pushforward.evaluate.metrics.transport import COSTS, follow, transport_costs
+from pushforward.evaluate.metrics.wasserstein import wasserstein
 from pushforward.objectives import FlowMatching, OneStep, Reflow
 from pushforward.sampling.pairs import generate_pairs
 from pushforward.solvers import Euler

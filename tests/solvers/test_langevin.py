@@ -9,7 +9,7 @@ import torch
 
 import pushforward as pf
 from contracts.members import THREE_PATHS, Counted, mixture, randn
-from pushforward.evaluate.energy import energy_distance
+from pushforward.evaluate.metrics.energy import energy_distance
 from pushforward.solvers import (
     DDIM,
     AnnealedLangevin,

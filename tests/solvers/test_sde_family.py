@@ -12,7 +12,7 @@ from scipy.interpolate import CubicSpline
 
 import pushforward as pf
 from contracts.members import PATHS, THREE_PATHS, Counted, mixture, randn
-from pushforward.evaluate.energy import energy_distance
+from pushforward.evaluate.metrics.energy import energy_distance
 from pushforward.solvers import (
     DDIM,
     DDPM,

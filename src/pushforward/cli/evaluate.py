@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pushforward.evaluate.compare import Comparison, Method
     from pushforward.evaluate.features import Features
-    from pushforward.evaluate.fewstep import Quality
+    from pushforward.evaluate.few_steps import Quality
     from pushforward.models.model import Model
     from pushforward.recipes.experiment import Experiment
     from pushforward.sampling.sampler import Sampler
@@ -151,8 +151,8 @@ class Evaluate(Sampling):
         """Options of `judge`, and features, as they were asked for; what they are goes into the settings."""
         from pushforward.core.errors import InputError
         from pushforward.data import Dataset
-        from pushforward.evaluate.agreement import trained_classifier
         from pushforward.evaluate.features import find_features
+        from pushforward.evaluate.metrics.agreement import trained_classifier
         from pushforward.runtime.device import find_device
         from pushforward.saving.folder import load_classifier
 
@@ -188,8 +188,8 @@ class Evaluate(Sampling):
         settings: dict[str, Any],
     ) -> dict[str, float]:
         """Figures by features; with --neighbours also a picture of the training images nearest to samples."""
-        from pushforward.evaluate.neighbours import picture
-        from pushforward.evaluate.pictures import png
+        from pushforward.evaluate.figures import png
+        from pushforward.evaluate.figures.neighbours import neighbours
         from pushforward.evaluate.report import judge_features
         from pushforward.runtime.files import write_file
 
@@ -199,7 +199,7 @@ class Evaluate(Sampling):
             samples, train, held_out, features, self.neighbours, self.seed, write_file
         )
         if found.nearest is not None:
-            page = picture(samples, found.nearest, train, space=found.space)
+            page = neighbours(samples, found.nearest, train, space=found.space)
             write_file(self.folder / "neighbours.png", png(page, settings))
             say(f"in {self.folder / 'neighbours.png'}")
         return found.figures
@@ -219,7 +219,7 @@ class Evaluate(Sampling):
     def accuracy(self) -> int:
         """Judge a classifier: the share of held-out data whose class it finds, by time."""
         from pushforward.core.errors import InputError
-        from pushforward.evaluate.agreement import everything, trained_classifier
+        from pushforward.evaluate.metrics.agreement import everything, trained_classifier
         from pushforward.objectives import noisy_accuracy
         from pushforward.recipes.experiment import Classifying, recipe_of
         from pushforward.runtime.device import find_device
@@ -259,8 +259,10 @@ class Evaluate(Sampling):
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap
         from pushforward.data import Dataset
-        from pushforward.evaluate.fewstep import TEACHER, figure, quality
-        from pushforward.evaluate.transport import wasserstein
+        from pushforward.evaluate.few_steps import TEACHER, quality
+        from pushforward.evaluate.figures import png
+        from pushforward.evaluate.figures.few_steps import few_steps
+        from pushforward.evaluate.metrics.wasserstein import wasserstein
         from pushforward.recipes.experiment import find_source
         from pushforward.runtime.device import find_device
         from pushforward.runtime.files import write_file
@@ -309,7 +311,7 @@ class Evaluate(Sampling):
             "students": {name: student.info["sha256"] for name, student in found.items()},
         }  # fmt: skip
         write_json(self.folder / "students.json", result.as_json() | {"settings": settings})
-        write_file(self.folder / "students.png", figure(result, settings))
+        write_file(self.folder / "students.png", png(few_steps(result), settings))
         by_calls(result, f"{num} samples, seed {self.seed}")
         say(f"in {self.folder / 'students.json'} and {self.folder / 'students.png'}")
         return 0
@@ -318,8 +320,10 @@ class Evaluate(Sampling):
         """Judge solvers."""
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap
-        from pushforward.evaluate.compare import compare, distance_to, figure
-        from pushforward.evaluate.report import balanced_labels
+        from pushforward.evaluate.compare import compare, distance_to
+        from pushforward.evaluate.figures import png
+        from pushforward.evaluate.figures.compare import comparison
+        from pushforward.evaluate.labels import balanced_labels
         from pushforward.recipes.tables import STOCHASTIC
         from pushforward.runtime.files import write_file
 
@@ -371,7 +375,7 @@ class Evaluate(Sampling):
             "num": num, "guidance": self.guidance, "seed": self.seed, "model": model.info["sha256"],
         }  # fmt: skip
         write_json(self.folder / "comparison.json", result.as_json() | {"settings": settings})
-        write_file(self.folder / "comparison.png", figure(result, settings))
+        write_file(self.folder / "comparison.png", png(comparison(result), settings))
         tabulate(result, f"{num} samples, seed {self.seed}")
         say(f"in {self.folder / 'comparison.json'} and {self.folder / 'comparison.png'}")
         return 0

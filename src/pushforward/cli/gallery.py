@@ -13,7 +13,7 @@ from pushforward.cli.base import Command, Device, say
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pushforward.evaluate.gallery import Entry
+    from pushforward.evaluate.figures.gallery import Entry
 
 
 class Gallery(Command):
@@ -33,7 +33,8 @@ class Gallery(Command):
 
     def run(self) -> int:
         from pushforward.core.errors import InputError
-        from pushforward.evaluate.gallery import gallery
+        from pushforward.evaluate.figures import png
+        from pushforward.evaluate.figures.gallery import gallery
         from pushforward.laws.plane import LAWS
         from pushforward.runtime.files import write_file
 
@@ -53,7 +54,7 @@ class Gallery(Command):
             "seed": self.seed,
             "models": [model.info["sha256"] for model in models.values()],
         }
-        write_file(self.out, gallery(entries, data, settings, columns=self.columns))
+        write_file(self.out, png(gallery(entries, data, columns=self.columns), settings))
         say(f"{len(entries)} runs in {self.out}")
         return 0
 
@@ -74,8 +75,8 @@ class Gallery(Command):
         from pushforward.core.fields import FlowMap, ScoreField
         from pushforward.core.interpolants import BrownianBridge
         from pushforward.core.times import uniform
-        from pushforward.evaluate.energy import energy_distance
-        from pushforward.evaluate.gallery import Entry
+        from pushforward.evaluate.figures.gallery import Entry
+        from pushforward.evaluate.metrics.energy import energy_distance
         from pushforward.models.diffflow import DiffFlowModel
         from pushforward.recipes.experiment import find_source
         from pushforward.sampling.generate import generate

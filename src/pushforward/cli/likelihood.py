@@ -56,7 +56,7 @@ class Likelihood(Command):
     def run(self) -> int:
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap
-        from pushforward.evaluate.likelihood import Settings, judge
+        from pushforward.evaluate.metrics.likelihood import Settings, judge
         from pushforward.recipes.experiment import find_source
         from pushforward.runtime.device import find_device
         from pushforward.saving.folder import load
@@ -97,7 +97,7 @@ class Likelihood(Command):
         """The data, their labels if they have any, and the law that they are drawn from if it is known."""
         from pushforward.core.errors import InputError
         from pushforward.data import Dataset, load_array, load_folder
-        from pushforward.evaluate.agreement import everything
+        from pushforward.evaluate.metrics.agreement import everything
 
         if self.data == "held-out":
             experiment = reopen(self.folder, self.device, model)

@@ -57,7 +57,7 @@ def figures(model: Any, source: Any, num: int, seed: int, one_step: bool) -> dic
     import torch
 
     from pushforward.core.noise import Noise
-    from pushforward.evaluate.transport import follow, transport_costs
+    from pushforward.evaluate.metrics.transport import follow, transport_costs
     from pushforward.sampling.generate import generate
 
     device = next(model.parameters()).device

@@ -65,7 +65,7 @@ class Sample(Sampling):
         import torch
 
         from pushforward.core.errors import InputError
-        from pushforward.evaluate.pictures import png
+        from pushforward.evaluate.figures import png
         from pushforward.recipes.experiment import draw
         from pushforward.runtime.files import write_file
         from pushforward.runtime.processes import Processes

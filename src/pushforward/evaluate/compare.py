@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from pushforward import __version__
 from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
 from pushforward.data.arrays import Dataset
-from pushforward.evaluate.agreement import everything
-from pushforward.evaluate.energy import energy_distance
-from pushforward.evaluate.frechet import frechet_distance
-from pushforward.evaluate.report import MAX_DIMENSIONS
+from pushforward.evaluate.metrics.agreement import everything
+from pushforward.evaluate.metrics.energy import energy_distance
+from pushforward.evaluate.metrics.frechet import MAX_DIMENSIONS, frechet_distance
 from pushforward.laws.law import Law
 from pushforward.sampling.generate import generate
 from pushforward.solvers import Learned, Solver
@@ -167,107 +162,3 @@ def compare(
     if distance is None:
         return Comparison(*common)
     return Comparison(*common, distance.name, distances, distance.to(truth), distance.floor)
-
-
-# Of the learned method, of fitted ones, and of all others in turn; the first are Okabe and Ito's.
-LEARNED, TUNED, QUIET = "#0072b2", "#d55e00", "#6b6b6b"
-OTHERS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#6a3d9a", "#a6bd0d")
-
-
-def figure(result: Comparison, settings: Mapping[str, Any]) -> bytes:
-    """A PNG: error against calls, and distance against calls if there is one, both axes logarithmic."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter, LogFormatter, NullLocator
-
-    panels = [("error (RMSE)", result.errors)]
-    if result.distances is not None:
-        panels.append((result.measure or "", result.distances))
-    names = list(dict.fromkeys(name for _, rows in panels for name in rows))
-    colours = iter(OTHERS * (1 + len(names) // len(OTHERS)))
-    style: dict[str, dict[str, Any]] = {}
-    for name in names:
-        bold = {"learned": LEARNED, "tuned": TUNED}.get(name)
-        style[name] = {
-            "color": bold or next(colours),
-            "lw": 2.2 if bold else 1.3,
-            "zorder": 3 if bold else 2,
-        }
-    drawn, axes = plt.subplots(
-        1, len(panels), figsize=(6.6 * len(panels), 4.6), layout="constrained", squeeze=False
-    )
-    for axis, (title, rows) in zip(axes[0], panels, strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="network calls")
-        axis.set_title(title, loc="left", fontsize=11)
-        ends: list[tuple[float, str, str]] = []
-        for name, row in rows.items():
-            points = [(nfe, v) for nfe, v in row.items() if 0 < v < math.inf]
-            if not points:
-                continue
-            # Where one was fitted: points, not a line.
-            fitted = name == "tuned"
-            marks: dict[str, Any] = (
-                {"marker": "*", "ms": 11, "ls": ""} if fitted else {"marker": "o", "ms": 3}
-            )
-            ends.append((points[-1][1], "★ tuned" if fitted else name, style[name]["color"]))
-            axis.plot(*zip(*points, strict=True), **marks, **style[name])
-        if rows is result.distances and (result.reference_distance or 0) > 0:
-            axis.axhline(result.reference_distance, color=QUIET, lw=1, ls="--", zorder=1)
-            ends.append((result.reference_distance or 0, "reference", QUIET))
-        else:
-            note = f"reference: {result.steps} steps, precise to {result.accuracy:.0e}"
-            axis.set_title(note, loc="right", fontsize=8, color=QUIET)
-        axis.set_xlim(result.nfes[0] / 1.08, result.nfes[-1] * 1.08)
-        axis.set_xticks(result.nfes, labels_apart(result.nfes), fontsize=9)
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.grid(color="#dddddd", lw=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_formatter(LogFormatter())
-        axis.tick_params(axis="y", which="both", labelsize=9)
-        beside(axis, ends)
-    buffer = io.BytesIO()
-    text = json.dumps({"version": __version__, **settings}, sort_keys=True)
-    drawn.savefig(buffer, format="png", dpi=120, metadata={"pushforward": text, "Software": None})
-    plt.close(drawn)
-    return buffer.getvalue()
-
-
-def beside(axis: Any, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names in their colours beside the ends of lines, (value, name, colour), moved apart where they would meet."""
-    axis.set_ylim(axis.get_ylim())
-    height = (axis.transData + axis.transAxes.inverted()).transform
-    wanted = sorted((float(height((1.0, v))[1]), name, colour) for v, name, colour in ends)
-    places = apart([y for y, _, _ in wanted], 0.05)
-    for (_, name, colour), y in zip(wanted, places, strict=True):
-        axis.annotate(
-            name, (1.01, y), xycoords="axes fraction", va="center", fontsize=9, color=colour
-        )
-
-
-def apart(places: Sequence[float], room: float) -> list[float]:
-    """The numbers y in [0, 1] nearest to the increasing `places`, by least squares, with y_{i+1} >= y_i + room.
-
-    y_i - i room must not decrease: isotonic regression, by merging neighbours that do into their mean, then clipped.
-    """
-    groups: list[list[float]] = []
-    for i, y in enumerate(places):
-        groups.append([y - i * room])
-        while len(groups) > 1 and fmean(groups[-2]) > fmean(groups[-1]):
-            last = groups.pop()
-            groups[-1] += last
-    most = max(0.0, 1 - (len(places) - 1) * room)
-    flat = [min(max(fmean(group), 0.0), most) for group in groups for _ in group]
-    return [y + i * room for i, y in enumerate(flat)]
-
-
-def labels_apart(nfes: Sequence[int]) -> list[str]:
-    """A label for each tick, but for those too near to the one before."""
-    room, last, labels = math.log(nfes[-1] / nfes[0]) / 20, -math.inf, []
-    for nfe in nfes:
-        shown = math.log(nfe) - last >= room
-        labels.append(str(nfe) if shown else "")
-        last = math.log(nfe) if shown else last
-    return labels

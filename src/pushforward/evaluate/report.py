@@ -5,34 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.data.arrays import Dataset
-from pushforward.evaluate.agreement import Judge, everything, train_classifier
-from pushforward.evaluate.cache import Write
-from pushforward.evaluate.coverage import coverage
-from pushforward.evaluate.energy import energy_distance
 from pushforward.evaluate.features import Features, features_of_data, features_of_images
-from pushforward.evaluate.frechet import frechet_distance
-from pushforward.evaluate.kid import kernel_distance
-from pushforward.evaluate.neighbours import Memorisation, pixels
-from pushforward.evaluate.neighbours import memorisation as memorised
+from pushforward.evaluate.features.cache import Write
+from pushforward.evaluate.labels import balanced_labels
+from pushforward.evaluate.metrics.agreement import Judge, everything, train_classifier
+from pushforward.evaluate.metrics.coverage import coverage
+from pushforward.evaluate.metrics.energy import energy_distance
+from pushforward.evaluate.metrics.frechet import MAX_DIMENSIONS, frechet_distance
+from pushforward.evaluate.metrics.kid import kernel_distance
+from pushforward.evaluate.metrics.neighbours import Memorisation, pixels
+from pushforward.evaluate.metrics.neighbours import memorisation as memorised
 from pushforward.laws.law import Law
 from pushforward.models.model import Model
 from pushforward.runtime.processes import Processes
 from pushforward.sampling.generate import generate_together
 
-# Eigenvalues of a covariance of more dimensions than this take minutes.
-MAX_DIMENSIONS = 4096
 # Data that samples are compared with.
 LIMIT = 10_000
-
-
-def balanced_labels(num: int, classes: int) -> Tensor:
-    """0, 1, ..., classes - 1, 0, 1, ...: (num,)."""
-    return torch.arange(num) % classes
 
 
 def judge_dataset(

@@ -18,11 +18,15 @@ from torch import Tensor
 from pushforward.core.errors import CheckpointError, InputError
 from pushforward.core.fields import FlowMap
 from pushforward.core.noise import Noise
+from pushforward.core.spec import DataSpec
 from pushforward.data.arrays import Dataset
-from pushforward.evaluate import pictures
-from pushforward.evaluate.agreement import everything
-from pushforward.evaluate.report import balanced_labels, judge_dataset, judge_law
-from pushforward.evaluate.transport import follow, transport_costs, wasserstein
+from pushforward.evaluate import kinds
+from pushforward.evaluate.figures import png
+from pushforward.evaluate.labels import balanced_labels
+from pushforward.evaluate.metrics.agreement import everything
+from pushforward.evaluate.metrics.transport import follow, transport_costs
+from pushforward.evaluate.metrics.wasserstein import wasserstein
+from pushforward.evaluate.report import judge_dataset, judge_law
 from pushforward.laws.law import Law
 from pushforward.laws.plane import LAWS
 from pushforward.models.classifier import NoisyClassifier
@@ -70,7 +74,7 @@ class Experiment:
     prepare: Callable[[Callable[[str], None]], None] | None = None
 
     def picture(self, samples: Tensor, label: Tensor | None, title: str) -> Any:
-        """Samples as a Pillow image: a grid, or where points of the plane fall."""
+        """Samples as a figure."""
         return draw(samples, self.model.info, label, title)
 
     def judge(self, num: int, **sampling: Any) -> tuple[dict[str, float], Tensor, Tensor | None]:
@@ -85,7 +89,7 @@ class Experiment:
         return judge_law(self.model, self.data, num, **sampling)
 
     def transport(self, num: int, seed: int = 0) -> dict[str, float]:
-        """The probability flow as a transport of `num` samples; see evaluate.transport. Labels come in equal shares.
+        """The probability flow as a transport of `num` samples; see metrics.transport. Labels come in equal shares.
 
         w2:         2-Wasserstein distance of its ends to as many data; w2_before: of its starts.
         path_energy: normalised, |PE/w2_before^2 - 1|. straightness: over E |x1 - x0|^2. l2, ...: costs of x1 - x0.
@@ -135,23 +139,18 @@ class Classifying:
 
 
 def draw(samples: Tensor, info: Mapping[str, Any], label: Tensor | None, title: str) -> Any:
-    """A picture of samples by their shape: images as a grid, a class a row if they come in equal shares; points as a
-    density. Other shapes cannot be drawn: InputError."""
-    if samples.ndim == 2 and samples.shape[1] == 2:
-        return pictures.density(samples, float(info.get("extent", 5.0)), title)
-    if samples.ndim != 4 or samples.shape[1] not in (1, 3, 4):
-        raise InputError(
-            f"samples of shape {tuple(samples.shape[1:])} cannot be drawn as a picture"
-        )
-    value_range = tuple(info.get("value_range", (-1.0, 1.0)))
-    if label is not None and len(set(label.tolist())) > 1:
-        order = torch.argsort(label.cpu(), stable=True)
-        classes, counts = label.cpu().unique(return_counts=True)
-        if len(set(counts.tolist())) == 1:
-            names = info.get("class_names") or [str(c) for c in range(int(classes.max()) + 1)]
-            rows = ["none" if c < 0 else str(names[c]) for c in classes.tolist()]
-            return pictures.class_grid(samples[order], rows, int(counts[0]), value_range, title)
-    return pictures.grid(samples, pictures.square(len(samples)), value_range, title=title)
+    """A figure of samples by their kind; see evaluate.kinds. Other shapes cannot be drawn: InputError."""
+    names = info.get("class_names")
+    classes = None if label is None else max(int(label.max()) + 1, len(names or ()), 1)
+    spec = DataSpec(
+        shape=tuple(samples.shape[1:]),
+        value_range=tuple(info.get("value_range") or (-1.0, 1.0)),
+        classes=classes,
+        class_names=None if names is None or classes is None else tuple(map(str, names)),
+        extent=info.get("extent"),
+        law=info.get("law"),
+    )
+    return kinds.of(spec).draw(samples, spec, label, title)
 
 
 def assemble(
@@ -223,7 +222,7 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
     plane = len(experiment.model.shape) == 1
     num = 4000 if plane else 8 * classes if classes else 64
 
-    def png(model: Model) -> bytes:
+    def drawn(model: Model) -> bytes:
         label = None if classes is None else balanced_labels(num, classes)
         calls = default_nfe(model) if isinstance(model, FlowMap) else 20
         solver = default_sampler(model, calls)
@@ -245,9 +244,9 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
             "grid": "learned" if learned else "its own",
             "weights": "EMA, in training",
         }
-        return pictures.png(experiment.picture(samples, label, ""), settings)
+        return png(experiment.picture(samples, label, ""), settings)
 
-    return png
+    return drawn
 
 
 def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:

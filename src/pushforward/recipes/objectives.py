@@ -15,8 +15,8 @@ from pushforward.core.predictions import Prediction
 from pushforward.core.times import TimeDraw
 from pushforward.couplings import Coupling
 from pushforward.data.arrays import Dataset
-from pushforward.evaluate.agreement import everything
-from pushforward.evaluate.likelihood import bin_width
+from pushforward.evaluate.metrics.agreement import everything
+from pushforward.evaluate.metrics.likelihood import bin_width
 from pushforward.laws.law import Law
 from pushforward.models.bridge import BridgeModel, HalfBridges
 from pushforward.models.flow_map import FlowMapModel

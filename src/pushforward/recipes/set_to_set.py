@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
@@ -16,9 +15,11 @@ from pushforward.data.arrays import Dataset
 from pushforward.data.cytometry import Asinh
 from pushforward.data.images.coarse import Coarse, coarsen
 from pushforward.data.resampled import Resampled
-from pushforward.evaluate import pictures
-from pushforward.evaluate.cells import compare_to_halves, figure
-from pushforward.evaluate.energy import energy_distance
+from pushforward.evaluate.figures.cells import cells
+from pushforward.evaluate.figures.page import png
+from pushforward.evaluate.figures.refinement import refinement
+from pushforward.evaluate.metrics.energy import energy_distance
+from pushforward.evaluate.metrics.halves import compare_to_halves
 from pushforward.recipes.experiment import Experiment
 from pushforward.sampling.generate import generate
 
@@ -62,9 +63,9 @@ class CellMapping(SetMapping):
     names: tuple[str, str]
 
     def figure(self, num: int, settings: Mapping[str, Any], **sampling: Any) -> bytes:
-        """A PNG of source, mapped and target cells; see evaluate.cells."""
+        """A PNG of source, mapped and target cells; see figures.cells."""
         sets = self.carry(num, **sampling)
-        return figure(*sets, self.channels, self.scale, self.names, settings)
+        return png(cells(*sets, self.channels, self.scale, self.names), settings)
 
 
 def some(data: Dataset, num: int) -> Tensor:
@@ -105,7 +106,7 @@ class Refinement(Experiment):
 
     def figure(self, num: int, settings: Mapping[str, Any], **sampling: Any) -> bytes:
         """A PNG: a column for each image, coarse, made fine, and true."""
-        rows = torch.cat(self.carry(num, **sampling))
-        value_range = tuple(self.model.info["value_range"])
-        names = ("coarse", "made fine", "true")
-        return pictures.png(pictures.grid(rows, num, value_range, names), settings)
+        coarse, fine, truth = self.carry(num, **sampling)
+        low, high = self.model.info["value_range"]
+        page = refinement(fine, {"coarse": coarse, "truth": truth}, (low, high))
+        return png(page, settings)

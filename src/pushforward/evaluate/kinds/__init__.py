@@ -1,0 +1,32 @@
+"""Kinds of data, which know how their samples are counted, named and drawn.
+
+kind = kinds.of(model.spec)
+kind.number(model.spec), kind.noun                  # 80, "images"
+figures.png(kind.draw(samples, model.spec, label), settings)
+"""
+
+from pushforward.core.spec import DataSpec
+from pushforward.evaluate.kinds.base import Kind
+from pushforward.evaluate.kinds.image import Image
+from pushforward.evaluate.kinds.other import Other
+from pushforward.evaluate.kinds.plane import Plane
+from pushforward.evaluate.kinds.sequence import Sequence
+from pushforward.evaluate.kinds.signal import Signal
+from pushforward.evaluate.kinds.vector import Vector
+from pushforward.evaluate.kinds.volume import Volume
+
+# In the order in which a shape is tried where a model does not say what its data are.
+KINDS: tuple[Kind, ...] = (Plane(), Vector(), Signal(), Image(), Volume(), Sequence(), Other())
+
+
+def of(spec: DataSpec) -> Kind:
+    """The kind of data that a model draws: the one that its spec names, or else the first that its shape fits."""
+    named = next((kind for kind in KINDS if kind.name == spec.kind), KINDS[-1])
+    if spec.kind != "unknown" or not spec.shape:
+        return named
+    return next(kind for kind in KINDS if kind.fits(spec.shape))
+
+
+__all__ = [
+    "KINDS", "Image", "Kind", "Other", "Plane", "Sequence", "Signal", "Vector", "Volume", "of",
+]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Distances between sets of samples, and other figures; each file is one of them."""
