@@ -257,6 +257,44 @@ NETS: list[Any] = [
         None,
         id="UNet-two-times-fourier",
     ),
+    pytest.param(lambda: MLP(3, 16, 1, features=["dose", "age"]), (3,), None, id="MLP-features"),
+    pytest.param(
+        lambda: UNet(2, 8, (1, 2), attention=(1,), classes=2, dims=1, features=["dose"]),
+        (2, 11),
+        2,
+        id="UNet-signals",
+    ),
+    pytest.param(
+        lambda: UNet(1, 8, (1, 2), dims=3, resample="residual", two_times=True),
+        (1, 5, 4, 3),
+        None,
+        id="UNet-volumes",
+    ),
+    pytest.param(lambda: UNet(2, 8, in_channels=5), (2, 7, 6), None, id="UNet-control"),
+    pytest.param(
+        lambda: DiT(2, 1, 16, 2, 2, classes=3, dims=1, positions="rope"),
+        (2, 6),
+        3,
+        id="DiT-sequences-rope",
+    ),
+    pytest.param(
+        lambda: DiT(3, 1, 16, 1, 2, dims=1, channels_last=True, two_times=True, features=["ph"]),
+        (7, 3),
+        None,
+        id="DiT-sequences-channels-last",
+    ),
+    pytest.param(
+        lambda: DiT(2, (1, 2, 2), 24, 1, 2, dims=3, positions="learned", size=(3, 4, 5)),
+        (2, 3, 4, 5),
+        None,
+        id="DiT-volumes",
+    ),
+    pytest.param(
+        lambda: DiT(1, 2, 16, 1, 2, classes=2, in_channels=3, features=["dose"]),
+        (1, 5, 6),
+        2,
+        id="DiT-control",
+    ),
 ]
 
 # Couplings: (coupling, whether it leaves x0 and x1 independent).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import pushforward as pf
 from contracts.members import NETS, randn, relative
+from pushforward.core import conditions
 from pushforward.core.derivatives import jvp
-from pushforward.nets import NETS as SAVED
+from pushforward.nets import DiT
 
 B = 3
 # The bias of the last layer has no part in a derivative.
@@ -32,9 +34,17 @@ def build(make, classes, trained=True):
 
 
 def told(net, classes, size=B):
-    """What a network is told beside state and time: a label if it has classes, a second time if it takes one."""
+    """All conditions that a network takes: label, second time, continuous numbers, a control of twice its channels."""
     cond = {} if classes is None else {"label": torch.arange(size) % classes}
-    return cond | ({"s": torch.linspace(0.95, 0.3, size)} if net.config["two_times"] else {})
+    if net.config["two_times"]:
+        cond["s"] = torch.linspace(0.95, 0.3, size)
+    for k, name in enumerate(net.config["features"] or ()):
+        cond[name] = randn(size, seed=20 + k, dtype=torch.float32)
+    if net.config.get("in_channels"):
+        more = net.config["in_channels"] - net.config["channels"]
+        sides = (6, 5, 4)[: net.dims]
+        cond["control"] = randn(size, more, *sides, seed=30, dtype=torch.float32)
+    return cond
 
 
 def inputs(shape, size=B):
@@ -58,6 +68,8 @@ def test_every_parameter_gets_a_gradient_after_steps_off_the_zero_start(make, sh
     cond = told(net, classes, 8)
     if classes is not None:
         cond["label"] = torch.tensor([-1, *range(classes)] * 4)[:8]
+    for name in net.config["features"] or ():
+        cond[name][::3] = math.nan
     optimiser = torch.optim.Adam(net.parameters(), 1e-3)
     # Three layers in a row start at 0 (the second time's, a block's, the last), and each waits for the next one.
     for _ in range(4):
@@ -79,11 +91,12 @@ def test_samples_do_not_mix_and_their_order_does_not_matter(make, shape, classes
         cond = told(net, classes, size)
         whole = net(x, t, **cond)
         order = torch.arange(size).flip(0)
-        turned = net(x[order], t[order], **{k: v[order] for k, v in cond.items()})
+        turned = net(x[order], t[order], **conditions.take(cond, order))
         assert torch.allclose(turned, whole[order], atol=1e-5)
         for i in range(size):
-            alone = net(x[i : i + 1], t[i : i + 1], **{k: v[i : i + 1] for k, v in cond.items()})
-            assert torch.allclose(alone, whole[i : i + 1], atol=1e-5)
+            row = slice(i, i + 1)
+            alone = net(x[row], t[row], **conditions.take(cond, row))
+            assert torch.allclose(alone, whole[row], atol=1e-5)
 
 
 @pytest.mark.parametrize(("make", "shape", "classes"), NETS)
@@ -120,6 +133,58 @@ def test_no_label_is_label_minus_one_and_differs_from_every_class(make, shape, c
 
 
 @pytest.mark.parametrize(("make", "shape", "classes"), NETS)
+def test_each_continuous_condition_and_the_control_have_their_part(make, shape, classes):
+    net, cond = build(make, classes)
+    x, t = inputs(shape)
+    out = net(x, t, **cond)
+    names = list(net.config["features"] or ())
+    for name in [*names, *(["control"] if "control" in cond else [])]:
+        other = net(x, t, **cond | {name: cond[name] + 0.3})
+        assert ((other - out).abs().flatten(1).amax(1) > 1e-6).all()
+    for name in names:
+        # Unknown is none given, for one sample as for all, and no number.
+        unknown = net(x, t, **{key: value for key, value in cond.items() if key != name})
+        assert torch.equal(net(x, t, **cond | {name: None}), unknown)
+        assert torch.equal(net(x, t, **cond | {name: torch.full((B,), math.nan)}), unknown)
+        assert ((unknown - out).abs().flatten(1).amax(1) > 1e-6).all()
+        one = cond[name].clone()
+        one[1] = math.nan
+        some = net(x, t, **cond | {name: one})
+        assert torch.allclose(some[[0, 2]], out[[0, 2]], atol=1e-6)
+        assert torch.allclose(some[1], unknown[1], atol=1e-6)
+    with pytest.raises(pf.InputError, match=r"'lable'.*did you mean 'label'"):
+        net(x, t, lable=torch.zeros(B), **cond)
+    if "control" not in cond and net.config.get("in_channels", 0) is None:
+        with pytest.raises(pf.InputError, match="without one: build it with in_channels="):
+            net(x, t, control=x, **cond)
+
+
+@pytest.mark.parametrize(("make", "shape", "classes"), NETS)
+def test_a_padded_sample_is_the_same_alone_or_a_mask_is_refused(make, shape, classes):
+    net, cond = build(make, classes)
+    x, t = inputs(shape)
+    mask = torch.ones(B, *[1] * len(shape), dtype=torch.bool)
+    if not (isinstance(net, DiT) and net.dims == 1 and net.patch == (1,)):
+        with pytest.raises(pf.InputError, match="cannot take padded samples with a mask"):
+            net(x, t, mask=mask, **cond)
+        return
+    cond.pop("control", None)
+    axis = 1 if net.channels_last else 2
+    length = x.shape[axis]
+    there = torch.ones(B, length, dtype=torch.bool)
+    there[0, 2:] = there[1, -1] = there[2, 0] = False  # padding at the end, and before
+    mask = there[:, :, None] if net.channels_last else there[:, None]
+    whole = torch.where(mask, x, math.nan)
+    out = net(whole, t, mask=mask, **cond)
+    assert (torch.where(mask, 0, out) == 0).all()
+    for i in range(B):
+        row = slice(i, i + 1)
+        kept = there[i].nonzero()[:, 0]
+        alone = net(x[row].index_select(axis, kept), t[row], **conditions.take(cond, row))
+        assert (alone - out[row].index_select(axis, kept)).abs().max() <= 1e-6 * alone.abs().max()
+
+
+@pytest.mark.parametrize(("make", "shape", "classes"), NETS)
 def test_a_second_time_is_the_first_if_left_out_and_refused_where_there_is_none(
     make, shape, classes
 ):
@@ -141,8 +206,8 @@ def test_a_network_is_rebuilt_from_its_configuration_and_weights(make, shape, cl
     file = io.BytesIO()
     torch.save(net.state_dict(), file)
     file.seek(0)
-    config = json.loads(json.dumps(net.config))
-    other = SAVED[type(net).__name__](**config).eval()
+    config = json.loads(json.dumps(net.to_config()))
+    other = type(net).from_config(config).eval()
     assert other.config == net.config
     other.load_state_dict(torch.load(file))
     x, t = inputs(shape)

@@ -14,7 +14,7 @@ import pushforward as pf
 from contracts.members import randn
 from pushforward.nets import MLP, FourierTime, LabelEmbedding, SinusoidalTime, UNet
 from pushforward.nets.layers import Conditioning, zero
-from pushforward.nets.unet import ResidualBlock, SelfAttention, _norm
+from pushforward.nets.unet import ResidualBlock, SelfAttention, group_norm
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_attention_is_its_equation(channels, heads):
     [(8, 1), (16, 2), (32, 4), (64, 8), (256, 32), (512, 32), (7, 1), (24, 3)],
 )
 def test_groups_hold_at_least_eight_channels_and_are_at_most_thirty_two(channels, groups):
-    norm = _norm(channels)
+    norm = group_norm(channels)
     assert norm.num_groups == groups
 
 

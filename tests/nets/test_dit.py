@@ -16,20 +16,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import pushforward as pf
 from contracts.members import randn
 from contracts.members import relative as distance
+from pushforward.core import conditions
+from pushforward.core.conditions import Empty, Fill, Tokens
 from pushforward.core.derivatives import jvp
-from pushforward.core.fields import null_condition
 from pushforward.nets import DiT
-from pushforward.nets.attention import (
-    Attention,
-    CrossAttention,
-    RMSNorm,
-    attend,
-    rotary_angles,
-    rotate,
-    sincos_positions,
-)
-from pushforward.nets.dit import TIME_FEATURES, Block
+from pushforward.nets.attention import Attention, CrossAttention, RMSNorm, attend
+from pushforward.nets.block import Block
+from pushforward.nets.dit import TIME_FEATURES
 from pushforward.nets.layers import Conditioning, LayerNorm
+from pushforward.nets.positions import rotary_angles, rotate, sincos_positions
 
 B = 3
 # Positions, conditioning, and what else can be switched on.
@@ -64,15 +59,19 @@ def build(options, **more):
 
 
 def inputs(options, height=8, width=6):
-    """(x, t) and conditions: the context has five tokens, of which the mask leaves out some of two samples."""
+    """(x, t) and conditions: the context has five tokens, of which some of two samples are padding."""
     x, t = randn(B, 2, height, width, seed=1), torch.linspace(0.1, 0.9, B, dtype=torch.float64)
     cond = {"label": torch.tensor([2, -1, 0])}
     if options.get("two_times"):
         cond["s"] = torch.tensor([0.3, 0.9, 0.5], dtype=torch.float64)
     if "context" in options:
-        cond["context"] = randn(B, 5, 5, seed=2)
-        cond["mask"] = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 1, 1, 1, 0]]).bool()
+        mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 1, 1, 1, 0]]).bool()
+        cond["context"] = Tokens(randn(B, 5, 5, seed=2), mask)
     return x, t, cond
+
+
+def cast(cond, dtype):
+    return conditions._map(lambda v: v.to(dtype) if v.is_floating_point() else v, cond)
 
 
 @pytest.fixture
@@ -167,9 +166,10 @@ def published_positions(rows, columns, width):
     return torch.from_numpy(np.concatenate([one(grid[0]), one(grid[1])], axis=1))
 
 
-def whole(net, x, t, label, s=None, context=None, mask=None):
-    """The network for one sample (C, H, W), H and W multiples of the patch; mask None or with a true."""
+def whole(net, x, t, label, s=None, context=None):
+    """The network for one sample (C, H, W), H and W multiples of the patch; a context of one row with a token."""
     c, p = net.config, net.config["patch"]
+    context, mask = (None, None) if context is None else (context.values[0], context.mask[0])
     rows, columns = x.shape[1] // p, x.shape[2] // p
     patches = [
         x[:, i * p : (i + 1) * p, j * p : (j + 1) * p] for i in range(rows) for j in range(columns)
@@ -216,7 +216,7 @@ def whole(net, x, t, label, s=None, context=None, mask=None):
     for block in net.blocks:
         h = block_of(block, h, condition, angle, keep, told, told_keep)
     shift, gain = (
-        net.leave_modulate(condition)[i * c["width"] : (i + 1) * c["width"]] for i in (0, 1)
+        net.modulate_out(condition)[i * c["width"] : (i + 1) * c["width"]] for i in (0, 1)
     )
     tokens = net.conv_out((1 + gain) * norm(h[-rows * columns :]) + shift)
     answers = c["outputs"] * c["channels"]
@@ -244,7 +244,9 @@ def test_the_network_is_its_equations(options, outputs):
         got = net(x, t, **cond)
         assert got.shape == (B, outputs * 2, 8, 6)
         for i in range(B):
-            truth = whole(net, x[i], t[i], **{k: v[i] for k, v in cond.items()})
+            row = conditions.take(cond, slice(i, i + 1))
+            row = {k: v if k == "context" else v[0] for k, v in row.items()}
+            truth = whole(net, x[i], t[i], **row)
             assert truth.abs().max() > 0.1
             assert relative(got[i : i + 1], truth[None]) < 1e-11
 
@@ -350,7 +352,7 @@ def test_the_norm_is_that_of_the_equation_in_transforms_under_autocast_and_in_ha
 def test_scores_of_rotated_queries_and_keys_depend_on_relative_positions_only():
     torch.manual_seed(0)
     d, rows, columns = 16, 9, 7
-    angle = rotary_angles(rows, columns, d, torch.zeros(1, dtype=torch.float64)).unflatten(
+    angle = rotary_angles((rows, columns), d, torch.zeros(1, dtype=torch.float64)).unflatten(
         0, (rows, columns)
     )
     q, k = randn(d), randn(d, seed=1)
@@ -375,7 +377,7 @@ def test_a_transformer_with_rotary_positions_alone_does_not_see_where_the_pictur
     # The same patches, in a larger grid of which nothing else is attended to.
     torch.manual_seed(0)
     part = shaken(Attention(16, 2))
-    angle = rotary_angles(8, 8, 8, torch.zeros(1, dtype=torch.float64)).unflatten(0, (8, 8))
+    angle = rotary_angles((8, 8), 8, torch.zeros(1, dtype=torch.float64)).unflatten(0, (8, 8))
     x = randn(1, 6, 16)
     answers = []
     for down, right in ((0, 0), (3, 2), (6, 5)):
@@ -389,13 +391,15 @@ def test_a_transformer_with_rotary_positions_alone_does_not_see_where_the_pictur
 def test_fixed_positions_are_those_of_the_published_code(rows, columns, width):
     like = torch.zeros(1, dtype=torch.float64)
     assert torch.allclose(
-        sincos_positions(rows, columns, width, like),
+        sincos_positions((rows, columns), width, like),
         published_positions(rows, columns, width),
         atol=1e-13,
     )
-    single = sincos_positions(rows, columns, width, like.bfloat16())
+    single = sincos_positions((rows, columns), width, like.bfloat16())
     assert single.dtype == torch.float32
-    assert torch.allclose(single.double(), sincos_positions(rows, columns, width, like), atol=1e-5)
+    assert torch.allclose(
+        single.double(), sincos_positions((rows, columns), width, like), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("cross", [False, True])
@@ -430,7 +434,7 @@ def test_weights_start_as_published():
     torch.manual_seed(0)
     net = DiT(4, 4, 192, 2, 3, classes=200, context=64)
     for name, p in net.named_parameters():
-        if any(part in name for part in ("leave", "modulate", "cross.out", "bias")):
+        if any(part in name for part in ("conv_out", "modulate", "cross.out", "bias")):
             assert (p == 0).all(), name
         elif name.startswith("conditioning"):
             assert float(p.std()) == pytest.approx(0.02, rel=0.05), name
@@ -448,7 +452,7 @@ def test_a_side_that_is_no_multiple_of_the_patch_is_filled_up_with_zeros_and_cut
     options, height, width, patch
 ):
     net = build(options, patch=patch) if "size" not in options else build(options)
-    patch = net.patch
+    patch = net.config["patch"]
     x, t, cond = inputs(options, height, width)
     full = torch.zeros(
         B, 2, math.ceil(height / patch) * patch, math.ceil(width / patch) * patch, dtype=x.dtype
@@ -468,7 +472,7 @@ def test_learned_positions_are_a_table_that_is_interpolated_elsewhere():
     assert net.table.shape == (1, 16, 4, 4)
     h = torch.zeros(1, dtype=torch.float64)
     assert torch.equal(
-        net._added_positions(4, 4, h)[0, 4 * 1 + 3], net.table[0, :, 1, 3]
+        net._places([4, 4], h, None)[0][0, 4 * 1 + 3], net.table[0, :, 1, 3]
     )  # row by row
     # A plane stays one, centre to centre of the patches, inside of the outermost centres.
     a, b, c = randn(3, 16)
@@ -479,7 +483,7 @@ def test_learned_positions_are_a_table_that_is_interpolated_elsewhere():
                 None
             ]
         )
-    fine = net._added_positions(8, 12, h)[0].unflatten(0, (8, 12))
+    fine = net._places([8, 12], h, None)[0][0].unflatten(0, (8, 12))
     for i in range(1, 7):
         for j in range(2, 10):
             truth = a + b * (i + 0.5) / 8 + c * (j + 0.5) / 12
@@ -568,7 +572,7 @@ def test_autocast_gives_what_single_precision_gives_to_the_digits_of_bfloat16(op
     torch.manual_seed(0)
     net = build(options).float()
     x, t, cond = inputs(options)
-    cond = {k: v.float() if v.is_floating_point() else v for k, v in cond.items()}
+    cond = cast(cond, torch.float32)
     plain = net(x.float(), t.float(), **cond)
     seen: list[torch.dtype] = []
     net.blocks[-1].register_forward_hook(lambda m, i, o: seen.append(o.dtype))
@@ -579,50 +583,53 @@ def test_autocast_gives_what_single_precision_gives_to_the_digits_of_bfloat16(op
     assert seen == [torch.float32]
     assert all(p.grad.isfinite().all() for p in net.parameters())
     whole = copy.deepcopy(net).bfloat16()
-    cond = {k: v.bfloat16() if v.is_floating_point() else v for k, v in cond.items()}
+    cond = cast(cond, torch.bfloat16)
     assert whole(x.bfloat16(), t.float(), **cond).dtype == torch.bfloat16
     assert seen[-1] == torch.bfloat16
 
 
 @pytest.mark.parametrize("options", TOLD)
 @torch.no_grad()
-def test_no_context_is_one_of_zeros_of_any_length_and_one_whose_mask_leaves_out_all(options):
+def test_no_context_is_one_of_zeros_of_any_length_and_one_without_tokens(options):
     net = build(options)
     x, t, cond = inputs(options)
-    context, mask = cond.pop("context"), cond.pop("mask")
+    tokens = cond.pop("context")
     none = net(x, t, **cond)
-    assert torch.equal(none, net(x, t, context=None, mask=None, **cond))
+    assert torch.equal(none, net(x, t, context=None, **cond))
     same = [
-        *({"context": torch.zeros(B, length, 5, dtype=x.dtype)} for length in (1, 2, 9)),
-        {"context": torch.zeros_like(context), "mask": mask},
-        {"context": context, "mask": torch.zeros_like(mask)},
-        null_condition({"context": context, "mask": mask}),
-        null_condition({"context": context}),
+        *(torch.zeros(B, length, 5, dtype=x.dtype) for length in (1, 2, 9)),
+        Tokens(torch.zeros_like(tokens.values), tokens.mask),
+        Tokens(tokens.values, torch.zeros_like(tokens.mask)),
+        Empty()(tokens),
+        Fill(0)(tokens),
     ]
-    for told in same:
-        assert relative(net(x, t, **told, **cond), none) < 1e-12
-    given = net(x, t, context=context, mask=mask, **cond)
+    for context in same:
+        assert relative(net(x, t, context=context, **cond), none) < 1e-12
+    given = net(x, t, context=tokens, **cond)
     assert ((given - none).abs().flatten(1).amax(1) > 1e-3).all()
     # One sample at a time, as training drops them.
     dropped = torch.tensor([False, True, False])
-    some = net(x, t, **null_condition({"context": context, "mask": mask}, dropped), **cond)
+    some = net(x, t, **conditions.drop({"context": tokens}, {"context": Empty()}, dropped), **cond)
     assert relative(some, torch.where(dropped[:, None, None, None], none, given)) < 1e-12
 
 
 @pytest.mark.parametrize("options", TOLD)
 @pytest.mark.parametrize("other", [7.0, math.nan, math.inf])
-def test_tokens_that_the_mask_leaves_out_have_no_influence_on_values_or_gradients(options, other):
+def test_padding_of_a_context_has_no_influence_on_values_or_gradients(options, other):
     net = build(options)
     x, t, cond = inputs(options)
-    context, mask = cond.pop("context"), cond.pop("mask")
+    tokens = cond.pop("context")
+    context, mask = tokens.values, tokens.mask
     changed = torch.where(mask[..., None], context, other)
     answers = []
-    for told in (context, changed):
-        out = net(x, t, context=told, mask=mask, **cond)
+    for values in (context, changed):
+        out = net(x, t, context=Tokens(values, mask), **cond)
         answers.append((out, torch.autograd.grad((out**2).sum(), list(net.parameters()))))
     assert torch.equal(answers[0][0], answers[1][0])
     for a, b in zip(answers[0][1], answers[1][1], strict=True):
         assert torch.equal(a, b)
+    # Padded further, to join other batches.
+    assert relative(net(x, t, context=tokens.padded(9), **cond), answers[0][0]) < 1e-12
     # As if they were not there; and all tokens are, without a mask.
     for i in range(B):
         alone = {k: v[i : i + 1] for k, v in cond.items()} | {
@@ -630,11 +637,12 @@ def test_tokens_that_the_mask_leaves_out_have_no_influence_on_values_or_gradient
         }
         assert relative(net(x[i : i + 1], t[i : i + 1], **alone), answers[0][0][i : i + 1]) < 1e-12
     every = net(x, t, context=context, **cond)
-    assert relative(every, net(x, t, context=context, mask=torch.ones_like(mask), **cond)) < 1e-12
+    whole = net(x, t, context=Tokens(context, torch.ones_like(mask)), **cond)
+    assert relative(every, whole) < 1e-12
     # Those that are there have one, in every sample, wherever they stand.
-    moved = net(x, t, context=context.flip(1), mask=mask.flip(1), **cond)
+    moved = net(x, t, context=Tokens(context.flip(1), mask.flip(1)), **cond)
     assert relative(moved, answers[0][0]) < 1e-12
-    louder = net(x, t, context=context + 0.5, mask=mask, **cond)
+    louder = net(x, t, context=Tokens(context + 0.5, mask), **cond)
     assert ((louder - answers[0][0]).abs().flatten(1).amax(1) > 1e-3).all()
 
 
@@ -729,14 +737,15 @@ def test_the_number_of_features_of_time_is_the_width_unless_told_otherwise():
         ({"channels": 0}, "must be positive"),
         ({"patch": 0}, "must be positive"),
         ({"outputs": 0}, "must be positive"),
-        ({"width": 15}, "width must be a multiple of 4"),
+        ({"width": 2}, "width must be at least 4, not 2"),
         ({"width": 16, "heads": 3}, "divided among 3 heads"),
-        ({"width": 12, "heads": 2, "positions": "rope"}, "width / heads must be a multiple of 4, not 12 / 2"),
+        ({"width": 14, "heads": 2, "positions": "rope"}, "must be even and at least 4, not 14 / 2"),
+        ({"width": 8, "heads": 2, "positions": "rope", "dims": 3}, "at least 6, not 8 / 2"),
         ({"width": 16, "heads": 3, "positions": "rope"}, "not 16 / 3"),
         ({"positions": "learned"}, "need the size of the images"),
         ({"positions": "learned", "size": 1}, "of at least a patch"),
-        ({"positions": "learned", "size": (8, 8, 8)}, "a side or"),
-        ({"size": 8}, "leave it out"),
+        ({"positions": "learned", "size": (8, 8, 8)}, "a side or one"),
+        ({"size": 8}, "omit it"),
         ({"positions": "rotary"}, "not 'rotary'"),
         ({"context": 0}, "not 0"),
         ({"context": 4, "conditioning": "film"}, "not 'film'"),
@@ -758,18 +767,12 @@ def test_inputs_that_do_not_fit_are_errors():
             net(bad, t)
     with pytest.raises(pf.InputError, match="built without one: build it with context="):
         net(x, t, context=torch.zeros(B, 1, 5))
-    for net in (net, told):  # noqa: B020
-        with pytest.raises(pf.InputError, match="mask was given without a context"):
-            net(x, t, mask=torch.ones(B, 1).bool())
     for shape in ((B, 5), (B, 1, 4), (B + 1, 1, 5), (B, 0, 5)):
-        with pytest.raises(pf.InputError, match=r"takes a context \(3, L, 5\)"):
+        with pytest.raises(pf.InputError, match=r"takes a context of tokens \(3, L, 5\)"):
             told(x, t, context=torch.zeros(shape))
-    for mask in (torch.ones(B, 2), torch.ones(B, 3).bool(), torch.ones(B, 2, 1).bool()):
-        with pytest.raises(pf.InputError, match="is bool and of shape"):
-            told(x, t, context=torch.zeros(B, 2, 5), mask=mask)
 
 
-def test_a_model_passes_context_and_mask_through():
+def test_a_model_passes_a_context_through():
     options = {"context": 5}
     net = build(options)
     x, t, cond = inputs(options)

@@ -13,6 +13,7 @@ from torch import nn
 
 import pushforward as pf
 from pushforward.cli import main
+from pushforward.core.conditions import Tokens
 from pushforward.nets import MLP, DiT, UNet, flops, sizes
 from pushforward.nets.attention import Attention, CrossAttention
 from pushforward.nets.unet import SelfAttention
@@ -101,7 +102,7 @@ def by_hand(net, shape, **cond):
     return total
 
 
-CONTEXT = {"context": torch.ones(1, 7, 5), "mask": torch.ones(1, 7).bool()}
+CONTEXT = {"context": Tokens(torch.ones(1, 7, 5), torch.ones(1, 7).bool())}
 NETS = [
     pytest.param(lambda: MLP(3, 16, 2, classes=2, two_times=True), (3,), {}, id="MLP"),
     pytest.param(lambda: UNet(2, 16, (1, 2, 2), 2, (1,), 3), (2, 12, 9), {}, id="UNet"),
@@ -192,7 +193,7 @@ def test_the_table_has_every_size_that_fits_the_images():
     assert row[3:] == flops.count(sizes.dit("tiny", 7, 3, 10), (3, 7, 9))
     row = next(r for r in rows if r.family == "UNet" and r.size == "S")
     assert row[3:] == flops.count(sizes.unet("S", 3, 10), (3, 7, 9))
-    for bad in ((28, 28), (1, 0, 28)):
+    for bad in ((28,), (1, 0, 28), (1, 2, 3, 4, 5)):
         with pytest.raises(pf.InputError, match="channels, height, width"):
             sizes.table(bad)
 

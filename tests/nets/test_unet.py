@@ -15,6 +15,7 @@ from torch.nn.functional import silu
 import pushforward as pf
 from contracts.members import randn
 from contracts.members import relative as distance
+from pushforward.core.conditions import Tokens
 from pushforward.core.derivatives import jvp
 from pushforward.nets import UNet
 from pushforward.nets.attention import RMSNorm, attend
@@ -111,22 +112,22 @@ def test_no_context_is_one_of_zeros_and_one_whose_mask_is_false():
     none = net(x, t)
     assert relative(net(x, t, context=torch.zeros(3, 4, 5).double()), none) < 1e-12
     context = randn(3, 4, 5, seed=2)
-    assert relative(net(x, t, context=context, mask=torch.zeros(3, 4).bool()), none) < 1e-12
+    assert relative(net(x, t, context=Tokens(context, torch.zeros(3, 4).bool())), none) < 1e-12
     assert relative(net(x, t, context=context), none) > 1e-3
 
 
 def test_tokens_that_are_masked_have_no_influence_and_others_have():
     net, (x, t) = told_net(), inputs()
     context, mask = randn(3, 4, 5, seed=2), torch.tensor([[1, 1, 0, 0]] * 3).bool()
-    out = net(x, t, context=context, mask=mask)
+    out = net(x, t, context=Tokens(context, mask))
     assert relative(net(x, t, context=context[:, :2]), out) < 1e-12
     other = context.clone()
     other[:, 2:] = math.nan
-    assert relative(net(x, t, context=other, mask=mask), out) < 1e-12
+    assert relative(net(x, t, context=Tokens(other, mask)), out) < 1e-12
     other[:, 1] += 1
-    assert relative(net(x, t, context=other, mask=mask), out) > 1e-4
+    assert relative(net(x, t, context=Tokens(other, mask)), out) > 1e-4
     # A token's place in the sequence is of no account.
-    assert relative(net(x, t, context=context[:, [1, 0, 2, 3]], mask=mask), out) < 1e-12
+    assert relative(net(x, t, context=Tokens(context[:, [1, 0, 2, 3]], mask)), out) < 1e-12
 
 
 def test_every_parameter_of_a_network_with_a_context_gets_a_gradient():
@@ -140,10 +141,9 @@ def test_every_parameter_of_a_network_with_a_context_gets_a_gradient():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"context": torch.zeros(3, 4, 6)}, r"takes a context \(3, L, 5\)"),
-        ({"context": torch.zeros(2, 4, 5)}, r"takes a context \(3, L, 5\)"),
-        ({"context": torch.zeros(3, 4, 5), "mask": torch.zeros(3, 4)}, "is bool"),
-        ({"mask": torch.zeros(3, 4).bool()}, "without a context"),
+        ({"context": torch.zeros(3, 4, 6)}, r"takes a context of tokens \(3, L, 5\)"),
+        ({"context": torch.zeros(2, 4, 5)}, r"takes a context of tokens \(3, L, 5\)"),
+        ({"mask": torch.ones(3, 1, 6, 5).bool()}, "cannot take padded samples with a mask"),
     ],
 )
 def test_a_context_that_does_not_fit_is_an_error(more, message):
@@ -250,7 +250,7 @@ def test_the_names_of_the_weights_are_those_of_the_first_models():
         "down.0": ("", ""), "down.2": ("skip", "attention"), "middle.0": ("", "attention"), "middle.1": ("", ""),
         "up.0": ("skip", "attention"), "up.1": ("skip", "attention"), "up.3": ("skip", ""), "up.4": ("skip", ""),
     }  # fmt: skip
-    names = {"enter", "leave", "leave_norm", "down.1", "up.2", "conditioning.label.table"}
+    names = {"conv_in", "conv_out", "norm_out", "down.1", "up.2", "conditioning.label.table"}
     names |= {"conditioning.mix.0", "conditioning.mix.2"}
     for layer, (skip, attention) in layers.items():
         names |= {f"{layer}.block.{part}" for part in residual + [skip] * bool(skip)}
@@ -345,7 +345,7 @@ ALL = {"qk_norm": True, "residual_scale": 0.7, "head_width": 8, "resample": "res
 @pytest.mark.parametrize("more", [{}, ALL], ids=["plain", "all"])
 def test_the_fused_kernels_and_plain_attention_agree(more):
     net, (x, t) = told_net(**more), inputs()
-    told = {"context": randn(3, 4, 5, seed=2), "mask": torch.tensor([[1, 0, 1, 1]] * 3).bool()}
+    told = {"context": Tokens(randn(3, 4, 5, seed=2), torch.tensor([[1, 0, 1, 1]] * 3).bool())}
     fast = net(x, t, **told)
     with sdpa_kernel(SDPBackend.MATH):
         assert relative(net(x, t, **told), fast) < 1e-12

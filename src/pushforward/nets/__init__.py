@@ -1,6 +1,7 @@
 """Networks: (x (B, ...), t (B,), **cond) -> (B, ...). None of them knows of paths or predictions.
 
-Each keeps the arguments that build it in `config`, so that a saved model can be rebuilt from JSON.
+Each is a `Network`, which keeps the arguments of its constructor in `config` and is rebuilt from them. `DiT` with
+dims=1 and patch=1 takes sequences with a mask of padding; the others refuse a mask.
 """
 
 from torch import nn
@@ -10,6 +11,7 @@ from pushforward.nets.classifier import ImageClassifier, MLPClassifier
 from pushforward.nets.dit import DiT
 from pushforward.nets.layers import FourierTime, LabelEmbedding, SinusoidalTime
 from pushforward.nets.mlp import MLP
+from pushforward.nets.network import Network
 from pushforward.nets.unet import UNet
 
 # The networks that a saved model may name.
@@ -26,6 +28,7 @@ __all__ = [
     "ImageClassifier",
     "LabelEmbedding",
     "MLPClassifier",
+    "Network",
     "SinusoidalTime",
     "UNet",
     "flops",

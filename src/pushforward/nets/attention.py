@@ -1,4 +1,4 @@
-"""Attention among tokens and to the tokens of another sequence, and the positions of tokens on a grid."""
+"""Attention among tokens, and to the tokens of another sequence."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError
+from pushforward.nets.positions import rotate
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
-    """`softmax(Q K^T / sqrt d) V` in each head, the keys that `keep` leaves out having no weight.
+    """`softmax(Q K^T / sqrt d) V` in each head, keys outside of `keep` having no weight.
 
     q: (B, heads, N, d); k, v: (B, heads, L, d); keep: (B, L) bool, true somewhere in each row -> (B, N, heads d).
 
@@ -27,67 +29,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tenso
     return h.transpose(1, 2).flatten(2)
 
 
-def rotate(x: Tensor, angle: Tensor) -> Tensor:
-    """Each pair of coordinates (x_k, x_{k + d/2}) turned by angle_k, as a rotation of the plane.
-
-    A query turned by its own angle and a key by its own have the product of the one turned by the difference:
-    angles linear in the position make scores depend on relative positions only.
-    x: (..., N, d), angle: (N, d/2) -> (..., N, d).
-
-    Su et al. 2021 (arXiv 2104.09864), eq. 34.
-    """
-    a, b = x.to(angle.dtype).chunk(2, dim=-1)
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).to(x.dtype)
-
-
-def grid_angles(
-    rows: int, columns: int, count: int, period: float, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Rows and columns of a grid of tokens at geometrically spaced frequencies: `(i w, j w)`, in float32 at least.
-
-        w_k = period^{-k/count},   k = 0 ... count - 1
-
-    Returns (rows, count) and (columns, count), on the device of `like`.
-    """
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    w = period ** -(torch.arange(count, device=like.device, dtype=dtype) / count)
-    i, j = (torch.arange(side, device=like.device, dtype=dtype) for side in (rows, columns))
-    return i[:, None] * w, j[:, None] * w
-
-
-def on_grid(row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    """What rows and columns have, for each token of the grid, row by row: two of (rows columns, ...)."""
-    grid = (len(row), len(column), -1)
-    return row[:, None].expand(grid).flatten(0, 1), column.expand(grid).flatten(0, 1)
-
-
-def sincos_positions(rows: int, columns: int, width: int, like: Tensor) -> Tensor:
-    """Fixed positions: sines and cosines of a token's column, then those of its row, at width/4 frequencies.
-
-        (sin j w, cos j w, sin i w, cos i w)        w_k = 10000^{-k/(width/4)}
-
-    -> (rows columns, width), token (i, j) in row i columns + j. In the order of the code of Peebles & Xie 2023, whose
-    first half is the column.
-    """
-    angles = grid_angles(rows, columns, width // 4, 10000.0, like)
-    row, column = on_grid(*(torch.cat((angle.sin(), angle.cos()), dim=1) for angle in angles))
-    return torch.cat((column, row), dim=1)
-
-
-def rotary_angles(rows: int, columns: int, dim: int, like: Tensor, period: float = 100.0) -> Tensor:
-    """Angles for `rotate` on a grid: half of a head's pairs turn with the row, and half with the column.
-
-        (i w, j w)        w_k = period^{-k/(dim/4)}
-
-    dim: of a head -> (rows columns, dim/2). Heo et al. 2024 (arXiv 2403.13298), sec. 3.2, whose period of 100 suits
-    grids of some tens of tokens.
-    """
-    return torch.cat(on_grid(*grid_angles(rows, columns, dim // 4, period, like)), dim=1)
-
-
 class RMSNorm(nn.Module):
-    """`g x / sqrt(mean x^2 + eps)` over the last dimension, worked out in float32 at least; the gain g starts at 1.
+    """`g x / sqrt(mean x^2 + eps)` over the last dimension, computed in float32 at least; the gain g starts at 1.
 
     Zhang & Sennrich 2019 (arXiv 1910.07467), eq. 4.
     """
@@ -104,7 +47,8 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention among the tokens of a sequence: `W softmax(Q K^T / sqrt d) V`, Q, K, V linear in x.
 
-    x: (B, N, width) -> (B, N, width); d = width/heads. angle: (N, d/2), by which queries and keys are turned, or None.
+    x: (B, N, width) -> (B, N, width); d = width/heads. angle: (N, d/2) or
+    (B, 1, N, d/2), by which queries and keys are turned, or None.
     keep: (B, N) bool, the tokens that are attended to, or None for all.
     qk_norm: queries and keys are divided by their root mean square, with a gain for each coordinate, so that scores
     stay bounded (Henry et al. 2020, arXiv 2010.04245; Dehghani et al. 2023, arXiv 2302.05442).
@@ -148,50 +92,43 @@ class CrossAttention(nn.Module):
         return self.out(attend(q, k, v, keep))
 
 
-def check_context(
-    name: str, width: int | None, x: Tensor, context: Tensor | None, mask: Tensor | None
-) -> None:
-    """InputError unless a network of this name, told tokens of this width, can take these with the images x."""
+def read_context(
+    name: str, width: int | None, x: Tensor, context: Tensor | Tokens | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """A context as its tokens (B, L, width) and which of them are there (B, L), None for all.
+
+    What a token that is not there holds is of no account, NaN or not. InputError unless a network of this name, built
+    for tokens of this width, can take it with the states x.
+    """
     if context is None:
-        if mask is not None:
-            raise InputError(
-                "a mask was given without a context: it says which of its tokens are there"
-            )
-        return
+        return None, None
     if width is None:
         raise InputError(
             "a context was given to a network that was built without one: build it with context=, "
             "the width of its tokens"
         )
-    if (
-        context.ndim != 3
-        or len(context) != len(x)
-        or context.shape[1] < 1
-        or context.shape[2] != width
-    ):
+    values, mask = (
+        (context, None) if isinstance(context, Tensor) else (context.values, context.mask)
+    )
+    if values.ndim != 3 or len(values) != len(x) or values.shape[1] < 1 or values.shape[2] != width:
         raise InputError(
-            f"this {name} takes a context ({len(x)}, L, {width}) for {len(x)} images, got {tuple(context.shape)}"
+            f"this {name} takes a context of tokens ({len(x)}, L, {width}) for {len(x)} samples, got "
+            f"{tuple(values.shape)}"
         )
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != context.shape[:2]):
-        raise InputError(
-            f"the mask of a context {tuple(context.shape)} is bool and of shape {tuple(context.shape[:2])}, "
-            f"true where there is a token; got {mask.dtype} {tuple(mask.shape)}"
-        )
+    values = values.to(x.dtype)
+    return (values if mask is None else torch.where(mask[..., None], values, 0)), mask
 
 
-def told(
-    x: Tensor, width: int, context: Tensor | None, mask: Tensor | None
+def context_or_none(
+    values: Tensor | None, mask: Tensor | None, x: Tensor, width: int
 ) -> tuple[Tensor, Tensor | None]:
-    """A context to attend to, and which of its tokens; none at all is one token of zeros.
+    """A context to attend to, and which of its tokens; no context is one token of zeros.
 
-    What a token that is not there holds is of no account, NaN or not. Where none is there all count, as zeros: these
-    are all alike, so that it makes no difference how many of them there are.
+    Where none is there all count, as zeros: these are all alike, so that it makes no difference how many there are.
     """
-    if context is None:
+    if values is None:
         return x.new_zeros(len(x), 1, width), None
-    if mask is None:
-        return context, None
-    return torch.where(mask[..., None], context, 0), mask | ~mask.any(1, keepdim=True)
+    return values, None if mask is None else mask | ~mask.any(1, keepdim=True)
 
 
 def _check_heads(width: int, heads: int) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from pushforward.core.errors import InputError
+from pushforward.nets.grids import check_dims, convolution, states
 from pushforward.nets.layers import Conditioning, zero
 from pushforward.nets.mlp import MLP
-from pushforward.nets.unet import ResidualBlock, _norm
+from pushforward.nets.network import Network, refuse_mask
+from pushforward.nets.unet import ResidualBlock, group_norm
 
 
 class MLPClassifier(MLP):
@@ -21,20 +22,19 @@ class MLPClassifier(MLP):
         self, dim: int, classes: int, width: int = 128, depth: int = 3, time: str = "sinusoidal"
     ) -> None:
         super().__init__(dim, width, depth, time=time)
-        self.config = {
-            "dim": dim, "classes": classes, "width": width, "depth": depth, "time": time,
-        }  # fmt: skip
         self.conv_out = zero(nn.Linear(width, classes))
 
 
-class ImageClassifier(nn.Module):
+class ImageClassifier(Network):
     """The way down of a U-Net, the mean over the pixels, and logits.
 
-    (B, channels, H, W) -> (B, classes), for any H and W. width, multipliers, blocks, dropout, time: as in `UNet`.
+    (B, channels, H, W) -> (B, classes), for any H and W. width, multipliers, blocks, dropout, time, dims: as in `UNet`.
     dim: how many features there are, that is, numbers that the logits are linear in.
 
     Dhariwal & Nichol 2021 (arXiv 2105.05233), sec. 4.
     """
+
+    double_times = True
 
     def __init__(
         self,
@@ -45,40 +45,43 @@ class ImageClassifier(nn.Module):
         blocks: int = 1,
         dropout: float = 0.0,
         time: str = "sinusoidal",
+        *,
+        dims: int = 2,
     ) -> None:
         super().__init__()
+        check_dims(dims)
         if min(channels, classes, width, blocks) < 1 or not multipliers:
             raise InputError(
                 "channels, classes, width, blocks must be positive and multipliers not empty"
             )
-        self.config: dict[str, Any] = {
-            "channels": channels, "classes": classes, "width": width, "multipliers": list(multipliers),
-            "blocks": blocks, "dropout": dropout, "time": time,
-        }  # fmt: skip
-        condition = 4 * width
+        self.channels, self.dims = channels, dims
+        conv, condition = convolution(dims), 4 * width
         self.conditioning = Conditioning(condition, None, time)
-        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv_in = conv(channels, width, 3, padding=1)
         self.down, now = nn.ModuleList(), width
         for level, multiplier in enumerate(multipliers):
             if level:
-                self.down.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
+                self.down.append(conv(now, now, 3, stride=2, padding=1))
             for _ in range(blocks):
-                self.down.append(ResidualBlock(now, width * multiplier, condition, dropout))
+                self.down.append(
+                    ResidualBlock(now, width * multiplier, condition, dropout, dims=dims)
+                )
                 now = width * multiplier
         self.dim = now
-        self.leave_norm, self.conv_out = _norm(now), zero(nn.Linear(now, classes))
+        self.norm_out, self.conv_out = group_norm(now), zero(nn.Linear(now, classes))
 
     def features(self, x: Tensor, t: Tensor) -> Tensor:
         """(B, dim) what the logits are linear in: the mean over the pixels of the last layer."""
-        if x.ndim != 4 or x.shape[1] != self.config["channels"]:
+        if x.ndim != self.dims + 2 or x.shape[1] != self.channels:
             raise InputError(
-                f"this ImageClassifier takes images (B, {self.config['channels']}, H, W), got {tuple(x.shape)}"
+                f"this ImageClassifier takes {states(self.channels, self.dims)}, got {tuple(x.shape)}"
             )
         condition = silu(self.conditioning(t, None))
         h = self.conv_in(x)
         for layer in self.down:
-            h = layer(h) if isinstance(layer, nn.Conv2d) else layer(h, condition)
-        return silu(self.leave_norm(h)).mean((2, 3))
+            h = layer(h, condition) if isinstance(layer, ResidualBlock) else layer(h)
+        return silu(self.norm_out(h)).mean(tuple(range(2, self.dims + 2)))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
+        refuse_mask("ImageClassifier", mask)
         return self.conv_out(self.features(x, t))

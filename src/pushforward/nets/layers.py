@@ -1,9 +1,9 @@
-"""Parts that several networks share: features of time, embeddings of labels."""
+"""Parts that several networks share: features of time, embeddings of conditions, norms."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.functional import group_norm
 from torch.utils.checkpoint import checkpoint
 
 from pushforward.core.errors import InputError
+from pushforward.nets.network import did_you_mean
 
 
 class SinusoidalTime(nn.Module):
@@ -57,7 +58,7 @@ class FourierTime(nn.Module):
 
 
 def _waves(t: Tensor, frequencies: Tensor) -> Tensor:
-    # The angles reach 1000: they are worked out in t's precision and not in the network's, which may be bfloat16.
+    # The angles reach 1000: they are computed in t's precision and not in the network's, which may be bfloat16.
     angle = t[:, None] * frequencies.to(t.dtype)
     return torch.cat((angle.cos(), angle.sin()), dim=1).to(frequencies.dtype)
 
@@ -86,18 +87,76 @@ class LabelEmbedding(nn.Module):
         return self.table(torch.where(label < 0, self.classes, label))
 
 
-class Conditioning(nn.Module):
-    """Time, the label if there are classes, and a second time if there is one, as one vector.
+class FeatureEmbedding(nn.Module):
+    """A vector for some continuous numbers, any of which may be unknown.
 
-        mix(features(t)) + E(label) + way(features(s - t))
+        W2 silu(W1 (f, m) + b1) + b2        m = 1 and f = 0 where a number is NaN, and m = 0 elsewhere
+
+    The columns of W1 that belong to m are what is learned for "unknown". Numbers should be of the order of 1.
+
+    names: the width of each condition by its name, 1 for a single number (B,) and K for a vector (B, K).
+    """
+
+    def __init__(self, names: Mapping[str, int], dim: int) -> None:
+        super().__init__()
+        self.names = dict(names)
+        inputs = 2 * sum(names.values())
+        self.mix = nn.Sequential(nn.Linear(inputs, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, given: Mapping[str, Tensor | None], like: Tensor, size: int) -> Tensor:
+        """given: by name; what is missing or None is unknown -> (size, dim). like: has the device and precision."""
+        parts = []
+        for name, width in self.names.items():
+            value = given.get(name)
+            if value is None:
+                parts.append(like.new_full((size, width), math.nan))
+                continue
+            if value.ndim == 1 and width == 1:
+                value = value[:, None]
+            if value.shape != (size, width):
+                shape = f"({size},)" if width == 1 else f"({size}, {width})"
+                raise InputError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+            parts.append(value.to(like))
+        f = torch.cat(parts, dim=1)
+        unknown = f.isnan()
+        out: Tensor = self.mix(torch.cat((torch.where(unknown, 0, f), unknown.to(f)), dim=1))
+        return out
+
+
+def feature_widths(features: Mapping[str, int] | Sequence[str] | None) -> dict[str, int]:
+    """Continuous conditions by name with their widths; a sequence of names stands for single numbers."""
+    if isinstance(features, str):
+        raise InputError(
+            f"features are names or a width by name, such as [{features!r}]: not a string"
+        )
+    widths = dict(features) if isinstance(features, Mapping) else dict.fromkeys(features or (), 1)
+    for name, width in widths.items():
+        if name in RESERVED:
+            raise InputError(
+                f"a continuous condition cannot be called {name!r}: networks have an argument of this name"
+            )
+        if type(width) is not int or width < 1:
+            raise InputError(f"the width of the condition {name} is {width!r}; it must be positive")
+    return widths
+
+
+# Arguments of networks' forward passes.
+RESERVED = ("x", "t", "label", "s", "context", "control", "mask")
+
+
+class Conditioning(nn.Module):
+    """Time, the label if there are classes, a second time if there is one, and continuous conditions, as one vector.
+
+        mix(features(t)) + E(label) + way(features(s - t)) + G(columns)
 
     t: (B,), label: (B,) or None, s: (B,), or None for s = t -> (B, dim).
 
-    time: "sinusoidal", "fourier", or "smooth": sinusoidal features of frequencies up to 8 in place of 1000, for
+    time: "sinusoidal", "fourier", or "smooth": sinusoidal features of frequencies up to 8 instead of 1000, for
     networks whose derivative in time is part of the loss (Lu & Song 2024, arXiv 2410.11081, sec. 4.1).
     two_times: for flow maps; the last layer of `way` starts at 0, so that s makes no difference at first. t and s - t
     are the pair that did best in MeanFlow (Geng et al. 2025, arXiv 2505.13447, table 1c).
     features: number of features of a time, dim if None.
+    columns: continuous conditions, see `FeatureEmbedding`.
     """
 
     def __init__(
@@ -107,6 +166,7 @@ class Conditioning(nn.Module):
         time: str,
         two_times: bool = False,
         features: int | None = None,
+        columns: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         number = dim if features is None else features
@@ -118,8 +178,15 @@ class Conditioning(nn.Module):
             if two_times
             else None
         )
+        self.columns = FeatureEmbedding(columns, dim) if columns else None
 
-    def forward(self, t: Tensor, label: Tensor | None, s: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        t: Tensor,
+        label: Tensor | None,
+        s: Tensor | None = None,
+        given: Mapping[str, Tensor | None] | None = None,
+    ) -> Tensor:
         out = self.mix(self.features(t))
         if self.way is not None:
             out = out + self.way(self.features(torch.zeros_like(t) if s is None else s - t))
@@ -128,9 +195,18 @@ class Conditioning(nn.Module):
                 "a second time was given to a network that was built without one: build it with two_times=True"
             )
         if self.label is not None:
-            return out + self.label(label, len(t))
-        if label is not None:
+            out = out + self.label(label, len(t))
+        elif label is not None:
             raise InputError("a label was given to a network that was built without classes")
+        known = () if self.columns is None else tuple(self.columns.names)
+        for name in given or {}:
+            if name not in known:
+                raise InputError(
+                    f"a condition {name!r} was given to a network that was built without it: build it with "
+                    f"features=[{name!r}]{did_you_mean(name, [*RESERVED[2:], *known])}"
+                )
+        if self.columns is not None:
+            out = out + self.columns(given or {}, out, len(t))
         return out
 
 
@@ -204,10 +280,10 @@ def is_plain() -> bool:
 
 
 def recomputing(net: nn.Module) -> Callable[..., Tensor]:
-    """How a network calls its layers, `call(layer, *arguments)`: if it has `checkpointing` set, what a layer holds for
-    the way back is not kept, and worked out again there.
+    """How a network calls its layers, `call(layer, *arguments)`: with its attribute `checkpointing` set, activations
+    are recomputed in the backward pass instead of stored.
 
-    Not in forward mode: what is worked out again would no longer have its derivative.
+    Not in forward mode: what is recomputed would no longer have its derivative.
     """
     if not (net.checkpointing and torch.is_grad_enabled() and forward_ad._current_level < 0):
         return lambda layer, *arguments: layer(*arguments)

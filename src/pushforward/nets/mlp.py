@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from pushforward.core.errors import InputError
-from pushforward.nets.layers import Conditioning, zero
+from pushforward.nets.layers import Conditioning, feature_widths, zero
+from pushforward.nets.network import Network, refuse_mask
 
 
-class MLP(nn.Module):
-    """Residual blocks modulated by time and label: `h <- h + W2 silu(W1 silu(h) + E(t, label))`.
+class MLP(Network):
+    """Residual blocks modulated by time and conditions: `h <- h + W2 silu(W1 silu(h) + E(t, label))`.
 
     dim: size of a sample, (B, dim) -> (B, outputs dim). width: of the hidden layers. depth: number of blocks.
     classes: number of labels, None for none. time: "sinusoidal", "fourier" or "smooth"
     features. two_times: the network also takes a time s, for flow maps.
     outputs: answers for each dimension, one after the other: 2 for a learned variance or a score beside the velocity.
+    features: names of continuous conditions (B,), or their widths by name for vectors (B, K), which the network takes
+    by these names. NaN, or none given, stands for unknown, which has a learned vector of its own.
     The last layer starts at 0.
     """
+
+    double_times = True
 
     def __init__(
         self,
@@ -30,29 +35,37 @@ class MLP(nn.Module):
         time: str = "sinusoidal",
         outputs: int = 1,
         two_times: bool = False,
+        *,
+        features: Mapping[str, int] | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if min(dim, width, depth, outputs) < 1:
             raise InputError(
                 f"dim, width, depth and outputs must be positive, got {dim}, {width}, {depth}, {outputs}"
             )
-        self.config: dict[str, Any] = {
-            "dim": dim, "width": width, "depth": depth, "classes": classes, "time": time, "outputs": outputs,
-            "two_times": two_times,
-        }  # fmt: skip
+        self.dim = dim
         self.conv_in = nn.Linear(dim, width)
-        self.conditioning = Conditioning(width, classes, time, two_times)
+        self.conditioning = Conditioning(
+            width, classes, time, two_times, columns=feature_widths(features)
+        )
         self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.modulate = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.conv_out = zero(nn.Linear(width, outputs * dim))
 
     def forward(
-        self, x: Tensor, t: Tensor, label: Tensor | None = None, s: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        s: Tensor | None = None,
+        mask: Tensor | None = None,
+        **features: Tensor | None,
     ) -> Tensor:
-        if x.ndim != 2:
-            raise InputError(f"MLP takes vectors (B, {self.config['dim']}), got {tuple(x.shape)}")
-        condition = silu(self.conditioning(t, label, s))
+        refuse_mask("MLP", mask)
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise InputError(f"this MLP takes vectors (B, {self.dim}), got {tuple(x.shape)}")
+        condition = silu(self.conditioning(t, label, s, features))
         h = self.conv_in(x)
         for first, modulate, second in zip(self.first, self.modulate, self.second, strict=True):
             h = h + second(silu(first(silu(h)) + modulate(condition)))

@@ -82,7 +82,7 @@ def _find(family: str, sizes: dict[str, Any], size: str) -> Any:
 
 
 class Row(NamedTuple):
-    """patch: None for a U-Net; flops: of one forward pass for one image, a multiply-add being two."""
+    """patch: None for a U-Net; flops: of one forward pass for one sample, a multiply-add being two."""
 
     family: str
     size: str
@@ -99,11 +99,13 @@ def table(
 ) -> list[Row]:
     """Every size of both families for images of shape (C, H, W), without those whose patches or levels do not fit.
 
-    patches: of the transformers. more: what both families take, such as outputs=2 or two_times=True.
+    shape: also (C, L) of signals or (C, D, H, W) of volumes. patches: of the transformers. more: what
+    both families take, such as outputs=2 or two_times=True.
     """
-    if len(shape) != 3 or min(shape) < 1:
+    if len(shape) not in (2, 3, 4) or min(shape) < 1:
         raise InputError(f"the shape of an image is channels, height, width: not {tuple(shape)}")
     channels, *sides = shape
+    more = {"dims": len(sides)} | more
     rows = []
     with torch.device("meta"):
         for size in DIT:

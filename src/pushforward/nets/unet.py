@@ -1,20 +1,37 @@
-"""A compact U-Net for images."""
+"""A compact U-Net for signals, images and volumes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, silu
+from torch.nn.functional import interpolate, silu
 
+from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError
-from pushforward.nets.attention import CrossAttention, attend, check_context, qk_norms, told
-from pushforward.nets.layers import Conditioning, is_plain, recomputing, zero
+from pushforward.nets.attention import (
+    CrossAttention,
+    attend,
+    context_or_none,
+    qk_norms,
+    read_context,
+)
+from pushforward.nets.grids import (
+    check_dims,
+    convolution,
+    count_channels,
+    halves,
+    join_control,
+    resized,
+    states,
+)
+from pushforward.nets.layers import Conditioning, feature_widths, is_plain, recomputing, zero
+from pushforward.nets.network import Network, refuse_mask
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
     """Groups of at least 8 channels, 32 groups at most."""
     groups = max(g for g in range(1, 33) if channels % g == 0 and (channels // g >= 8 or g == 1))
     return nn.GroupNorm(groups, channels)
@@ -23,42 +40,39 @@ def _norm(channels: int) -> nn.GroupNorm:
 class ResidualBlock(nn.Module):
     """`s (x + conv(silu((1 + a) norm(conv(silu(norm x))) + b)))`, (a, b) linear in the condition, s = scale.
 
-    Starts as the identity, but for s. size: (H, W) of the images that it returns, if not that of x: both x and what the
+    Starts as the identity, but for s. size: sides of the grid that it returns, if not that of x: both x and what the
     first convolution takes are then brought to it, by means of 2 x 2 pixels or by repeating them.
 
     Dhariwal & Nichol 2021 (arXiv 2105.05233), sec. 3 (adaptive group normalisation; up- and downsampling as in BigGAN).
     """
 
     def __init__(
-        self, channels: int, out: int, condition: int, dropout: float, scale: float = 1.0
+        self,
+        channels: int,
+        out: int,
+        condition: int,
+        dropout: float,
+        scale: float = 1.0,
+        dims: int = 2,
     ) -> None:
         super().__init__()
-        self.scale = scale
-        self.norm1, self.conv1 = _norm(channels), nn.Conv2d(channels, out, 3, padding=1)
+        self.scale, conv = scale, convolution(dims)
+        self.norm1, self.conv1 = group_norm(channels), conv(channels, out, 3, padding=1)
         self.modulate = nn.Linear(condition, 2 * out)
-        self.norm2, self.dropout = _norm(out), nn.Dropout(dropout)
-        self.conv2 = zero(nn.Conv2d(out, out, 3, padding=1))
-        self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+        self.norm2, self.dropout = group_norm(out), nn.Dropout(dropout)
+        self.conv2 = zero(conv(out, out, 3, padding=1))
+        self.skip = nn.Identity() if channels == out else conv(channels, out, 1)
 
-    def forward(self, x: Tensor, condition: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        gain, shift = self.modulate(condition)[:, :, None, None].chunk(2, dim=1)
+    def forward(self, x: Tensor, condition: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
+        coefficients = self.modulate(condition)
+        coefficients = coefficients.view(*coefficients.shape, *[1] * (x.ndim - 2))
+        gain, shift = coefficients.chunk(2, dim=1)
         h = silu(self.norm1(x))
         if size is not None:
-            x, h = _resized(x, size), _resized(h, size)
+            x, h = resized(x, size), resized(h, size)
         h = self.conv1(h)
         h = self.conv2(self.dropout(silu(self.norm2(h) * (1 + gain) + shift)))
         return _scaled(self.skip(x) + h, self.scale)
-
-
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """To half the size, rounded up, by means; to any other by the nearest pixel."""
-    if size == _half(x):
-        return avg_pool2d(x, 2, ceil_mode=True)
-    return interpolate(x, size=size, mode="nearest")
-
-
-def _half(x: Tensor) -> tuple[int, int]:
-    return (x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2
 
 
 def _scaled(x: Tensor, scale: float) -> Tensor:
@@ -78,12 +92,17 @@ class SelfAttention(nn.Module):
     """
 
     def __init__(
-        self, channels: int, scale: float = 1.0, qk_norm: bool = False, head_width: int = 32
+        self,
+        channels: int,
+        scale: float = 1.0,
+        qk_norm: bool = False,
+        head_width: int = 32,
+        dims: int = 2,
     ) -> None:
         super().__init__()
-        self.heads, self.scale = _heads(channels, head_width), scale
-        self.norm, self.qkv = _norm(channels), nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zero(nn.Conv2d(channels, channels, 1))
+        self.heads, self.scale, conv = _heads(channels, head_width), scale, convolution(dims)
+        self.norm, self.qkv = group_norm(channels), conv(channels, 3 * channels, 1)
+        self.out = zero(conv(channels, channels, 1))
         self.norm_q, self.norm_k = qk_norms(channels // self.heads, qk_norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +127,7 @@ class ContextAttention(nn.Module):
         head_width: int = 32,
     ) -> None:
         super().__init__()
-        self.scale, self.norm = scale, _norm(channels)
+        self.scale, self.norm = scale, group_norm(channels)
         self.cross = CrossAttention(channels, _heads(channels, head_width), context, qk_norm)
         zero(self.cross.out)
 
@@ -118,7 +137,7 @@ class ContextAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """A residual block; attention over the pixels, and to a context, where that is wanted."""
+    """A residual block, and attention over the pixels and to a context where there is any."""
 
     def __init__(
         self,
@@ -144,11 +163,11 @@ class Layer(nn.Module):
         return h
 
 
-class UNet(nn.Module):
-    """Convolutions down to a coarse grid and up again, with skip connections; conditioned on time and label.
+class UNet(Network):
+    """Convolutions down to a coarse grid and up again, with skip connections; conditioned on time and much else.
 
     (B, channels, H, W) -> (B, outputs channels, H, W), for any H and W of at least 2^(levels - 1); 8 x 8 is plenty for
-    two levels.
+    two levels. With dims=1, signals (B, channels, L), and with dims=3, volumes (B, channels, D, H, W).
 
     width:     channels at full resolution; level i has width * multipliers[i].
     blocks:    residual blocks in each level, on the way down; one more on the way up.
@@ -156,20 +175,28 @@ class UNet(nn.Module):
     classes:   number of labels, None for none.
     outputs:   answers for each channel, one after the other: 2 for a learned variance or a score beside the velocity.
     two_times: the network also takes a time s, for flow maps.
-    context:   width of the tokens (B, L, context) that the network is told as `context`, such as those of a text, with
-               `mask` (B, L) bool, true where there is a token. What attends over its pixels attends to them, too.
+    context:   width of the tokens of `context`, such as those of a text: `Tokens`, or a tensor (B, L, context) if all
+               are there. What attends over its pixels attends to them, too.
     qk_norm:   queries and keys of root mean square 1.
-    residual_scale: factor of each sum of a skip and what was worked out beside it, such as 1/sqrt(2).
+    residual_scale: factor of each sum of a skip and a residual branch, such as 1/sqrt(2).
     head_width: channels of a head of attention; more, where they do not divide those of the level.
     resample:  from level to level by a convolution, "plain", or in a residual block of its own, "residual".
+    dims:      1, 2 or 3.
+    in_channels: channels of the state and of `control` together, if there is one: a tensor (B, in_channels - channels,
+               H, W), or several by name. One on another grid, such as a low-resolution image, is interpolated.
+    out_channels: instead of `outputs`, if what is returned has other channels than the state.
+    features:  names of continuous conditions (B,), or their widths by name for vectors (B, K), which the network takes
+               by these names. NaN, or none given, stands for unknown, which has a learned vector of its own.
 
-    Attribute `checkpointing`: a layer's activations are worked out again on the way back instead of kept. It is no part
-    of the configuration; who trains sets it. No context is the same as one of zeros, and as one whose mask is false
-    everywhere.
+    Attribute `checkpointing`: activations of a layer are recomputed in the backward pass instead of stored. It is no
+    part of the configuration; training sets it. No context is the same as one of zeros, and as one without any token.
+    Padding of a context never changes a result. Padding of x would, so that a mask of it is an InputError.
 
     Ronneberger et al. 2015; Ho et al. 2020 (arXiv 2006.11239), app. B; scaled sums as in Song
     et al. 2021 (arXiv 2011.13456), app. H; residual blocks between levels as in Dhariwal & Nichol 2021, sec. 3.
     """
+
+    double_times = True
 
     def __init__(
         self,
@@ -188,8 +215,14 @@ class UNet(nn.Module):
         residual_scale: float = 1.0,
         head_width: int = 32,
         resample: Literal["plain", "residual"] = "plain",
+        *,
+        dims: int = 2,
+        in_channels: int | None = None,
+        out_channels: int | None = None,
+        features: Mapping[str, int] | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        check_dims(dims)
         if context is not None and context < 1:
             raise InputError(f"context is the width of its tokens, or None for none: not {context}")
         if not 0 < residual_scale < float("inf"):
@@ -200,32 +233,30 @@ class UNet(nn.Module):
             raise InputError(
                 "channels, width, blocks, outputs and head_width must be positive and multipliers not empty"
             )
-        self.config: dict[str, Any] = {
-            "channels": channels, "width": width, "multipliers": list(multipliers), "blocks": blocks,
-            "attention": list(attention), "classes": classes, "dropout": dropout, "time": time,
-            "outputs": outputs, "two_times": two_times, "context": context, "qk_norm": qk_norm,
-            "residual_scale": residual_scale, "head_width": head_width, "resample": resample,
-        }  # fmt: skip
+        self.channels, self.dims, self.context = channels, dims, context
+        inside, self.control, outside = count_channels(channels, outputs, in_channels, out_channels)
         self.checkpointing = False
-        condition = 4 * width
-        self.conditioning = Conditioning(condition, classes, time, two_times)
-        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        condition, conv = 4 * width, convolution(dims)
+        self.conditioning = Conditioning(
+            condition, classes, time, two_times, columns=feature_widths(features)
+        )
+        self.conv_in = conv(inside, width, 3, padding=1)
 
         def residual(inner: int, outer: int) -> ResidualBlock:
-            return ResidualBlock(inner, outer, condition, dropout, residual_scale)
+            return ResidualBlock(inner, outer, condition, dropout, residual_scale, dims)
 
         def layer(inner: int, outer: int, attend: bool) -> Layer:
             options = (residual_scale, qk_norm, head_width)
             return Layer(
                 residual(inner, outer),
-                SelfAttention(outer, *options) if attend else None,
+                SelfAttention(outer, *options, dims) if attend else None,
                 ContextAttention(outer, context, *options) if attend and context else None,
             )
 
         def between(stride: int) -> nn.Module:
             if resample == "residual":
                 return residual(now, now)
-            return nn.Conv2d(now, now, 3, stride=stride, padding=1)
+            return conv(now, now, 3, stride=stride, padding=1)
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         sizes, now = [width], width
@@ -244,10 +275,7 @@ class UNet(nn.Module):
                 now = width * multiplier
             if level:
                 self.up.append(between(1))
-        self.leave_norm, self.conv_out = (
-            _norm(now),
-            zero(nn.Conv2d(now, outputs * channels, 3, padding=1)),
-        )
+        self.norm_out, self.conv_out = group_norm(now), zero(conv(now, outside, 3, padding=1))
         self.smallest = 2 ** (len(multipliers) - 1)
 
     def forward(
@@ -256,18 +284,26 @@ class UNet(nn.Module):
         t: Tensor,
         label: Tensor | None = None,
         s: Tensor | None = None,
-        context: Tensor | None = None,
+        context: Tensor | Tokens | None = None,
+        control: Tensor | Mapping[str, Tensor] | None = None,
         mask: Tensor | None = None,
+        **features: Tensor | None,
     ) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.config["channels"] or min(x.shape[2:]) < self.smallest:
+        refuse_mask("UNet", mask)
+        if (
+            x.ndim != self.dims + 2
+            or x.shape[1] != self.channels
+            or min(x.shape[2:]) < self.smallest
+        ):
             raise InputError(
-                f"this UNet takes images (B, {self.config['channels']}, H, W) with sides of at least "
-                f"{self.smallest}, got {tuple(x.shape)}"
+                f"this UNet takes {states(self.channels, self.dims)} with sides of at least {self.smallest}, "
+                f"got {tuple(x.shape)}"
             )
-        width = self.config["context"]
-        check_context("UNet", width, x, context, mask)
-        tokens, keep = (None, None) if width is None else told(x, width, context, mask)
-        condition = silu(self.conditioning(t, label, s))
+        x = join_control("UNet", x, control, self.control)
+        tokens, keep = read_context("UNet", self.context, x, context)
+        if self.context is not None:
+            tokens, keep = context_or_none(tokens, keep, x, self.context)
+        condition = silu(self.conditioning(t, label, s, features))
         call = recomputing(self)
         h = _quickest(self.conv_in(x))
         skips = [h]
@@ -275,7 +311,7 @@ class UNet(nn.Module):
             if isinstance(layer, Layer):
                 h = call(layer, h, condition, tokens, keep)
             elif isinstance(layer, ResidualBlock):
-                h = call(layer, h, condition, _half(h))
+                h = call(layer, h, condition, halves(h))
             else:
                 h = layer(h)
             skips.append(h)
@@ -290,7 +326,7 @@ class UNet(nn.Module):
                 h = call(layer, h, condition, size)
             else:
                 h = layer(interpolate(h, size=size, mode="nearest"))
-        return self.conv_out(silu(self.leave_norm(h))).contiguous()
+        return self.conv_out(silu(self.norm_out(h))).contiguous()
 
 
 def _quickest(h: Tensor) -> Tensor:
@@ -300,6 +336,6 @@ def _quickest(h: Tensor) -> Tensor:
     would take 10% more. Not where torch's norms cannot do with it, in forward mode and in torch.func's transforms, nor
     in a compiled network, whose compiler chooses for itself.
     """
-    if is_plain() and h.device.type == "cpu" and h.dtype == torch.float32:
+    if h.ndim == 4 and is_plain() and h.device.type == "cpu" and h.dtype == torch.float32:
         return h.contiguous(memory_format=torch.channels_last)
     return h
