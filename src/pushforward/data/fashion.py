@@ -18,7 +18,7 @@ from typing import IO, cast
 import numpy as np
 
 from pushforward.core.errors import DataError
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 
 HOME = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"
 # Where Debian's package dataset-fashion-mnist puts the files.

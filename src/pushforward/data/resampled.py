@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pushforward.core.errors import UndefinedError
 from pushforward.core.noise import DATA, Noise
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class SuperResolution(Recipe):
         else:
             whole = read_images(self.data, self.size, self.channels, self.on_bad, self.image_key)
         # What is made fine is not known by its class.
-        whole = replace(whole, labels=None, classes=None, class_names=None, captions=None)
+        whole = replace(whole, labels=None, classes=None, class_names=None, texts={})
         train, held_out = whole.split(1 - self.held_out, seed=0)
 
         def coarse(x1: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,6 @@ from pushforward.data import (
     choose_size,
     describe_sizes,
     find_size,
-    images,
     load_array,
     load_folder,
     load_images,
@@ -148,7 +147,7 @@ def test_the_size_found_is_the_size_taken(tmp_path: Path) -> None:
 
 
 def test_of_many_images_some_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "LOOKED_AT", 3)
+    monkeypatch.setattr("pushforward.data.images.load.LOOKED_AT", 3)
     size, (note,) = find_size(mixed(tmp_path))
     assert size == 32
     assert note.startswith("of 4 images, 3 images of 2 sizes (from 40 x 50 to 50 x 40): each")

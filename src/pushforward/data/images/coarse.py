@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 
 from pushforward.core.errors import InputError, UndefinedError
 from pushforward.core.noise import AUGMENT, DATA, Noise
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 
 
 def coarsen(x: Tensor, factor: int) -> Tensor:

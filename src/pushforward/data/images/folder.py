@@ -10,12 +10,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pushforward.core.errors import DataError
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 from pushforward.data.images.decode import OnBad, check_options
 from pushforward.data.images.files import METADATA, Files, scan
 from pushforward.data.images.lazy import Crop, check_crop
-from pushforward.data.images.listing import Listing, encode, leads_out
+from pushforward.data.images.listing import Listing, leads_out
 from pushforward.data.images.names import Names
+from pushforward.data.labels import encode
 
 
 def load_folder(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 
 from pushforward.core.errors import DataError
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 from pushforward.data.images.decode import OnBad, is_exhaustion, pixels, reason
 from pushforward.data.images.files import Source
 from pushforward.data.images.lazy import Crop, Pictures
@@ -131,16 +131,6 @@ class Listing:
         kept[[entry for entry, _ in sizes.unread]] = False
         width, height = next(iter(sizes.count), (1, 1))
         return np.flatnonzero(kept), (height, width)
-
-
-def encode(keys: Iterable[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Names as numbers (N,) int64, in the order of the names."""
-    seen: dict[str, int] = {}
-    codes = np.fromiter((seen.setdefault(key, len(seen)) for key in keys), np.int64)
-    classes = sorted(seen)
-    place = np.empty(len(classes), np.int64)
-    place[[seen[name] for name in classes]] = np.arange(len(classes))
-    return place[codes], tuple(classes)
 
 
 def leads_out(name: str) -> bool:

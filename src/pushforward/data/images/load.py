@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pushforward.core.errors import DataError, InputError
-from pushforward.data.arrays import Dataset, load_array
+from pushforward.data.arrays import load_array
+from pushforward.data.dataset import Dataset
 from pushforward.data.images.decode import EXTENSIONS, OnBad, check_options
 from pushforward.data.images.folder import list_folder
 from pushforward.data.images.lazy import Crop, check_crop

@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 
 from pushforward.core.errors import DataError, InputError
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 from pushforward.data.images.decode import (
     EXTENSIONS,
     OnBad,
@@ -41,9 +41,10 @@ from pushforward.data.images.decode import (
 )
 from pushforward.data.images.folder import list_folder
 from pushforward.data.images.lazy import Crop, check_crop
-from pushforward.data.images.listing import Listing, encode, leads_out
+from pushforward.data.images.listing import Listing, leads_out
 from pushforward.data.images.names import Names
 from pushforward.data.images.tar import BLOCK, members
+from pushforward.data.labels import encode
 
 VERSION = 1
 CLASSES = "classes.json"
