@@ -112,5 +112,5 @@ def test_a_library_that_is_not_there_is_named(monkeypatch):
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(pf.InputError, match=r"pushforward\[transport\]"):
+    with pytest.raises(pf.InputError, match=r"\.\[transport\]"):
         OptimalTransport()(randn(4, 2), randn(4, 2), NOISE)

@@ -318,7 +318,7 @@ def test_digits_are_the_digits() -> None:
 
 def test_digits_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(DataError, match=r'pip install "pushforward\[demo\]"'):
+    with pytest.raises(DataError, match=r"pip install -e '\.\[demo\]'"):
         load_digits()
 
 

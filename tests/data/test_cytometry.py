@@ -369,4 +369,4 @@ def test_without_flowio_the_error_says_what_to_install() -> None:
         check=True,
         env=dict(os.environ),
     )
-    assert 'pip install "pushforward[cells]"' in done.stdout
+    assert "pip install -e '.[cells]'" in done.stdout

@@ -80,6 +80,6 @@ def _libraries() -> tuple[Any, Any]:
         from scipy import optimize
     except ImportError as error:
         raise InputError(
-            f"optimal transport needs SciPy and POT ({error}): pip install 'pushforward[transport]'"
+            f"optimal transport needs SciPy and POT ({error}): pip install -e '.[transport]'"
         ) from error
     return optimize, emd

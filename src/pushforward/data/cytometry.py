@@ -133,7 +133,7 @@ def read_fcs(path: Path, name: str | None = None) -> Cells:
         import flowio
     except ImportError as error:
         raise DataError(
-            'FCS files are read by flowio, which is not installed; pip install "pushforward[cells]"'
+            "FCS files are read by flowio, which is not installed; pip install -e '.[cells]'"
         ) from error
     try:
         with path.open("rb") as file:

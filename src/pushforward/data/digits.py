@@ -23,7 +23,7 @@ def load_digits() -> Dataset:
         from sklearn import datasets
     except ImportError as error:
         raise DataError(
-            'the digits come with scikit-learn, which is not installed; pip install "pushforward[demo]"'
+            "the digits come with scikit-learn, which is not installed; pip install -e '.[demo]'"
         ) from error
     bunch = datasets.load_digits()
     grey, labels = bunch.images.astype(np.uint8), bunch.target.astype(np.uint8)

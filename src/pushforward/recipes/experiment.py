@@ -375,7 +375,7 @@ def tensorboard(folder: Path, step: int) -> Callable[[Mapping[str, Any]], None]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError(
-            "--tensorboard needs the package tensorboard: pip install 'pushforward[tensorboard]'"
+            "--tensorboard needs the package tensorboard: pip install -e '.[tensorboard]'"
         ) from error
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 

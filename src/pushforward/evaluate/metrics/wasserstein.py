@@ -41,7 +41,7 @@ def wasserstein(a: Tensor, b: Tensor) -> Measured:
         import ot
     except ImportError as error:
         raise InputError(
-            "exact optimal transport needs POT: pip install 'pushforward[transport]'; or take sliced_wasserstein"
+            "exact optimal transport needs POT: pip install -e '.[transport]'; or take sliced_wasserstein"
         ) from error
     # Centred, as |a - b|^2 = |a' - b'|^2 + 2 d.(a' - b') + |d|^2: an offset costs no digits and does not move the plan.
     mean_a, mean_b = a.mean(0), b.mean(0)
