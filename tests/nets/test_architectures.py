@@ -13,7 +13,7 @@ from torch.nn.functional import silu
 import pushforward as pf
 from contracts.members import randn
 from pushforward.nets import MLP, FourierTime, LabelEmbedding, SinusoidalTime, UNet
-from pushforward.nets.layers import Conditioning, zero
+from pushforward.nets.layers import Conditioning, FeatureEmbedding, zero
 from pushforward.nets.unet import ResidualBlock, SelfAttention, group_norm
 
 
@@ -87,6 +87,34 @@ def test_the_condition_is_the_time_mixed_plus_the_label():
     )
     with pytest.raises(pf.InputError, match="sinusoidal"):
         Conditioning(6, None, "linear")
+
+
+def test_continuous_conditions_are_mixed_with_what_is_known_of_them():
+    torch.manual_seed(0)
+    part = FeatureEmbedding({"dose": 1, "clip": 2}, 6)
+    nan = math.nan
+    dose, clip = torch.tensor([0.5, nan, 2.0]), torch.tensor([[1.0, 2.0], [nan, 3.0], [nan, nan]])
+    known = torch.tensor([[0.5, 1, 2, 0, 0, 0], [0, 0, 3, 1, 1, 0], [2, 0, 0, 0, 1, 1]])
+    first, _, second = part.mix
+    truth = second(silu(first(known)))
+    like = torch.zeros(1)
+    assert torch.allclose(part({"dose": dose, "clip": clip}, like, 3), truth, atol=1e-6)
+    assert torch.equal(
+        part({"dose": dose[:, None], "clip": clip.double()}, like, 3),
+        part({"dose": dose, "clip": clip}, like, 3),
+    )
+    unknown = second(silu(first(torch.tensor([0.0, 0, 0, 1, 1, 1]))))
+    assert torch.allclose(part({}, like, 2), unknown.expand(2, -1))
+    for bad in (torch.zeros(2), torch.zeros(3, 3), torch.zeros(3, 2, 1)):
+        with pytest.raises(pf.InputError, match=r"clip must have shape \(3, 2\)"):
+            part({"dose": dose, "clip": bad}, like, 3)
+    with pytest.raises(pf.InputError, match=r"dose must have shape \(3,\)"):
+        part({"dose": clip, "clip": clip}, like, 3)
+    both = Conditioning(6, 2, "smooth", columns={"dose": 1})
+    t, label = torch.tensor([0.1, 0.4, 0.9]), torch.tensor([0, 1, -1])
+    added = both(t, label, None, {"dose": dose}) - both.columns({"dose": dose}, like, 3)
+    assert torch.allclose(added, both.mix(both.features(t)) + both.label(label, 3), atol=1e-6)
+    assert Conditioning(6, 2, "smooth").columns is None
 
 
 def test_the_mlp_is_its_equation():
