@@ -52,7 +52,7 @@ def _column(value: Any, where: str) -> Condition:
         raise DataError(f"{where} is a single number; give one for each sample")
     if array.dtype == np.uint8 and array.ndim in (3, 4):
         layout, _ = layout_of(array.shape, array.dtype, "image", False, where)
-        return as_samples(array, layout)
+        return as_samples(array.copy(), layout)
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):
             real = array.astype(np.float32)
@@ -77,7 +77,7 @@ def as_mask(mask: np.ndarray | Tensor, shape: tuple[int, ...], kind: Kind, where
     (N, L) masks the entries of sequences (L, ...) and of signals (C, L); one axis less than the samples have, those
     of channels. Raises DataError for others, and for a sample without data.
     """
-    given = torch.as_tensor(np.asarray(mask))
+    given = torch.from_numpy(np.array(mask))
     held = given
     if held.ndim == len(shape) - 1 and KINDS[kind].channels_first:
         held = held.unsqueeze(1)
