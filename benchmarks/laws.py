@@ -58,7 +58,8 @@ def _turned(points: Tensor, std: float, g: torch.Generator) -> pf.GaussianMixtur
     points = points - points.mean(0)
     scale = (points.square().mean() + std**2).sqrt()
     weights = 0.5 + _uniform(g, len(points))
-    return pf.GaussianMixture(points @ _rotation(g, 2) / scale, float((std / scale) ** 2), weights)
+    points = points @ _rotation(g, 2) / scale
+    return pf.GaussianMixture(points, float((std / scale) ** 2), weights / weights.sum())
 
 
 def _eight(g: torch.Generator, seed: int) -> pf.GaussianMixture:
@@ -89,7 +90,8 @@ def _moons(g: torch.Generator) -> pf.GaussianMixture:
 
 def _scales(g: torch.Generator) -> pf.GaussianMixture:
     std = torch.logspace(math.log10(0.02), 0, 12, dtype=torch.float64)
-    return pf.GaussianMixture(0.8 * _normal(g, 12, 3), std**2, 0.5 + _uniform(g, 12))
+    means, weights = 0.8 * _normal(g, 12, 3), 0.5 + _uniform(g, 12)
+    return pf.GaussianMixture(means, std**2, weights / weights.sum())
 
 
 def _gaussian(g: torch.Generator) -> pf.GaussianMixture:

@@ -42,7 +42,8 @@ _NAMES = {
     "core.noise": ("Noise",),
     "core.shapes": ("as_time", "expand"),
     "laws.law": ("Law",),
-    "laws.mixture": ("Empirical", "ExactField", "GaussianMixture"),
+    "laws.exact_field": ("ExactField",),
+    "laws.mixture": ("Empirical", "GaussianMixture"),
     "laws.flow_map": ("ExactMap",),
     "laws.gaussian_pair": ("GaussianPair",),
     "models.model": ("Model",),
@@ -106,11 +107,11 @@ if TYPE_CHECKING:
     from pushforward.core.shapes import expand as expand
     from pushforward.core.transfer import ScheduleTransfer as ScheduleTransfer
     from pushforward.data.batch import Batch as Batch
+    from pushforward.laws.exact_field import ExactField as ExactField
     from pushforward.laws.flow_map import ExactMap as ExactMap
     from pushforward.laws.gaussian_pair import GaussianPair as GaussianPair
     from pushforward.laws.law import Law as Law
     from pushforward.laws.mixture import Empirical as Empirical
-    from pushforward.laws.mixture import ExactField as ExactField
     from pushforward.laws.mixture import GaussianMixture as GaussianMixture
     from pushforward.likelihood import log_prob as log_prob
     from pushforward.likelihood import variational_bound as variational_bound

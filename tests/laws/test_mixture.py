@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mpmath as mp
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 import pushforward as pf
 from contracts.members import PATHS, mixture, rand, randn, relative
-from pushforward.laws import mixture as oracle
+from pushforward.core import conditions
+from pushforward.laws import finite_mixture
 
 KINDS = ["full", "diagonal", "isotropic"]
 
@@ -41,7 +43,9 @@ def states(path: pf.Path, law, t: Tensor) -> Tensor:
 LAWS = [pytest.param(mixture(2, 3, kind), id=kind) for kind in KINDS] + [
     pytest.param(mixture(3, 4, "full", seed=20, labels=[0, 1, 0, 2]), id="labelled"),
     pytest.param(pf.Empirical(randn(7, 2, seed=8)), id="empirical"),
-    pytest.param(pf.Empirical(randn(3, 1, 2, 2, seed=8), weights=[1, 2, 3]), id="images"),
+    pytest.param(
+        pf.Empirical(randn(3, 1, 2, 2, seed=8), weights=[1 / 6, 2 / 6, 3 / 6]), id="images"
+    ),
     pytest.param(
         pf.GaussianMixture(randn(2, 2, 1, 2, seed=9), 0.3 * torch.ones(2)), id="blurred-images"
     ),
@@ -55,6 +59,8 @@ def test_the_score_is_the_gradient_and_the_divergence_the_trace(law, path):
     field, x = law.field(path), states(path, law, t)
     score = gradient(lambda x: field.log_prob(x, t), x)
     assert relative(field(x, t, "score"), score) < 1e-8
+    laplacian = trace_of_jacobian(lambda x: field(x, t, "score"), x)
+    assert relative(field.laplacian(x, t), laplacian) < 1e-8
     assert relative(field.divergence(x, t), trace_of_jacobian(lambda x: field(x, t), x)) < 1e-8
 
 
@@ -143,6 +149,150 @@ def test_every_prediction_is_the_posterior_mean_of_its_pair(law, path):
         for name, value in truth.items():
             want = (r * value).sum(1, keepdim=True)
             assert relative(field(x, t, name), want) < 1e-8, (name, time)
+
+
+# Far from the origin: against the same formulas with 50 digits.
+
+FAR = [
+    pytest.param(("full", 1000.0), id="full"),
+    pytest.param(("diagonal", 1000.0), id="diagonal"),
+    pytest.param(("isotropic", 1000.0), id="isotropic"),
+    pytest.param(("points", 1000.0), id="points"),
+]
+# (path, t, relative error allowed). At t = 1/2 alpha m is exact on CondOT; elsewhere x - alpha m itself carries
+# 1e-16 |m|, which is 1e-12 of a distance of 0.1.
+FAR_TIMES = [
+    (pf.CondOT(), 0.5, 1e-12),
+    (pf.CondOT(), 0.75, 1e-12),
+    (pf.VP(), 0.6, 1e-11),
+    (pf.VE(), 0.5, 1e-11),
+]
+
+
+def exactly(kind, means, cov, weights, alpha, sigma, x):
+    """(score, data, laplacian of ln p, divergence of the data) at x with 50 digits, by differences."""
+    mp.mp.dps = 50
+    dim, count = len(x), len(means)
+    a, s = mp.mpf(alpha), mp.mpf(sigma)
+    m = [[mp.mpf(v) for v in row] for row in means.tolist()]
+    c = [mp.matrix([[mp.mpf(v) for v in row] for row in matrix]) for matrix in cov.tolist()]
+    total = [a**2 * ck + s**2 * mp.eye(dim) for ck in c]
+    inverse, det = [t**-1 for t in total], [mp.det(t) for t in total]
+
+    def joint(x):
+        y = [mp.matrix([x[i] - a * m[k][i] for i in range(dim)]) for k in range(count)]
+        n = [
+            mp.mpf(weights[k]) * mp.exp(-(y[k].T * inverse[k] * y[k])[0] / 2) / mp.sqrt(det[k])
+            for k in range(count)
+        ]
+        return n, y
+
+    def log_p(*x):
+        return mp.log(mp.fsum(joint(x)[0]))
+
+    def data(*x):
+        n, y = joint(x)
+        d = [mp.matrix(m[k]) + a * c[k] * inverse[k] * y[k] for k in range(count)]
+        return [mp.fsum(n[k] * d[k][i] for k in range(count)) / mp.fsum(n) for i in range(dim)]
+
+    def along(f, i, order):
+        """The first or second difference of f along axis i, which is the derivative to 1e-30."""
+        h = mp.mpf(10) ** -15
+        low, middle, high = (
+            f(*[v + k * h * (j == i) for j, v in enumerate(x)]) for k in (-1, 0, 1)
+        )
+        return (high - low) / (2 * h) if order == 1 else (high - 2 * middle + low) / h**2
+
+    x = [mp.mpf(float(v)) for v in x]
+    score = [along(log_p, i, 1) for i in range(dim)]
+    laplacian = mp.fsum(along(log_p, i, 2) for i in range(dim))
+    divergence = mp.fsum(along(lambda *x, i=i: data(*x)[i], i, 1) for i in range(dim))
+    return (
+        [float(v) for v in score],
+        [float(v) for v in data(*x)],
+        float(laplacian),
+        float(divergence),
+    )
+
+
+@pytest.mark.parametrize("case", FAR)
+def test_nothing_loses_digits_far_from_the_origin(case):
+    kind, distance = case
+    dim, count = 2, 3
+    # Float32 numbers times a half, so that alpha m has no rounding; two components close together, and one far away.
+    means = randn(count, dim, seed=3).float().double()
+    means[:2] += distance
+    means[2] -= distance
+    root = 0.4 * randn(count, dim, dim, seed=2)
+    full = root @ root.mT + 0.1 * torch.eye(dim, dtype=torch.float64)
+    cov = {
+        "full": full,
+        "diagonal": torch.diag_embed(full.diagonal(dim1=1, dim2=2)),
+        "isotropic": full[:, :1, :1] * torch.eye(dim, dtype=torch.float64),
+        "points": 0 * full,
+    }[kind]
+    weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    if kind == "points":
+        law = pf.Empirical(means, weights=weights)
+    else:
+        given = {"full": cov, "diagonal": cov.diagonal(dim1=1, dim2=2), "isotropic": cov[:, 0, 0]}[
+            kind
+        ]
+        law = pf.GaussianMixture(means, given, weights)
+    for path, time, tolerance in FAR_TIMES:
+        t = torch.full((3,), time, dtype=torch.float64)
+        alpha, sigma, d_alpha, d_sigma = (c[0] for c in path.coefficients(t))
+        x = alpha * means[[0, 1, 2]] + 0.3 * sigma * randn(3, dim, seed=5)
+        field, a, s = law.field(path), float(alpha), float(sigma)
+        for i in range(3):
+            score, data, laplacian, divergence = exactly(
+                kind, means, cov, weights.tolist(), a, s, x[i]
+            )
+            score, data = (torch.tensor(v, dtype=torch.float64) for v in (score, data))
+            truth = {
+                "score": score,
+                "data": data,
+                "noise": -s * score,
+                "v": -a * s * score - s * data,
+                "velocity": d_alpha * data - d_sigma * s * score,
+            }
+            row, when = x[i : i + 1], t[:1]
+            for want, value in truth.items():
+                assert relative(field(row, when, want), value[None]) < tolerance, (want, time)
+            lap = float(field.laplacian(row, when))
+            div = float(field.divergence(row, when))
+            expected = float(d_alpha) * divergence - float(sigma * d_sigma) * laplacian
+            # Relative to the terms of which each is a sum.
+            size = dim / s**2
+            assert abs(lap - laplacian) < tolerance * size, time
+            terms = abs(float(d_alpha)) * (abs(divergence) + dim) + abs(float(d_sigma)) * s * size
+            assert abs(div - expected) < tolerance * terms, time
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_moving_the_law_moves_its_field_and_nothing_else(kind):
+    # By a power of two at t = 1/2 and coordinates of few digits, every sum is exact: so are divergences.
+    means = (64 * randn(3, 2, seed=1)).round() / 64
+    cov = {
+        "full": reference(2),
+        "diagonal": reference(2).diagonal(dim1=1, dim2=2),
+        "isotropic": reference(2)[:, 0, 0],
+    }
+    x, shift = (64 * randn(20, 2, seed=4)).round() / 64, 4096.0
+    near = pf.GaussianMixture(means, cov[kind]).field(pf.CondOT())
+    far = pf.GaussianMixture(means + shift, cov[kind]).field(pf.CondOT())
+    y = x + shift / 2
+    for f in ("divergence", "laplacian", "log_prob"):
+        assert torch.allclose(
+            getattr(far, f)(y, 0.5), getattr(near, f)(x, 0.5), rtol=1e-13, atol=1e-13
+        ), f
+    assert torch.allclose(far(y, 0.5, "score"), near(x, 0.5, "score"), rtol=1e-12, atol=1e-13)
+    assert torch.allclose(far(y, 0.5, "data") - shift, near(x, 0.5, "data"), rtol=0, atol=1e-12)
+
+
+def reference(dim: int) -> Tensor:
+    root = 0.4 * randn(3, dim, dim, seed=2)
+    return root @ root.mT + 0.1 * torch.eye(dim, dtype=torch.float64)
 
 
 LEVELS = [
@@ -263,7 +413,7 @@ def test_an_evaluation_in_parts_is_the_evaluation_at_once(law, monkeypatch):
     extra = {} if label is None else {"label": label}
     field = law.field(pf.VP())
     whole = field(x, t, **extra), field.divergence(x, t, **extra)
-    monkeypatch.setattr(oracle, "BUDGET", 60)
+    monkeypatch.setattr(finite_mixture, "BUDGET", 60)
     assert torch.allclose(field(x, t, **extra), whole[0], rtol=1e-12, atol=1e-14)
     assert torch.allclose(field.divergence(x, t, **extra), whole[1], rtol=1e-12, atol=1e-14)
 
@@ -276,7 +426,9 @@ def test_the_law_given_a_label_is_the_mixture_of_that_labels_components():
         @ law.components.basis.mT
     )
     w = law.log_weights.exp()
-    zero = pf.GaussianMixture(law.components.means[[0, 2]], cov[[0, 2]], w[[0, 2]])
+    zero = pf.GaussianMixture(
+        law.components.means[[0, 2]], cov[[0, 2]], w[[0, 2]] / w[[0, 2]].sum()
+    )
     x, label = randn(6, 2, seed=3), torch.tensor([0, 0, 0, -1, -1, -1])
     for path in (pf.CondOT(), pf.VP()):
         whole, part = law.field(path), zero.field(path)
@@ -316,11 +468,11 @@ def test_samples_have_the_moments_of_the_law(kind):
 
 
 def test_a_finite_data_set_is_drawn_from_by_its_weights():
-    data, weights = randn(4, 1, 2, seed=1), torch.tensor([1.0, 2, 3, 4])
+    data, weights = randn(4, 1, 2, seed=1), torch.tensor([0.1, 0.2, 0.3, 0.4])
     x = pf.Empirical(data, weights=weights).sample(20000, seed=2)
     hits = (x[:, None] == data).flatten(2).all(2)
     assert (hits.sum(1) == 1).all()
-    share = weights.double() / 10
+    share = weights.double()
     assert (
         (hits.double().mean(0) - share).abs() < 4.5 * (share * (1 - share) / 20000).sqrt()
     ).all()
@@ -368,6 +520,7 @@ def test_a_law_without_density_has_a_field_wherever_there_is_noise():
         lambda: pf.GaussianMixture(torch.zeros(1, 2), torch.tensor([[[1.0, 2.0], [2.0, 1.0]]])),
         lambda: pf.GaussianMixture(torch.zeros(2, 2), 1.0, [1.0, 0.0]),
         lambda: pf.GaussianMixture(torch.zeros(2, 2), 1.0, [1.0]),
+        lambda: pf.GaussianMixture(torch.zeros(2, 2), 1.0, [1.5, -0.5]),
         lambda: pf.GaussianMixture(torch.zeros(2, 2), 1.0, [1.0, float("inf")]),
         lambda: pf.GaussianMixture(torch.zeros(2, 2), labels=[0]),
         lambda: pf.GaussianMixture(torch.zeros(2, 2), labels=[0, -1]),
@@ -378,6 +531,79 @@ def test_a_law_without_density_has_a_field_wherever_there_is_noise():
 def test_arguments_that_give_no_law_are_errors(make):
     with pytest.raises(pf.InputError):
         make()
+
+
+def test_weights_that_do_not_sum_to_one_are_errors_that_say_what_to_pass():
+    for weights in ([1.0, 3.0], [0.3, 0.3], torch.tensor([2, 2])):
+        with pytest.raises(pf.InputError, match=r"sum to \d.*weights / weights.sum\(\)"):
+            pf.GaussianMixture(torch.zeros(2, 2), 1.0, weights)
+        with pytest.raises(pf.InputError, match="weights must sum to 1"):
+            pf.Empirical(torch.zeros(2, 2), weights=weights)
+    third = pf.GaussianMixture(randn(3, 2), 1.0, torch.full((3,), 1 / 3))
+    assert torch.allclose(third.log_weights.exp(), torch.full((3,), 1 / 3).double(), rtol=1e-12)
+
+
+def test_without_weights_all_components_weigh_the_same():
+    law = pf.GaussianMixture([[0.0], [3.0], [100.0]], 1.0)
+    at = law.log_prob(torch.tensor([[0.0], [3.0], [100.0]], dtype=torch.float64))
+    alone = -math.log(3 * math.sqrt(2 * math.pi))
+    assert float(at[2]) == pytest.approx(alone, rel=1e-12)
+    assert float(at[0]) == pytest.approx(float(at[1]), rel=1e-12)
+
+
+def test_what_stands_for_no_label_is_minus_one_and_gives_the_whole_law():
+    assert mixture(2, 3).field(pf.CondOT()).nulls == {}
+    field = mixture(2, 3, labels=[0, 1, 1]).field(pf.CondOT())
+    x, cond = randn(4, 2, seed=1), {"label": torch.tensor([0, 1, 1, 0])}
+    without = conditions.drop(cond, field.nulls)
+    assert without["label"].tolist() == [-1] * 4
+    assert torch.equal(field(x, 0.5, **without), field(x, 0.5))
+    assert not torch.allclose(field(x, 0.5, **cond), field(x, 0.5))
+
+
+LABELLED = mixture(2, 3, labels=[0, 1, 1])
+ASKED = [
+    pytest.param(lambda x, **k: LABELLED.field(pf.VP())(x, 0.5, **k), id="field"),
+    pytest.param(lambda x, **k: LABELLED.field(pf.VP()).divergence(x, 0.5, **k), id="divergence"),
+    pytest.param(lambda x, **k: LABELLED.field(pf.VP()).log_prob(x, 0.5, **k), id="log-prob-at-t"),
+    pytest.param(lambda x, **k: LABELLED.log_prob(x, **k), id="log-prob"),
+]
+
+
+@pytest.mark.parametrize("ask", ASKED)
+def test_points_of_any_other_kind_get_one_clear_sentence(ask):
+    x = randn(4, 2)
+    with pytest.raises(pf.InputError, match=r"numpy.ndarray; pass a tensor, torch.as_tensor\(x\)"):
+        ask(x.numpy())
+    with pytest.raises(pf.InputError, match=r"torch.int64.*pass x.float\(\)"):
+        ask(torch.zeros(4, 2, dtype=torch.int64))
+    for wrong in (randn(4, 3), randn(4), randn(4, 2, 1), torch.tensor(0.5)):
+        with pytest.raises(pf.InputError, match=r"shape \(2,\): pass \(B, 2\)"):
+            ask(wrong)
+    with pytest.raises(pf.InputError, match="x is on meta and the law on cpu"):
+        ask(x.to("meta"))
+    for label in (torch.zeros(4), 1, torch.zeros(4, 1, dtype=torch.int64), ["a"] * 4):
+        with pytest.raises(pf.InputError, match="label is a tensor"):
+            ask(x, label=label)
+    with pytest.raises(pf.InputError, match="label has 3 entries for 4 samples"):
+        ask(x, label=torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(pf.InputError, match="single number"):
+        ask(x, label=torch.tensor(1))
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        assert ask(x.to(dtype)).dtype == dtype
+
+
+def test_times_outside_the_path_are_errors():
+    field = mixture(2, 3).field(pf.CondOT())
+    for t in (-0.1, 1.5, math.nan, torch.tensor([0.5, 0.5, 0.5, 2.0])):
+        with pytest.raises(pf.InputError, match=r"t must lie in \[0, 1\]"):
+            field(randn(4, 2), t)
+
+
+def test_no_points_get_no_answers():
+    field, none = mixture(2, 3).field(pf.VP()), torch.zeros(0, 2)
+    assert field(none, 0.5).shape == (0, 2)
+    assert field.divergence(none, 0.5).shape == (0,)
 
 
 def test_states_and_labels_that_do_not_fit_are_errors():

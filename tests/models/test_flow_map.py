@@ -158,7 +158,7 @@ def test_other_laws_and_other_states_have_no_exact_map():
     with pytest.raises(pf.UndefinedError, match="3 components in 2 dimensions has no closed form"):
         mixture(2, 3).flow_map(pf.CondOT())
     flow = LINE.flow_map(pf.CondOT())
-    with pytest.raises(pf.InputError, match=r"states of shape \(1,\) and no condition"):
+    with pytest.raises(pf.InputError, match=r"samples of shape \(1,\)"):
         flow(randn(4, 2), 0.1, 0.9)
     with pytest.raises(pf.InputError, match=r"no condition.*label"):
         flow(randn(4, 1), 0.1, 0.9, label=torch.zeros(4).long())

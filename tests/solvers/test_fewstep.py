@@ -356,7 +356,7 @@ def test_a_solved_map_passes_conditions_on_and_is_a_flow_map():
     for k in (0, 1):
         keep = law.labels == k
         parts = cov.basis[keep] @ torch.diag_embed(cov.eigenvalues[keep]) @ cov.basis[keep].mT
-        part = pf.GaussianMixture(means[keep], parts, law.log_weights[keep].exp())
+        part = pf.GaussianMixture(means[keep], parts, law.log_weights[keep].softmax(0))
         truth = SolverFlowMap(part.field(pf.CondOT()), RK4(), 40)(x, 0.2, 0.8)
         torch.testing.assert_close(got[label == k], truth[label == k], rtol=1e-9, atol=1e-9)
 

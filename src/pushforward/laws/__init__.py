@@ -1,9 +1,10 @@
 """Laws whose velocity, score, density and flow map are known: what everything else is tested against."""
 
+from pushforward.laws.exact_field import ExactField
 from pushforward.laws.flow_map import ExactMap
 from pushforward.laws.gaussian_pair import GaussianPair
 from pushforward.laws.law import Law
-from pushforward.laws.mixture import Empirical, ExactField, GaussianMixture
+from pushforward.laws.mixture import Empirical, GaussianMixture
 from pushforward.laws.plane import (
     LAWS,
     Checkerboard,

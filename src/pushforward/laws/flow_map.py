@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,9 +12,8 @@ from pushforward.core.errors import InputError, UndefinedError
 from pushforward.core.fields import Jumps
 from pushforward.core.paths import Path
 from pushforward.core.shapes import as_time
-
-if TYPE_CHECKING:
-    from pushforward.laws.mixture import _Mixture
+from pushforward.laws.finite_mixture import FiniteMixture
+from pushforward.laws.law import check_states
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,12 @@ class ExactMap:
 
         F_s(X(x, t, s)) = F_t(x)
 
-    found by bisection in the log odds of F to the last digit, and derivatives by those of the equation. In float64,
-    returned in x's dtype. Other laws have no closed form: UndefinedError; `SolverFlowMap(field, solver)` is theirs.
+    solved by bisection in the log odds of F to the last digit, with the derivatives of the implicit equation. Computed
+    in float64, returned in x's dtype. Other laws have no closed form and raise UndefinedError: use
+    `SolverFlowMap(field, solver)`.
     """
 
-    law: _Mixture
+    law: FiniteMixture
     path: Path
     jumps: ClassVar[Jumps] = "any"
 
@@ -52,11 +52,9 @@ class ExactMap:
         return self.law.shape
 
     def __call__(self, x: Tensor, t: Tensor | float, s: Tensor | float, **cond: Any) -> Tensor:
-        if x.shape[1:] != self.law.shape or cond:
-            raise InputError(
-                f"this map takes states of shape {self.law.shape} and no condition, got {tuple(x.shape)} and "
-                f"{list(cond)}"
-            )
+        if cond:
+            raise InputError(f"an exact map takes no condition, got {', '.join(sorted(cond))}")
+        check_states(x, self.law.shape, self.law.components.means.device)
         t, s = as_time(t, x).double(), as_time(s, x).double()
         flat = x.flatten(1).double()
         one = len(self.law.components.means) == 1
@@ -65,15 +63,11 @@ class ExactMap:
 
     def _scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t (B,), standard deviations (B, K, D or 1))."""
-        parts = self.law.components
-        values = getattr(parts, "variances", getattr(parts, "eigenvalues", None))
-        assert isinstance(values, Tensor)
-        alpha, sigma = self.path.alpha(t), self.path.sigma(t)
-        values = values.reshape(len(parts.means), -1)
-        return alpha, (alpha[:, None, None] ** 2 * values + sigma[:, None, None] ** 2).sqrt()
+        alpha = self.path.alpha(t)
+        return alpha, self.law.components.stds(alpha, self.path.sigma(t))
 
     def _gaussian(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        mean, basis = self.law.components.means, getattr(self.law.components, "basis", None)
+        mean, basis = self.law.components.means, self.law.components.basis
         (alpha_t, std_t), (alpha_s, std_s) = self._scales(t), self._scales(s)
         y = x - alpha_t[:, None] * mean
         if basis is not None:
@@ -97,7 +91,7 @@ class ExactMap:
                 low, high = torch.where(below, y, low), torch.where(below, high, y)
             y = (low + high) / 2
             slope = self._slope(y, s)
-        # A step of Newton from the root leaves it where it is, and gives it its derivatives.
+        # One Newton step from the root does not move it and gives it the derivatives of the implicit equation.
         return y - (self._odds(y, s) - goal) / slope
 
     def _standard(self, x: Tensor, t: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pushforward.core.interpolants import BrownianBridge, Interpolant
 from pushforward.core.noise import DATA, Noise
 from pushforward.core.predictions import Prediction, check_defined
 from pushforward.core.shapes import as_time
+from pushforward.laws.law import check_states
 
 
 class GaussianPair:
@@ -21,7 +22,7 @@ class GaussianPair:
 
         x0 ~ N(mean0, cov0),   x1 ~ N(mean1, cov1),   E[(x0 - mean0) (x1 - mean1)^T] = cross
 
-    mean0, mean1: (D,). cov0, cov1: (D, D), positive definite. cross: (D, D), 0 if left out: independent. In float64.
+    mean0, mean1: (D,). cov0, cov1: (D, D), positive definite. cross: (D, D); 0, independence, by default. In float64.
     Raises InputError if the joint covariance is not positive semi-definite.
     """
 
@@ -120,8 +121,7 @@ class PairField:
 
     def with_score(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """Velocity and score, (B, D) each."""
-        if x.shape[1:] != self.shape:
-            raise InputError(f"x has shape {tuple(x.shape)}; this pair has samples of {self.shape}")
+        check_states(x, self.shape)
         p, t = self.pair, as_time(t, x).double()
         if len(t) > 1 and bool((t == t[0]).all()):
             t = t[:1]  # one covariance for all samples

@@ -18,7 +18,9 @@ from torch import Tensor
 from pushforward.core.errors import InputError
 from pushforward.core.noise import DATA, Noise
 from pushforward.core.paths import Path
-from pushforward.laws.mixture import ExactField, GaussianMixture
+from pushforward.laws.exact_field import ExactField
+from pushforward.laws.law import check_states
+from pushforward.laws.mixture import GaussianMixture
 
 # A panel of the quadrature along a curve spans at most this many standard deviations of the noise.
 PANEL_WIDTH = 8.0
@@ -48,14 +50,11 @@ class PlaneLaw(ABC):
         return self.draw(Noise.batch(n, seed))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """ln p(x) in nats, (B, 2) -> (B,), worked out in float64 and returned in x's dtype.
+        """ln p(x) in nats, (B, 2) -> (B,), computed in float64 and returned in x's dtype.
 
-        Raises InputError unless x is a floating tensor (B, 2).
+        Raises InputError unless x is a floating-point tensor (B, 2).
         """
-        if x.ndim != 2 or x.shape[1] != 2 or not x.is_floating_point():
-            raise InputError(
-                f"x is {x.dtype} {tuple(x.shape)}; a law in the plane takes floating numbers of shape (B, 2)"
-            )
+        check_states(x, (2,))
         return self.log_density(x.double()).to(x.dtype)
 
 
