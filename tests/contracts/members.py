@@ -65,7 +65,7 @@ class UserRescaled(pf.Path):
     """A user's own path of zero terminal SNR: autograd gives 0/0 at one end and infinity at the other."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        return (t**3 * (2 - t**2)).sqrt()
+        return (t**2 * (3 - t**2) / 2).sqrt()
 
     def sigma(self, t: Tensor) -> Tensor:
         return (1 - self.alpha(t) ** 2).sqrt()

@@ -80,7 +80,7 @@ def atoms(*places: list[float]) -> pf.ExactField:
     """The field of a law that is all but concentrated in some places."""
     means = torch.tensor(places)
     spread = 1e-4 * torch.eye(means.shape[1]).expand(len(means), -1, -1)
-    return pf.GaussianMixture(means, spread, torch.ones(len(means))).field(pf.CondOT())
+    return pf.GaussianMixture(means, spread).field(pf.CondOT())
 
 
 class Uniform:

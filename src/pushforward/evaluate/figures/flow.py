@@ -12,7 +12,7 @@ from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
 from pushforward.core.times import uniform
 from pushforward.evaluate.figures.page import END, INK, LINE, START, blank, style
-from pushforward.laws.mixture import ExactField
+from pushforward.laws.exact_field import ExactField
 from pushforward.sampling.generate import generate, home
 from pushforward.solvers import Heun
 
