@@ -20,7 +20,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,46 @@ def example_data(folder: Path) -> None:
     np.save(folder / "b.npy", generator.normal(1, 0.5, (300, 3)).astype(np.float32))
 
 
+class Commands:
+    """A process that runs commands of one tree, one after the other: torch is imported once."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", COMMANDS],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, arguments: list[str]) -> str | None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(arguments) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        code, text = json.loads(line) if line else (1, "the process ended")
+        lines = text.strip().splitlines()
+        return " ".join(line.strip(" │╭╮╰╯─") for line in lines[-6:])[-500:] if code else None
+
+
+COMMANDS = """
+import contextlib, io, json, sys, traceback
+from pushforward.cli import main
+for line in sys.stdin:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            code = main(json.loads(line))
+        except SystemExit as leaving:
+            code = leaving.code
+        except Exception:
+            code = 1
+            traceback.print_exc()
+    print(json.dumps([code or 0, text.getvalue()]), flush=True)
+"""
+
+
 @dataclass(frozen=True)
 class Tree:
     """A checkout, and the folder that holds its runs."""
@@ -92,14 +134,11 @@ class Tree:
 
     def call(self, words: tuple[str, ...]) -> str | None:
         """Run a command of `pushforward`; what it complains of if it fails."""
-        command = [sys.executable, "-m", "pushforward", *self.arguments(words)]
-        done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False, timeout=1800
-        )
-        if done.returncode == 0:
-            return None
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        return " ".join(line.strip(" │╭╮╰╯─") for line in lines[-6:])[-500:]
+        return self.commands(self.arguments(words))
+
+    @cached_property
+    def commands(self) -> Commands:
+        return Commands(self.environment)
 
     def run(self, name: str, case: Case) -> str | None:
         """Train and sample, unless it was done before; what went wrong."""
