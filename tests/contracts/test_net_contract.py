@@ -36,9 +36,9 @@ def build(make, classes, trained=True):
 def told(net, classes, size=B):
     """All conditions that a network takes: label, second time, continuous numbers, a control of twice its channels."""
     cond = {} if classes is None else {"label": torch.arange(size) % classes}
-    if net.config["two_times"]:
+    if net.config.get("two_times"):
         cond["s"] = torch.linspace(0.95, 0.3, size)
-    for k, name in enumerate(net.config["features"] or ()):
+    for k, name in enumerate(net.config.get("features") or ()):
         cond[name] = randn(size, seed=20 + k, dtype=torch.float32)
     if net.config.get("in_channels"):
         more = net.config["in_channels"] - net.config["channels"]
@@ -68,7 +68,7 @@ def test_every_parameter_gets_a_gradient_after_steps_off_the_zero_start(make, sh
     cond = told(net, classes, 8)
     if classes is not None:
         cond["label"] = torch.tensor([-1, *range(classes)] * 4)[:8]
-    for name in net.config["features"] or ():
+    for name in net.config.get("features") or ():
         cond[name][::3] = math.nan
     optimiser = torch.optim.Adam(net.parameters(), 1e-3)
     # Three layers in a row start at 0 (the second time's, a block's, the last), and each waits for the next one.
@@ -137,7 +137,7 @@ def test_each_continuous_condition_and_the_control_have_their_part(make, shape, 
     net, cond = build(make, classes)
     x, t = inputs(shape)
     out = net(x, t, **cond)
-    names = list(net.config["features"] or ())
+    names = list(net.config.get("features") or ())
     for name in [*names, *(["control"] if "control" in cond else [])]:
         other = net(x, t, **cond | {name: cond[name] + 0.3})
         assert ((other - out).abs().flatten(1).amax(1) > 1e-6).all()

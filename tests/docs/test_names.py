@@ -7,7 +7,7 @@ import tomllib
 from functools import reduce
 
 import pytest
-from docpages import PAGES, ROOT, prose, text_of
+from docpages import PAGES, ROOT, blocks, prose, text_of
 
 import pushforward as pf
 
@@ -16,7 +16,8 @@ SOURCE, TESTS = ROOT / "src" / "pushforward", ROOT / "tests"
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_name_of_the_library_can_be_imported(page):
-    names = set(re.findall(r"\bpf((?:\.[A-Za-z_]\w*)+)", text_of(page)))
+    text = prose(page) + "".join(block.text for block in blocks(page, "python"))
+    names = set(re.findall(r"\bpf((?:\.[A-Za-z_]\w*)+)", text))
     missing = []
     for name in sorted(names):
         try:
