@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import itertools
+import warnings
 
 import ot
 import pytest
@@ -87,6 +88,31 @@ def test_a_cost_of_ones_own_is_what_is_minimised():
     # A cost with parameters is not trained through.
     scale = torch.ones((), requires_grad=True)
     OptimalTransport(lambda x0, x1: scale * squared_euclidean(x0, x1))(x0, x1, NOISE)
+
+
+@pytest.mark.parametrize("offset", [-100.0, -1e6, 1e6])
+@pytest.mark.parametrize("n", [10, 64, 200])
+def test_a_constant_added_to_the_cost_changes_no_plan_and_warns_of_nothing(n, offset):
+    x0, x1 = clouds(n, 3)
+    plain, _ = OptimalTransport()(x0, x1, NOISE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved, _ = OptimalTransport(lambda a, b: squared_euclidean(a, b) + offset)(x0, x1, NOISE)
+        labels = {"label": torch.zeros(n, dtype=torch.int64)}
+        by_class, _ = pf.couplings.ConditionalTransport(
+            lambda a, b: squared_euclidean(a, b) + offset
+        )(x0, x1, NOISE, labels)
+    assert torch.equal(moved, plain)
+    assert torch.equal(by_class, plain)
+
+
+def test_the_dearest_permutation_is_that_of_the_cost_turned_round():
+    x0, x1 = clouds(150, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        i, j = OptimalTransport(lambda a, b: -squared_euclidean(a, b))(x0, x1, NOISE)
+    truth = ot.emd2([], [], (100 - squared_euclidean(x0, x1)).numpy())
+    assert float((x0[i] - x1[j]).square().sum(1).mean()) == pytest.approx(100 - truth, rel=1e-10)
 
 
 def test_what_a_cost_may_not_return():

@@ -41,6 +41,27 @@ def test_each_pair_comes_up_as_often_as_the_plan_says(relaxation):
     assert ((count / draws - expected).abs() < 4.5 * error + 2 / draws).all()
 
 
+@pytest.mark.parametrize(("epsilon", "rho"), [(0.01, 0.01), (1.0, 0.01)])
+def test_a_plan_that_collapses_to_one_pair_says_so_and_what_to_do(epsilon, rho):
+    x0, x1 = randn(64, 20), randn(64, 20, seed=1)
+    c = squared_euclidean(x0, x1)
+    i, j = divmod(int(c.argmin()), 64)
+    with pytest.raises(
+        pf.InputError,
+        match=rf"pair \({i}, {j}\) of 64 x 64 .*raise the relaxation.*{float(c.mean()):.3g}",
+    ):
+        UnbalancedSinkhorn(epsilon, rho)(x0, x1, pf.Noise.batch(64))
+    # With the relaxation that it says, no pair holds much.
+    i, j = UnbalancedSinkhorn(epsilon * 50, float(c.mean()))(x0, x1, pf.Noise.batch(64))
+    assert len(i.unique()) > 32
+
+
+def test_few_points_may_well_be_one_pair():
+    near, far = torch.tensor([[0.0], [50.0]]), torch.tensor([[0.1], [-50.0]])
+    i, j = UnbalancedSinkhorn(0.1, 0.1)(near, far, pf.Noise.batch(2))
+    assert i.tolist() == j.tolist() == [0, 0]
+
+
 def test_arguments_that_do_not_fit_are_errors():
     for arguments in ((0.0, 1.0), (math.inf, 1.0), (1.0, 0.0), (1.0, math.nan), (math.nan, 1.0)):
         with pytest.raises(pf.InputError, match="must be positive"):

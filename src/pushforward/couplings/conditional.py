@@ -1,14 +1,14 @@
-"""Optimal transport that leaves the source independent of the condition."""
+"""Optimal transport that keeps the source independent of the condition."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pushforward.core.conditions import Conditions, Tokens, check_size, leaves
 from pushforward.core.errors import InputError
 from pushforward.core.noise import Noise
 from pushforward.couplings.costs import (
@@ -27,21 +27,23 @@ class ConditionalTransport:
 
         min over permutations s of  sum_j cost(x0_s(j), x1_j) + w condition_cost(c_s(j), c_j)
 
-    A source sample takes the condition of its row, with which it came together independently. Plain transport sends to
-    each condition the source samples that happen to be near, so that the law of x0 given c, which sampling starts from,
-    is no longer the source. Here:
+    A source sample takes the condition of its row, which is independent of it. Plain transport sends to each condition
+    the source samples that happen to be near, so that the law of x0 given c, from which sampling starts, is no longer
+    the source. Here:
 
-    integers:  a label never pairs with another (w infinite): each class is solved by itself, exactly, over as many
-               source samples as data, and x0 given the label is the source. -1, no label, is a class of its own.
+    integers:  different labels are never paired (w infinite): each class is solved separately, exactly, over as many
+               source samples as data, and x0 given the label is the source. -1, no label, is one more class. Equal
+               token sequences are a class.
     floats:    w is so large that a share `ratio` of the pairs i != j could still do better than their own row,
 
                    cost(x0_i, x1_j) + w condition_cost(c_i, c_j) <= cost(x0_i, x1_i).
 
-               Each pair leaves this set at one value of w, so that w is an order statistic. With less `ratio` the pairs
-               tend to the independent ones and the law of x0 given c to the source, from which it is off in between.
+               Each pair leaves this set at one value of w, so that w is an order statistic. As `ratio` falls the pairs
+               tend to the independent ones and the law of x0 given c to the source; in between it differs from it.
 
-    names: which conditions count; None for all. A batch without conditions is plain optimal transport.
-    condition_cost: of all floating conditions, flattened and put side by side.
+    names: the conditions that count, groups included (`control` for `control.edges`); all by default. A batch without
+    conditions is plain optimal transport. condition_cost: of all floating-point conditions, flattened and concatenated,
+    with zeros where tokens are masked.
 
     Needs the extra "transport". Raises InputError as OptimalTransport does, and for conditions that are missing, not
     one for each sample, or not finite.
@@ -59,7 +61,7 @@ class ConditionalTransport:
             raise InputError(f"ratio is {self.ratio}; it is a share of pairs, from 0 to 1")
 
     def __call__(
-        self, x0: Tensor, x1: Tensor, noise: Noise, cond: Mapping[str, Tensor] | None = None
+        self, x0: Tensor, x1: Tensor, noise: Noise, cond: Conditions | None = None
     ) -> tuple[Tensor, Tensor]:
         check_pair(x0, x1)
         labels, values = self._conditions(cond or {}, len(x1))
@@ -68,27 +70,24 @@ class ConditionalTransport:
             i[rows] = rows[self._pairs(x0[rows], x1[rows], [value[rows] for value in values])]
         return i, torch.arange(len(x1), device=x1.device)
 
-    def _conditions(
-        self, cond: Mapping[str, Tensor], size: int
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _conditions(self, cond: Conditions, size: int) -> tuple[list[Tensor], list[Tensor]]:
         """Those that are labels and those that are numbers, (B, D) each."""
-        names = tuple(cond) if self.names is None else self.names
-        missing = [name for name in names if name not in cond]
-        if missing:
-            raise InputError(
-                f"the batch has no condition {', '.join(missing)}; it has {', '.join(cond) or 'none'}"
-            )
+        check_size(cond, size)
+        found = dict(leaves(cond))
+        names = tuple(found) if self.names is None else self.names
         labels: list[Tensor] = []
         values: list[Tensor] = []
         for name in names:
-            value = cond[name]
-            if value.ndim == 0 or len(value) != size:
+            group = [key for key in found if key == name or key.startswith(f"{name}.")]
+            if not group:
                 raise InputError(
-                    f"condition {name} has shape {tuple(value.shape)}; {size} samples need one each"
+                    f"the batch has no condition {name}; it has {', '.join(found) or 'none'}"
                 )
-            if value.is_floating_point():
-                check_finite(value, f"condition {name}")
-            (values if value.is_floating_point() else labels).append(value.reshape(size, -1))
+            for key in group:
+                rows = _rows(found[key])
+                if rows.is_floating_point():
+                    check_finite(rows, f"condition {key}")
+                (values if rows.is_floating_point() else labels).append(rows)
         return labels, values
 
     def _pairs(self, x0: Tensor, x1: Tensor, values: list[Tensor]) -> Tensor:
@@ -104,6 +103,15 @@ class ConditionalTransport:
         for rows in _classes([condition], x1):
             i[rows] = rows[cheapest(c[rows][:, rows]).to(x1.device)]
         return i
+
+
+def _rows(value: Tensor | Tokens) -> Tensor:
+    """A condition as rows (B, D), equal where it is the same; what tokens hold beyond their mask does not count."""
+    if isinstance(value, Tensor):
+        return value.reshape(len(value), -1)
+    mask = value.mask.reshape(*value.mask.shape, *[1] * (value.values.ndim - 2))
+    values = torch.where(mask, value.values, torch.zeros_like(value.values))
+    return torch.cat((values.flatten(1), value.mask.to(values.dtype)), 1)
 
 
 def weight(cost: Tensor, apart: Tensor, ratio: float) -> float:

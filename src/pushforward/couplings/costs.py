@@ -27,7 +27,7 @@ def squared_euclidean(x0: Tensor, x1: Tensor) -> Tensor:
 
 @torch.no_grad()
 def cost_matrix(cost: Cost, x0: Tensor, x1: Tensor) -> Tensor:
-    """`cost(x0, x1)` in float64, after a look at its arguments and at what it returns.
+    """`cost(x0, x1)` in float64, with checks of its arguments and of its result.
 
     Raises InputError for an empty batch, unequal shapes, rows or costs that are not finite, and a wrong shape.
     """

@@ -1,14 +1,14 @@
-"""Entropic transport that may leave points out."""
+"""Entropic transport with penalised marginals: outliers may stay unpaired."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pushforward.core.conditions import Conditions
 from pushforward.core.errors import InputError
 from pushforward.core.noise import COUPLING, Noise
 from pushforward.couplings.costs import Cost, cost_matrix, squared_euclidean
@@ -17,7 +17,7 @@ from pushforward.couplings.sinkhorn import sinkhorn
 
 @dataclass(frozen=True)
 class UnbalancedSinkhorn:
-    """Pairs drawn from the plan of relaxed marginals: points far from all others come up less often, or not at all.
+    """Pairs drawn from the plan of relaxed marginals: points far from all others are drawn less often, or never.
 
         min over P of  sum P c + epsilon KL(P | uniform) + rho KL(P 1 | 1/n) + rho KL(P^T 1 | 1/n)
 
@@ -25,9 +25,11 @@ class UnbalancedSinkhorn:
     which is the purpose where outliers or shares of classes should not be transported. The B pairs are independent, one
     from each B-th part of the plan's mass, rows in order.
 
-    regularisation, relaxation: epsilon and rho, in units of the cost. rho = infinity is the balanced plan.
+    regularisation, relaxation: epsilon and rho, in units of the cost. rho = infinity is the balanced plan. With both
+    far below the differences of the costs all mass goes to the cheapest pair.
 
-    Raises ConvergenceError, and InputError as Sinkhorn does.
+    Raises ConvergenceError, InputError as Sinkhorn does, and InputError for a plan of four points or more that has
+    collapsed to a single pair.
     Chizat et al. 2018 (arXiv 1607.05816); Eyring et al. 2024 (arXiv 2311.15100) for its use in flow matching.
     """
 
@@ -45,14 +47,29 @@ class UnbalancedSinkhorn:
             )
 
     def __call__(
-        self, x0: Tensor, x1: Tensor, noise: Noise, cond: Mapping[str, Tensor] | None = None
+        self, x0: Tensor, x1: Tensor, noise: Noise, cond: Conditions | None = None
     ) -> tuple[Tensor, Tensor]:
         n, c = len(x1), cost_matrix(self.cost, x0, x1)
         log = sinkhorn(
             c, self.regularisation, self.tolerance, self.iterations, self.relaxation
         ).log.flatten()
-        cdf = log.softmax(0).cumsum(0)
-        # A draw of its own for each part: with one for all, rows that are alike would all take the same column.
+        share = log.softmax(0)
+        self._check_spread(share, c)
+        cdf = share.cumsum(0)
+        # One draw for each part: with one draw for all, rows that are alike would all take the same column.
         place = (torch.arange(n, device=c.device) + noise.to(c.device).uniform((), COUPLING)) / n
         pair = torch.searchsorted(cdf, place * cdf[-1]).clamp(max=n * n - 1).to(x1.device)
         return pair // n, pair % n
+
+    def _check_spread(self, share: Tensor, cost: Tensor) -> None:
+        """share: (n n,), of sum 1. 1/sum p^2, the effective number of pairs, must be 2 at least."""
+        n = len(cost)
+        if n < 4 or float(share.square().sum()) < 0.5:
+            return
+        pair = int(share.argmax())
+        raise InputError(
+            f"the plan has collapsed: the pair ({pair // n}, {pair % n}) of {n} x {n} holds {float(share.max()):.1%} "
+            f"of its mass. It is cheaper to leave the other points than to pair them at regularisation "
+            f"{self.regularisation:g} and relaxation {self.relaxation:g}: raise the relaxation towards the mean cost, "
+            f"{float(cost.mean()):.3g}"
+        )
