@@ -23,10 +23,7 @@ from pushforward.data.arrays import Dataset
 from pushforward.evaluate import kinds
 from pushforward.evaluate.figures import png
 from pushforward.evaluate.labels import balanced_labels
-from pushforward.evaluate.metrics.agreement import everything
-from pushforward.evaluate.metrics.transport import follow, transport_costs
-from pushforward.evaluate.metrics.wasserstein import wasserstein
-from pushforward.evaluate.report import judge_dataset, judge_law
+from pushforward.evaluate.report import judge_dataset, judge_law, judge_transport
 from pushforward.laws.law import Law
 from pushforward.laws.plane import LAWS
 from pushforward.models.classifier import NoisyClassifier
@@ -89,42 +86,8 @@ class Experiment:
         return judge_law(self.model, self.data, num, **sampling)
 
     def transport(self, num: int, seed: int = 0) -> dict[str, float]:
-        """The probability flow as a transport of `num` samples; see metrics.transport. Labels come in equal shares.
-
-        w2:         2-Wasserstein distance of its ends to as many data; w2_before: of its starts.
-        path_energy: normalised, |PE/w2_before^2 - 1|. straightness: over E |x1 - x0|^2. l2, ...: costs of x1 - x0.
-        Each with its standard error.
-        """
-        model = self.model
-        noise = Noise.batch(num, seed)
-        x0 = noise.normal(model.shape) if self.source is None else self.source.draw(noise)
-        if self.source is None:
-            x0 = x0 * model.path.source_std
-        if isinstance(self.data, Dataset):
-            if self.held_out is None:
-                raise InputError("this run kept no data apart, so there is nothing to compare with")
-            data = everything(self.held_out, num)[0]
-        else:
-            data = self.data.sample(num, seed=(seed + 1) % 2**64)
-        cond: dict[str, Any] = {}
-        if model.classes is not None:
-            cond["label"] = balanced_labels(num, model.classes)
-        flow = follow(model, x0, **cond)
-        before = wasserstein(x0, data)
-        measured = {
-            "w2": wasserstein(flow.end, data),
-            "w2_before": before,
-            "path_energy": flow.normalised_path_energy(before),
-            "straightness": flow.straightness(relative=True),
-            **{
-                f"cost_{name.replace(' ', '_')}": cost
-                for name, cost in transport_costs(flow.start, flow.end).items()
-            },
-        }
-        figures: dict[str, float] = {}
-        for name, value in measured.items():
-            figures |= {name: value.value, f"{name}_error": value.standard_error}
-        return figures
+        """The probability flow as a transport of `num` samples; see evaluate.report.judge_transport."""
+        return judge_transport(self.model, self.data, self.held_out, num, seed, self.source)
 
 
 @dataclass(frozen=True)

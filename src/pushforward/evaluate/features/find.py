@@ -77,12 +77,13 @@ def features_of_data(
     folder: Path | None = None,
     batch_size: int = BATCH,
 ) -> Tensor:
-    """(N, D) float32 of the first `limit` samples of a data set, or of all of it.
+    """(N, D) float32 of a data set, or of a stratified sample of at most `limit`.
 
     write: what writes a file; with it they are taken from the cache, and put there; see `evaluate.cache`.
     folder: the cache, the user's own if left out.
     """
-    count = len(data) if limit is None else min(limit, len(data))
+    data = data if limit is None else data.sample(limit)
+    count = len(data)
 
     def compute() -> Tensor:
         parts = torch.arange(count).split(batch_size)

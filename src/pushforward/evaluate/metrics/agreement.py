@@ -10,93 +10,134 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
+from pushforward.core.spec import DataSpec
 from pushforward.data.arrays import Dataset
+from pushforward.evaluate.labels import classes_of, label_map
+from pushforward.evaluate.metrics.vectors import Vectors
 from pushforward.models.classifier import NoisyClassifier
+
+# Samples that a classifier is fitted and scored on, and the numbers of each that a support vector machine sees.
+LIMIT, DIMENSIONS = 10_000, 1024
 
 
 class Judge(ABC):
-    """What finds the class of a sample, with its accuracy on held-out data."""
+    """What finds the class of a sample.
 
+    spec: the classes that it knows. accuracy: the share of held-out data whose class it finds.
+    """
+
+    spec: DataSpec
     accuracy: float
 
     @abstractmethod
     def predict(self, x: Tensor) -> Tensor:
-        """(B,) classes of samples (B, ...)."""
+        """(B,) labels of samples (B, ...), as `spec` counts them."""
 
     def agreement(self, x: Tensor, label: Tensor) -> float:
-        """The share of samples that are found to be of the class they were asked for."""
+        """The share of samples whose class it finds; `label` as `spec` counts them."""
         return float((self.predict(x) == label.cpu()).double().mean())
+
+    def agreement_by_class(self, x: Tensor, label: Tensor) -> float:
+        """The mean over classes of the share of their samples that are found to be theirs: rare ones count as much."""
+        label = label.cpu()
+        right = (self.predict(x) == label).double()
+        classes, index, counts = label.unique(return_inverse=True, return_counts=True)
+        shares = right.new_zeros(len(classes)).index_add(0, index, right) / counts
+        return float(shares.mean())
 
 
 @dataclass(frozen=True)
 class Classifier(Judge):
-    """A support vector machine with a Gaussian kernel on the pixels, and its accuracy on held-out data."""
+    """A support vector machine with a Gaussian kernel on `vectors` of the samples."""
 
     machine: Any
+    vectors: Vectors
+    spec: DataSpec
     accuracy: float
 
     def predict(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.machine.predict(x.flatten(1).double().cpu().numpy()))
+        return torch.from_numpy(self.machine.predict(self.vectors.of_samples(x).double().numpy()))
 
 
 @dataclass(frozen=True)
 class NetworkClassifier(Judge):
-    """A trained classifier at t = 1, where there is no noise, and its accuracy on held-out data."""
+    """A trained classifier at t = 1, where there is no noise. place: (its classes,) its labels as `spec` counts them."""
 
     model: NoisyClassifier
+    place: Tensor
+    spec: DataSpec
     accuracy: float
 
     @torch.no_grad()
     def predict(self, x: Tensor, batch_size: int = 256) -> Tensor:
         device = next(self.model.parameters()).device
         parts = (self.model(part.to(device, torch.float32), 1.0) for part in x.split(batch_size))
-        return torch.cat([part.argmax(1).cpu() for part in parts])
+        return self.place[torch.cat([part.argmax(1).cpu() for part in parts])]
 
 
-def train_classifier(train: Dataset, held_out: Dataset, limit: int = 10_000) -> Classifier:
-    """Fit on `train` (its first `limit` samples), score on `held_out`. Both need labels."""
-    from sklearn.svm import SVC
-
+def check_labels(train: Dataset, held_out: Dataset) -> None:
+    """That a classifier can be fitted on one part of the data and scored on the other."""
     if train.labels is None or held_out.labels is None:
         raise InputError("a classifier needs labels, and this data set has none")
-    x, y = everything(train, limit)
-    machine = SVC(C=10.0, gamma="scale").fit(x.flatten(1).double().numpy(), y.numpy())
-    x, y = everything(held_out, limit)
-    predicted = torch.from_numpy(machine.predict(x.flatten(1).double().numpy()))
-    return Classifier(machine, float((predicted == y).double().mean()))
+    if len(train.labels.unique()) < 2:
+        raise InputError("a classifier needs two classes with data or more, and there is one")
+
+
+def train_classifier(train: Dataset, held_out: Dataset, limit: int = LIMIT) -> Classifier:
+    """Fit on `limit` samples of `train`, score on as many of `held_out`; both are stratified samples with labels.
+
+    Samples of more than 1024 numbers are made shorter; see `Vectors`. Memory is then that of (limit, 1024) numbers,
+    whatever the size of images.
+    """
+    from sklearn.svm import SVC
+
+    check_labels(train, held_out)
+    seen, apart = train.sample(limit), held_out.sample(limit)
+    vectors = Vectors(train.shape, DIMENSIONS)
+    x, y = vectors.of_data(seen).double().numpy(), seen.labels
+    machine = SVC(C=10.0, gamma="scale").fit(x, y.numpy())  # type: ignore[union-attr]
+    predicted = torch.from_numpy(machine.predict(vectors.of_data(apart).double().numpy()))
+    accuracy = float((predicted == apart.labels).double().mean())
+    return Classifier(machine, vectors, classes_of(train), accuracy)
 
 
 def trained_classifier(
-    model: NoisyClassifier, held_out: Dataset, limit: int = 10_000
+    model: NoisyClassifier, held_out: Dataset, limit: int = LIMIT
 ) -> NetworkClassifier:
-    """A classifier of this data set's classes that is there already, scored on `held_out` (its first `limit` samples).
+    """A classifier that exists already, scored on a stratified sample of `held_out`; classes are matched by name.
 
-    Raises InputError if it was made for samples of another shape, range of values or number of classes.
+    Raises InputError if it takes samples of another shape or range of values, or lacks a class of the data.
     """
     if held_out.labels is None:
         raise InputError("a classifier is scored on labels, and this data set has none")
-    info = model.info
+    own = model.spec
     kinds = {
-        "samples": (model.shape, held_out.shape),
-        "classes": (model.classes, held_out.classes),
-        "values": (
-            tuple(info.get("value_range") or held_out.value_range),
-            tuple(held_out.value_range),
-        ),
-        "class names": (
-            tuple(info.get("class_names") or ()),
-            tuple(held_out.class_names or info.get("class_names") or ()),
-        ),
+        "samples": (own.shape, held_out.shape),
+        "values": (own.value_range or held_out.value_range, held_out.value_range),
     }
     for kind, (has, wanted) in kinds.items():
-        if has != wanted:
+        if tuple(has) != tuple(wanted):
             raise InputError(f"the classifier knows {kind} {has}, and these data have {wanted}")
-    x, y = everything(held_out, limit)
-    scored = NetworkClassifier(model.eval(), 0.0)
-    return NetworkClassifier(scored.model, scored.agreement(x, y))
+    if own.class_names is None and own.classes != held_out.classes:
+        raise InputError(
+            f"the classifier knows {own.classes} classes without names, and these data have {held_out.classes}"
+        )
+    known = classes_of(held_out)
+    place = label_map(known, own, "the data", "the classifier")
+    # From the classifier's labels to those of the data; -1 for classes that the data do not have.
+    back = torch.full((own.classes or 0,), -1)
+    back[place[place >= 0]] = torch.arange(len(place))[place >= 0]
+    apart = held_out.sample(limit)
+    judge = NetworkClassifier(model.eval(), back, known, 0.0)
+    right = [
+        judge.predict(apart[rows].x1) == apart.labels[rows]  # type: ignore[index]
+        for rows in torch.arange(len(apart)).split(256)
+    ]
+    return NetworkClassifier(model, back, known, float(torch.cat(right).double().mean()))
 
 
 def everything(data: Dataset, limit: int) -> tuple[Tensor, Tensor]:
-    """The first `limit` samples, with their labels (-1 where there are none)."""
-    batch = data[torch.arange(min(len(data), limit))]
+    """A stratified sample of at most `limit` samples, with their labels (-1 where there are none)."""
+    part = data.sample(limit)
+    batch = part[torch.arange(len(part))]
     return batch.x1, batch.cond.get("label", torch.full((len(batch),), -1))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.data.arrays import Dataset
 from pushforward.evaluate.metrics.distances import check_points, row_blocks, squared_distances
 
 # The share of new images that are as near to the training set as what is taken for a copy.
@@ -59,12 +58,6 @@ def nearest(queries: Tensor, data: Tensor | Iterable[Tensor], k: int = 1) -> Nea
     if start < k:
         raise InputError(f"{k} nearest of {start} points were asked for")
     return Nearest(squared.sqrt(), indices)
-
-
-def pixels(data: Dataset) -> Iterator[Tensor]:
-    """The samples of a data set as vectors, in blocks."""
-    for part in torch.arange(len(data)).split(BLOCK):
-        yield data[part].x1.flatten(1)
 
 
 @dataclass(frozen=True)
