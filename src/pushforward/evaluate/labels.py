@@ -16,7 +16,7 @@ from pushforward.core.errors import InputError
 from pushforward.core.spec import DataSpec
 from pushforward.data.arrays import Dataset
 from pushforward.data.shares import labels_in_shares
-from pushforward.sampling.generate import find_inside
+from pushforward.sampling.sampler import find_inside
 
 
 def present(spec: DataSpec) -> tuple[int, ...]:

@@ -149,8 +149,8 @@ def _check(
     if small and min(num, len(train), len(held_out)) < 2:
         few = "to draw" if num < 2 else "to train on" if len(train) < 2 else "held out"
         raise InputError(
-            f"there is 1 of the {noun} {few}, and a Frechet distance needs 2: use more data, a larger share of held-out "
-            f"data, or more samples"
+            f"there is 1 of the {noun} {few}, and a Frechet distance needs 2: use more data, a larger share of them "
+            f"held out, or more samples"
         )
     least = min(num, len(held_out))
     if features is not None and least <= NEAREST:
@@ -298,7 +298,7 @@ def judge_transport(
     Each with its standard error. data: a law, or the training data; held_out: the data to compare with then.
     """
     spec = spec_of(model)
-    cond: dict[str, Tensor] = {}
+    cond: dict[str, Any] = {}
     if isinstance(data, Dataset):
         if held_out is None:
             raise InputError("this run kept no data apart, so there is nothing to compare with")

@@ -26,7 +26,7 @@ def drawn(
     parts = []
     for first in range(0, num, size):
         count = min(size, num - first)
-        own = {
+        own: dict[str, Any] = {
             name: value[first : first + count]
             if isinstance(value, Tensor) and value.ndim > 0 and name not in WHOLE
             else value

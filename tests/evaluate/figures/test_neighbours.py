@@ -13,7 +13,6 @@ from pushforward.data import Dataset
 from pushforward.evaluate.figures.neighbours import neighbours
 from pushforward.evaluate.metrics.neighbours import (
     memorisation,
-    pixels,
 )
 
 
@@ -28,7 +27,9 @@ def test_the_picture_has_the_nearest_samples_first_and_beside_each_its_training_
     # Sample 2 is a copy of entry 11, sample 0 nearly one of entry 4, the others are new.
     new = held_out[:3].sign()
     samples = torch.cat((0.97 * x[4:5], new[:1], x[11:12], new[1:]))
-    found = memorisation(samples.flatten(1), held_out.flatten(1), pixels(train), 3)
+    found = memorisation(
+        samples.flatten(1), held_out.flatten(1), train[torch.arange(len(train))].x1.flatten(1), 3
+    )
     page = pixels_of(neighbours(samples, found, train, rows=3, cell=18))
     side = 18
 
@@ -65,7 +66,7 @@ def test_the_picture_has_the_nearest_samples_first_and_beside_each_its_training_
 def test_a_picture_is_of_images_only() -> None:
     train = Dataset.from_arrays(images(9, 0))
     flat = torch.zeros(3, 108)
-    found = memorisation(flat, flat, pixels(train), 2)
+    found = memorisation(flat, flat, train[torch.arange(len(train))].x1.flatten(1), 2)
     with pytest.raises(pf.InputError, match="neighbours are drawn of images"):
         neighbours(flat, found, train)
     many, one = (neighbours(torch.zeros(3, 3, 6, 6), found, train, rows=rows) for rows in (99, 1))

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import pushforward as pf
-from pushforward.data import Dataset
 from pushforward.evaluate.metrics import distances, neighbours
 from pushforward.evaluate.metrics.neighbours import (
     Memorisation,
     Nearest,
     memorisation,
     nearest,
-    pixels,
 )
 
 
@@ -103,13 +100,3 @@ def test_the_figures_are_medians_and_shares_of_the_distances() -> None:
     assert Memorisation(of([0.0, 0.0]), of([0.0, 0.0])).figures("x") == {
         "nearest_ratio_x": 1, "copied_x": 1,
     }  # fmt: skip
-
-
-def images(n: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (n, 6, 6, 3)).astype(np.uint8)
-
-
-def test_pixels_are_the_data_in_order() -> None:
-    data = Dataset.from_arrays(images(7, 0))
-    whole = torch.cat(list(pixels(data)))
-    assert torch.equal(whole, data[torch.arange(7)].x1.flatten(1))

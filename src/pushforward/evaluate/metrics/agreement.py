@@ -61,7 +61,7 @@ class Classifier(Judge):
 
 @dataclass(frozen=True)
 class NetworkClassifier(Judge):
-    """A trained classifier at t = 1, where there is no noise. place: (its classes,) its labels as `spec` counts them."""
+    """A trained classifier at t = 1, where there is no noise. place: its labels as `spec` counts them."""
 
     model: NoisyClassifier
     place: Tensor
@@ -97,7 +97,7 @@ def train_classifier(train: Dataset, held_out: Dataset, limit: int = LIMIT) -> C
     x, y = vectors.of_data(seen).double().numpy(), seen.labels
     machine = SVC(C=10.0, gamma="scale").fit(x, y.numpy())  # type: ignore[union-attr]
     predicted = torch.from_numpy(machine.predict(vectors.of_data(apart).double().numpy()))
-    accuracy = float((predicted == apart.labels).double().mean())
+    accuracy = float(torch.eq(predicted, apart.labels).double().mean())  # type: ignore[arg-type]
     return Classifier(machine, vectors, classes_of(train), accuracy)
 
 
@@ -129,11 +129,9 @@ def trained_classifier(
     back[place[place >= 0]] = torch.arange(len(place))[place >= 0]
     apart = held_out.sample(limit)
     judge = NetworkClassifier(model.eval(), back, known, 0.0)
-    right = [
-        judge.predict(apart[rows].x1) == apart.labels[rows]  # type: ignore[index]
-        for rows in torch.arange(len(apart)).split(256)
-    ]
-    return NetworkClassifier(model, back, known, float(torch.cat(right).double().mean()))
+    found = [judge.predict(apart[rows].x1) for rows in torch.arange(len(apart)).split(256)]
+    accuracy = float(torch.eq(torch.cat(found), apart.labels).double().mean())  # type: ignore[arg-type]
+    return NetworkClassifier(model, back, known, accuracy)
 
 
 def everything(data: Dataset, limit: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +21,9 @@ BYTES = 1 << 28
 class Vectors:
     """Samples (B, *shape) as vectors (B, dim) float32, dim <= limit.
 
-    Samples of up to `limit` numbers are flattened. Larger images, signals and volumes are averaged over equal cells. What has no sides to average over, or too many channels, is sketched: each
-    number is added, with a random but fixed sign, to one of `limit` sums, which keeps inner products on average
-    (Charikar, Chen & Farach-Colton 2002).
+    Samples of up to `limit` numbers are flattened. Larger images, signals and volumes are averaged over equal cells.
+    What has no sides to average over, or too many channels, is sketched: each number is added, with a random but fixed
+    sign, to one of `limit` sums, which keeps inner products on average (Charikar, Chen & Farach-Colton 2002).
     """
 
     def __init__(self, shape: Sequence[int], limit: int = 1024) -> None:
@@ -60,7 +61,9 @@ class Vectors:
         if self.place is not None and self.sign is not None:
             return x.new_zeros(len(x), self.dim).index_add(1, self.place, x.flatten(1) * self.sign)
         assert self.sides is not None
-        return POOL[len(self.sides)](x, self.sides).flatten(1)
+        pool: Any = POOL[len(self.sides)]
+        pooled: Tensor = pool(x, self.sides)
+        return pooled.flatten(1)
 
     def of_samples(self, x: Tensor) -> Tensor:
         """(N, dim) of samples (N, *shape), some at a time."""
