@@ -216,7 +216,7 @@ def test_evaluation_writes_its_figures_with_how_they_were_made(
         "solver": "learned", "grid": "learned", "nfe": 4, "guidance": None, "seed": 2, "num": 40,
         "model": sha256(runs / name / "model.safetensors"),
     }  # fmt: skip
-    keys = {"energy", "energy_law", "log_density", "log_density_law", "outside"}
+    keys = {"energy", "energy_error", "energy_law", "log_density", "log_density_law", "outside"}
     if name != "toy2d":
         keys = {"frechet", "frechet_train", "frechet_ratio"}
         keys |= set() if name == "npy" else {"classifier_accuracy", "agreement"}

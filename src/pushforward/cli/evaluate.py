@@ -323,7 +323,7 @@ class Evaluate(Sampling):
         from pushforward.evaluate.compare import compare, distance_to
         from pushforward.evaluate.figures import png
         from pushforward.evaluate.figures.compare import comparison
-        from pushforward.evaluate.labels import balanced_labels
+        from pushforward.evaluate.labels import judged_labels, spec_of
         from pushforward.recipes.tables import STOCHASTIC
         from pushforward.runtime.files import write_file
 
@@ -359,7 +359,7 @@ class Evaluate(Sampling):
             distance = distance_to(run.data, run.held_out, num, self.seed)
         fitted = {e["nfe"] for e in model.info.get("samplers", [])}
         nfes = set(self.nfes) | (set() if self.given("nfes") else fitted)
-        label = None if model.classes is None else balanced_labels(num, model.classes)
+        label = judged_labels(num, spec_of(model), seed=self.seed)
         result = compare(
             model,
             self.methods(model),

@@ -65,19 +65,25 @@ class Sample(Sampling):
         import torch
 
         from pushforward.core.errors import InputError
+        from pushforward.evaluate import kinds
         from pushforward.evaluate.figures import png
-        from pushforward.recipes.experiment import draw
+        from pushforward.evaluate.labels import present, spec_of
         from pushforward.runtime.files import write_file
         from pushforward.runtime.processes import Processes
         from pushforward.sampling.generate import generate_together
 
         model = self.model()
         field = self.guided(model)
+        spec = spec_of(model)
         known = getattr(field, "classes", None)
-        classes = self.label or (tuple(range(known)) if known else ())
-        if self.label and known is None:
+        if spec.classes is None and known is not None:  # a classifier's, which guides
+            spec = spec.with_(classes=known)
+        kind = kinds.of(spec)
+        classes = self.label or present(spec)
+        if self.label and spec.classes is None:
             raise InputError("--label needs a model with classes, and this one has none")
-        num = self.num or (8 * len(classes) if classes else 4000 if len(model.shape) == 1 else 64)
+        per_class = kind.per_class or 0
+        num = self.num or per_class * len(classes) or kind.number(spec)
         label = torch.tensor([classes[i % len(classes)] for i in range(num)]) if classes else None
         sampler = self.sampler(model, field)
         samples = generate_together(field, num, label=label, **self.arguments(sampler, model)).cpu()
@@ -95,9 +101,8 @@ class Sample(Sampling):
         arrays = {"samples": samples.numpy()} | ({} if label is None else {"label": label.numpy()})
         write_file(out / "samples.npz", npz(arrays, settings))
         written = [out / "samples.npz"]
-        if len(model.shape) == 3 or model.shape == (2,):
-            picture = draw(samples, model.info, label, "")
-            write_file(out / "samples.png", png(picture, settings))
+        if kind.drawable:
+            write_file(out / "samples.png", png(kind.draw(samples, spec, label), settings))
             written.append(out / "samples.png")
         how = described(sampler)
         say(f"{num} samples ({how}) in " + " and ".join(map(str, written)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 from pushforward.evaluate.metrics.agreement import everything
 from pushforward.evaluate.metrics.energy import energy_distance
 from pushforward.evaluate.metrics.frechet import MAX_DIMENSIONS, frechet_distance

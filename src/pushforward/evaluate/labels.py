@@ -5,16 +5,16 @@ Samples to be looked at have labels in equal shares; samples to be compared with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pushforward.core.errors import InputError
 from pushforward.core.spec import DataSpec
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
+from pushforward.data.match import match_labels
 from pushforward.data.shares import labels_in_shares
 from pushforward.sampling.sampler import find_inside
 
@@ -46,12 +46,8 @@ def judged_labels(
     if spec.classes is None:
         return None
     counts = spec.class_counts
-    if counts is None and train is not None and train.labels is not None:
-        place = label_map(classes_of(train), spec, "the training data", "the model")
-        found = torch.zeros(spec.classes, dtype=torch.int64)
-        counts = tuple(
-            found.index_add(0, place[train.labels], torch.ones_like(train.labels)).tolist()
-        )
+    if counts is None and train is not None:
+        counts = match_labels(train, spec).class_counts
     return labels_in_shares(num, (1,) * spec.classes if counts is None else counts, seed)
 
 
@@ -70,39 +66,29 @@ def spec_of(model: Any) -> DataSpec:
     """The spec of a model or of what it wraps; of any other Field what its shape and classes say."""
     spec = find_inside(model, "spec", None)
     if isinstance(spec, DataSpec):
-        return spec
+        return _with_info(spec, find_inside(model, "info", {}))
     shape = tuple(find_inside(model, "shape", ()))
     return DataSpec(shape, classes=find_inside(model, "classes", None))
 
 
-def label_map(
-    own: DataSpec, other: DataSpec, own_name: str = "the data", other_name: str = "the model"
-) -> Tensor:
-    """(own.classes,) the labels in `other` of the classes of `own`: by name, or by number where either has no names.
+def _with_info(spec: DataSpec, info: Mapping[str, Any]) -> DataSpec:
+    """Until recipes fill in the records: what `Model.info` holds and the spec does not."""
+    more: dict[str, Any] = {}
+    for name in ("value_range", "class_names", "extent", "law"):
+        if getattr(spec, name) is None and info.get(name) is not None:
+            value = info[name]
+            more[name] = tuple(value) if isinstance(value, list) else value
+    return spec.with_(**more) if more else spec
 
-    -1 for a class of `own` that has no data and that `other` does not know. Raises InputError for any other class that
-    `other` does not know, and for different numbers of classes without names.
+
+def label_map(own: DataSpec, other: DataSpec) -> Tensor:
+    """(own.classes,) the labels in `other` of the classes of `own` that have data, matched as by `match_labels`.
+
+    -1 for classes of `own` without data. Raises DataError for a class that `other` does not know.
     """
-    if own.classes is None or other.classes is None:
-        lacking = own_name if own.classes is None else other_name
-        raise InputError(f"labels cannot be matched: {lacking} has no classes")
-    if own.class_names is None or other.class_names is None:
-        if own.classes > other.classes:
-            raise InputError(
-                f"{own_name} has {own.classes} classes without names and {other_name} has {other.classes}: "
-                f"they cannot be matched"
-            )
-        return torch.arange(own.classes)
-    known = {name: label for label, name in enumerate(other.class_names)}
-    used = set(present(own))
-    unknown = [
-        name for label, name in enumerate(own.class_names) if label in used and name not in known
-    ]
-    if unknown:
-        near = get_close_matches(unknown[0], known, 1)
-        hint = f" (it has {near[0]!r})" if near else ""
-        raise InputError(
-            f"{other_name} does not know the class {unknown[0]!r} of {own_name}{hint}: "
-            f"classes are matched by their names"
-        )
-    return torch.tensor([known.get(name, -1) for name in own.class_names])
+    used = torch.tensor(present(own))
+    one = np.zeros((len(used), 1), np.float32)
+    data = Dataset.from_arrays(one, used.numpy(), class_names=own.class_names, kind="vector")
+    table = torch.full((own.classes or 0,), -1)
+    table[used] = match_labels(data, other).labels  # type: ignore[assignment]
+    return table

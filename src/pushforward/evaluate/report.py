@@ -12,7 +12,8 @@ from torch import Tensor
 from pushforward.core.errors import InputError
 from pushforward.core.noise import Noise
 from pushforward.core.spec import DataSpec
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
+from pushforward.data.match import match_labels
 from pushforward.data.shares import SAMPLE_STEP, stratified
 from pushforward.evaluate import kinds
 from pushforward.evaluate.features import Features, features_of_data, features_of_images
@@ -77,6 +78,7 @@ def judge_dataset(
     any sample is drawn, if there is nothing to compute.
     """
     spec = spec_of(model)
+    train, held_out = match_labels(train, spec), match_labels(held_out, spec)
     classes = len(present(spec)) > 1 and _classes_with_data(spec, train) > 1
     small = math.prod(held_out.shape) <= MAX_DIMENSIONS
     _check(spec, train, held_out, num, features, memorisation, classes, small, classifier)
@@ -89,7 +91,7 @@ def judge_dataset(
     if classes and label is not None:
         judge = train_classifier(train, held_out) if classifier is None else classifier
         figures["classifier_accuracy"] = judge.accuracy
-        theirs = label_map(_of_labels(spec, label), judge.spec, "the model", "the data")[label]
+        theirs = label_map(_of_labels(spec, label), judge.spec)[label]
         figures["agreement"] = judge.agreement_by_class(samples, theirs)
     if small:
         real, seen = everything(held_out, LIMIT)[0], everything(train, LIMIT)[0]

@@ -18,11 +18,10 @@ from torch import Tensor
 from pushforward.core.errors import CheckpointError, InputError
 from pushforward.core.fields import FlowMap
 from pushforward.core.noise import Noise
-from pushforward.core.spec import DataSpec
 from pushforward.data.arrays import Dataset
 from pushforward.evaluate import kinds
 from pushforward.evaluate.figures import png
-from pushforward.evaluate.labels import balanced_labels
+from pushforward.evaluate.labels import shown_labels, spec_of
 from pushforward.evaluate.report import judge_dataset, judge_law, judge_transport
 from pushforward.laws.law import Law
 from pushforward.laws.plane import LAWS
@@ -72,7 +71,8 @@ class Experiment:
 
     def picture(self, samples: Tensor, label: Tensor | None, title: str) -> Any:
         """Samples as a figure."""
-        return draw(samples, self.model.info, label, title)
+        spec = spec_of(self.model)
+        return kinds.of(spec).draw(samples, spec, label, title)
 
     def judge(self, num: int, **sampling: Any) -> tuple[dict[str, float], Tensor, Tensor | None]:
         """Figures, samples and labels; see evaluate.report."""
@@ -99,21 +99,6 @@ class Classifying:
     stream: Stream
     held_out: Dataset
     fingerprint: str
-
-
-def draw(samples: Tensor, info: Mapping[str, Any], label: Tensor | None, title: str) -> Any:
-    """A figure of samples by their kind; see evaluate.kinds. Other shapes cannot be drawn: InputError."""
-    names = info.get("class_names")
-    classes = None if label is None else max(int(label.max()) + 1, len(names or ()), 1)
-    spec = DataSpec(
-        shape=tuple(samples.shape[1:]),
-        value_range=tuple(info.get("value_range") or (-1.0, 1.0)),
-        classes=classes,
-        class_names=None if names is None or classes is None else tuple(map(str, names)),
-        extent=info.get("extent"),
-        law=info.get("law"),
-    )
-    return kinds.of(spec).draw(samples, spec, label, title)
 
 
 def assemble(
@@ -181,12 +166,11 @@ def find_source(model: Any, folder: Path) -> Law | None:
 
 def preview(experiment: Experiment) -> Callable[[Model], bytes]:
     """PNGs of the model in training: the same noise every time."""
-    classes = experiment.model.classes
-    plane = len(experiment.model.shape) == 1
-    num = 4000 if plane else 8 * classes if classes else 64
+    spec = spec_of(experiment.model)
+    num = kinds.of(spec).number(spec)
 
     def drawn(model: Model) -> bytes:
-        label = None if classes is None else balanced_labels(num, classes)
+        label = shown_labels(num, spec)
         calls = default_nfe(model) if isinstance(model, FlowMap) else 20
         solver = default_sampler(model, calls)
         samples = generate_together(
@@ -232,8 +216,7 @@ def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
         "SHA-256 of the data": experiment.fingerprint[:16],
         **{key: json.dumps(value) for key, value in recorded.items() if key not in MACHINE},
     }
-    shape = experiment.model.shape
-    drawable = len(shape) == 3 or shape == (2,)
+    drawable = kinds.of(spec_of(experiment.model)).drawable
     reporter = Reporter(recipe.steps, quiet=quiet or not processes.lead)
     stream = experiment.stream
     if recipe.workers:

@@ -246,12 +246,15 @@ def dataset(n: int = 9, seed: int = 0) -> Dataset:
     return Dataset.from_arrays(images(n, seed=seed).numpy())
 
 
-def test_features_of_data_are_those_of_its_first_images_in_order() -> None:
+def test_features_of_data_are_those_of_all_or_of_a_stratified_sample_in_order() -> None:
     features, data = ClassifierFeatures(classifier()), dataset()
     x = data[torch.arange(9)].x1
-    want = features(x, data.value_range)
-    torch.testing.assert_close(features_of_data(features, data, batch_size=4), want)
-    torch.testing.assert_close(features_of_data(features, data, 5, batch_size=2), want[:5])
+    torch.testing.assert_close(
+        features_of_data(features, data, batch_size=4), features(x, data.value_range)
+    )
+    some = data.sample(5)
+    want = features(some[torch.arange(5)].x1, data.value_range)
+    torch.testing.assert_close(features_of_data(features, data, 5, batch_size=2), want)
     assert len(features_of_data(features, data, 99)) == 9
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.evaluate.features.base import Range, key_of, unit
+from pushforward.evaluate.labels import spec_of
 from pushforward.models.classifier import NoisyClassifier
 from pushforward.nets import ImageClassifier
 
@@ -27,7 +28,7 @@ class ClassifierFeatures:
                 f"{type(net).__name__} has no features of images: give the run of a classifier of images"
             )
         self.net, self.dim = net.eval(), net.dim
-        low, high = model.info.get("value_range") or (-1.0, 1.0)
+        low, high = spec_of(model).value_range or (-1.0, 1.0)
         self.value_range: Range = (float(low), float(high))
         self.key = key_of(net, ["classifier 1", net.config, self.value_range])
 

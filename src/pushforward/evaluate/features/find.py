@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 from pushforward.evaluate.features.base import Features, Pixels, Range
 from pushforward.evaluate.features.cache import Write, cached
 from pushforward.evaluate.features.classifier import ClassifierFeatures

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 from pushforward.evaluate.figures.grid import to_rgb
 from pushforward.evaluate.figures.page import QUIET, START, blank, style
 from pushforward.evaluate.metrics.neighbours import Memorisation

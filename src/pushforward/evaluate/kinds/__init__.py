@@ -6,6 +6,7 @@ figures.png(kind.draw(samples, model.spec, label), settings)
 """
 
 from pushforward.core.spec import DataSpec
+from pushforward.data.kinds import usual_kind
 from pushforward.evaluate.kinds.base import Kind
 from pushforward.evaluate.kinds.image import Image
 from pushforward.evaluate.kinds.other import Other
@@ -15,16 +16,13 @@ from pushforward.evaluate.kinds.signal import Signal
 from pushforward.evaluate.kinds.vector import Vector
 from pushforward.evaluate.kinds.volume import Volume
 
-# In the order in which a shape is tried where a model does not say what its data are.
-KINDS: tuple[Kind, ...] = (Plane(), Vector(), Signal(), Image(), Volume(), Sequence(), Other())
+KINDS: tuple[Kind, ...] = (Image(), Plane(), Vector(), Signal(), Volume(), Sequence(), Other())
 
 
 def of(spec: DataSpec) -> Kind:
-    """The kind of data that a model draws: the one that its spec names, or else the first that its shape fits."""
-    named = next((kind for kind in KINDS if kind.name == spec.kind), KINDS[-1])
-    if spec.kind != "unknown" or not spec.shape:
-        return named
-    return next(kind for kind in KINDS if kind.fits(spec.shape))
+    """The kind of data that a model draws: the one that its spec names, or else the usual one of its shape."""
+    name = usual_kind(spec.shape) if spec.kind == "unknown" else spec.kind
+    return next((kind for kind in KINDS if kind.name == name), KINDS[-1])
 
 
 __all__ = [

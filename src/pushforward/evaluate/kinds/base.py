@@ -11,6 +11,8 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.core.spec import DataSpec
+from pushforward.core.spec import Kind as KindName
+from pushforward.data.kinds import KINDS
 from pushforward.evaluate.labels import present
 
 if TYPE_CHECKING:
@@ -21,16 +23,19 @@ class Kind(ABC):
     """A kind of data. To add one: a file with a subclass, and its object in `kinds.KINDS`.
 
     name:      as `DataSpec.kind` has it.
-    noun:      what several samples are called in messages: "images".
     alone:     how many samples are drawn without classes; per_class: of each class, None for `alone` in all.
     drawable:  whether `draw` draws anything.
     """
 
-    name: ClassVar[str]
-    noun: ClassVar[str] = "samples"
+    name: ClassVar[KindName]
     alone: ClassVar[int] = 64
     per_class: ClassVar[int | None] = None
     drawable: ClassVar[bool] = True
+
+    @property
+    def noun(self) -> str:
+        """What several samples are called in messages: "images"."""
+        return KINDS[self.name].count(2)[2:]
 
     def number(self, spec: DataSpec) -> int:
         """How many samples are drawn by default."""
@@ -39,9 +44,13 @@ class Kind(ABC):
             self.alone if self.per_class is None or not classes else self.per_class * len(classes)
         )
 
-    @abstractmethod
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether samples of this shape can be of this kind."""
+        try:
+            KINDS[self.name].check(shape)
+        except InputError:
+            return False
+        return True
 
     def draw(
         self,

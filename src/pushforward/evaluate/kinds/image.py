@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 class Image(Kind):
     """Images (C, H, W), drawn as a grid, a class a row if classes have equally many."""
 
-    name, noun, form = "image", "images", "(N, C, H, W)"
+    name, form = "image", "(N, C, H, W)"
     per_class = 8
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) == 3
 
     def figure(
         self,

@@ -20,9 +20,6 @@ class Other(Kind):
     name = "unknown"
     drawable = False
 
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        return True
-
     def figure(
         self,
         samples: Tensor,

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 class Plane(Kind):
     """Points (2,), drawn as dots over the density of their law, or as a density if they are many."""
 
-    name, noun, form = "plane", "points", "(N, 2)"
+    name, form = "plane", "(N, 2)"
     alone = 4000
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        return shape == (2,)
 
     def figure(
         self,

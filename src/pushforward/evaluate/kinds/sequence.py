@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Sequence(Kind):
     """Sequences (L, D) of any length up to L, which a mask says: lines by position, nothing drawn beyond the end."""
 
-    name, noun, form = "sequence", "sequences", "(N, L, D)"
+    name, form = "sequence", "(N, L, D)"
     alone, per_class = 16, 4
 
     def fits(self, shape: tuple[int, ...]) -> bool:

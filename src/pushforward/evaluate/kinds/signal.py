@@ -20,11 +20,8 @@ SHOWN = 48
 class Signal(Kind):
     """Signals (C, L), drawn as lines, a panel each, a class a row if classes have equally many."""
 
-    name, noun, form = "signal", "signals", "(N, C, L)"
+    name, form = "signal", "(N, C, L)"
     alone, per_class = 16, 4
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) == 2
 
     def figure(
         self,

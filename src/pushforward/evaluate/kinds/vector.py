@@ -17,11 +17,8 @@ if TYPE_CHECKING:
 class Vector(Kind):
     """Vectors (D,), drawn as histograms of each dimension and, if they are few, of each pair."""
 
-    name, noun, form = "vector", "vectors", "(N, D)"
+    name, form = "vector", "(N, D)"
     alone = 2000
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) == 1
 
     def figure(
         self,

@@ -22,11 +22,8 @@ SHOWN = 32
 class Volume(Kind):
     """Volumes (C, D, H, W), drawn as three slices through the middle, across each of their directions."""
 
-    name, noun, form = "volume", "volumes", "(N, C, D, H, W)"
+    name, form = "volume", "(N, C, D, H, W)"
     alone, per_class = 12, 2
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) == 4
 
     def figure(
         self,

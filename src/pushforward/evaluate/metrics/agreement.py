@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.core.spec import DataSpec
-from pushforward.data.arrays import Dataset
-from pushforward.evaluate.labels import classes_of, label_map
+from pushforward.data.dataset import Dataset
+from pushforward.evaluate.labels import classes_of, label_map, spec_of
 from pushforward.evaluate.metrics.vectors import Vectors
 from pushforward.models.classifier import NoisyClassifier
 
@@ -110,7 +110,7 @@ def trained_classifier(
     """
     if held_out.labels is None:
         raise InputError("a classifier is scored on labels, and this data set has none")
-    own = model.spec
+    own = spec_of(model)
     kinds = {
         "samples": (own.shape, held_out.shape),
         "values": (own.value_range or held_out.value_range, held_out.value_range),
@@ -118,12 +118,8 @@ def trained_classifier(
     for kind, (has, wanted) in kinds.items():
         if tuple(has) != tuple(wanted):
             raise InputError(f"the classifier knows {kind} {has}, and these data have {wanted}")
-    if own.class_names is None and own.classes != held_out.classes:
-        raise InputError(
-            f"the classifier knows {own.classes} classes without names, and these data have {held_out.classes}"
-        )
     known = classes_of(held_out)
-    place = label_map(known, own, "the data", "the classifier")
+    place = label_map(known, own)
     # From the classifier's labels to those of the data; -1 for classes that the data do not have.
     back = torch.full((own.classes or 0,), -1)
     back[place[place >= 0]] = torch.arange(len(place))[place >= 0]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from pushforward.core.errors import InputError
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 
 POOL = {1: adaptive_avg_pool1d, 2: adaptive_avg_pool2d, 3: adaptive_avg_pool3d}
 # Bytes of samples that are held at a time, as float32.
