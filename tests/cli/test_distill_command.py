@@ -28,7 +28,6 @@ from pushforward.evaluate.metrics.frechet import frechet_distance
 from pushforward.laws import LAWS
 from pushforward.recipes import Digits, DigitsClassifier, Distill, Toy2D
 from pushforward.recipes.experiment import train
-from pushforward.saving import folder as share
 from pushforward.train import warm_start
 from pushforward.train.trainer import Trainer
 
@@ -861,10 +860,8 @@ def test_guidance_zero_is_recorded(digits):
 def test_any_jump_of_a_network_without_a_second_time_is_refused(tmp_path):
     flow = pf.FlowMapModel(pf.Model(pf.nets.MLP(2, 8, 1), pf.CondOT(), shape=(2,)), "data")
     pf.save(flow, tmp_path)
-    flow.jumps = "any"
-    description = share.describe(flow)
-    with pytest.raises(pf.CheckpointError, match="two times"):
-        share.build(description, flow.state_dict())
+    with pytest.raises(pf.InputError, match="two times"):
+        pf.FlowMapModel(flow.model, "any")
 
 
 def test_options_that_nothing_takes_are_refused(teacher, tmp_path):

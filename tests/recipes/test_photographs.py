@@ -94,7 +94,8 @@ def test_twenty_photographs_of_many_sizes_train_and_what_was_done_is_said(
     assert capsys.readouterr().err == SENTENCE
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert config["size"] == 16
-    assert json.loads((tmp_path / "run" / "model.json").read_text())["shape"] == [3, 16, 16]
+    parts = json.loads((tmp_path / "run" / "model.json").read_text())["parts"]
+    assert parts["spec"]["config"]["shape"] == [3, 16, 16]
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 3
     # The loss on the two that are held out.

@@ -1,27 +1,25 @@
-"""model.safetensors and model.json: equal outputs after a round trip, refused when anything is off, never executed."""
+"""A saved model: equal answers after a round trip, refused when anything is off, never executed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from tinyrun import tree
 
 import pushforward as pf
 from pushforward.models.bridge import BridgeModel, HalfBridges
 from pushforward.models.diffflow import Backward, DiffFlowModel
 from pushforward.models.preconditioning import EDMPreconditioning
-from pushforward.nets import MLP, NETS, UNet
+from pushforward.nets import MLP, UNet
 from pushforward.recipes.tables import PATHS
-from pushforward.saving.folder import PATHS as SHARED_PATHS
-from pushforward.saving.folder import _digest
+from pushforward.saving.folder import save_records
+from saving.folders import refusal, reweigh, rewrite
 
 NETWORKS = {
     "MLP": (lambda time: MLP(2, 8, 2, classes=3, time=time), (2,)),
@@ -123,12 +121,6 @@ def test_a_loaded_model_between_two_laws_is_the_one_that_was_saved(
             )
 
 
-def test_every_network_and_path_that_is_offered_can_be_shared() -> None:
-    assert set(NETWORKS) >= {"MLP", "UNet"}
-    assert {type(make()) for make in PATHS.values()} <= set(SHARED_PATHS.values())
-    assert set(NETS.values()) >= {MLP, UNet}
-
-
 @pytest.mark.parametrize("preconditioned", [False, True], ids=["plain", "edm"])
 @pytest.mark.parametrize("path", [name for name, path in PATHS.items() if path().gaussian_source])
 @pytest.mark.parametrize("net", NETWORKS)
@@ -175,15 +167,6 @@ def test_a_model_keeps_the_precision_in_which_it_was_saved(
         assert torch.equal(loaded.state_dict()[name], value)
 
 
-def test_a_network_of_ones_own_is_not_shared_and_says_so(tmp_path: Path) -> None:
-    class MLP(torch.nn.Linear):
-        config: ClassVar = {}
-
-    with pytest.raises(pf.CheckpointError, match="not one of the networks that a shared model"):
-        pf.save(pf.Model(MLP(2, 2), pf.CondOT()), tmp_path)
-    assert tree(tmp_path) == {}
-
-
 def test_loading_leaves_the_callers_generator_as_it_was(shared: Path) -> None:
     before = torch.get_rng_state()
     pf.load(shared)
@@ -196,31 +179,6 @@ def shared(tmp_path: Path) -> Path:
     net = randomised(MLP(2, 8, 1, classes=3))
     pf.save(pf.Model(net, pf.CondOT(), shape=(2,), classes=3), tmp_path / "model")
     return tmp_path / "model"
-
-
-def refusal(folder: Path) -> str:
-    before = tree(folder)
-    with pytest.raises(pf.CheckpointError) as caught:
-        pf.load(folder)
-    assert tree(folder) == before
-    assert str(folder) in str(caught.value)
-    return str(caught.value)
-
-
-def rewrite(folder: Path, **changes) -> None:
-    """A model.json that somebody made on purpose: its own SHA-256 is right."""
-    description = json.loads((folder / "model.json").read_text()) | changes
-    description["check"] = _digest(description)
-    (folder / "model.json").write_text(json.dumps(description))
-
-
-def reweigh(folder: Path, change) -> None:
-    """Weights that somebody made on purpose: all hashes are right."""
-    tensors = load_tensors((folder / "model.safetensors").read_bytes())
-    change(tensors)
-    content = save_tensors(tensors)
-    (folder / "model.safetensors").write_bytes(content)
-    rewrite(folder, sha256=hashlib.sha256(content).hexdigest())
 
 
 def test_any_flipped_bit_of_a_shared_model_is_found_or_means_the_same(shared: Path) -> None:
@@ -251,20 +209,21 @@ def test_a_missing_or_cut_file_of_a_shared_model_is_named(shared: Path, name: st
         (shared / name).write_bytes(content[:size])
         refusal(shared)
     (shared / name).unlink()
-    assert refusal(shared) == (
-        f"{shared} holds no model: {name} is missing. A run writes it with its first checkpoint"
-    )
+    assert refusal(shared) == {
+        "model.json": f"{shared} holds no model: model.json is missing. A run writes it with its first checkpoint",
+        "model.safetensors": f"{shared}: model.safetensors is missing, which holds the weights of net",
+    }[name]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("net.conv_in.weight"), "(1 differences): missing: net.conv_in.weight"),
+        (lambda w: w.pop("conv_in.weight"), "(1 differences): missing: conv_in.weight"),
         (lambda w: w.update(extra=torch.zeros(2)), "(1 differences): unexpected: extra"),
-        (lambda w: w.update({"net.conv_in.bias": torch.zeros(9)}),
-         "net.conv_in.bias: torch.float32 (9,), expected torch.float32 (8,)"),
-        (lambda w: w.update({"net.conv_in.bias": torch.zeros(8, dtype=torch.int64)}),
-         "net.conv_in.bias: torch.int64 (8,), expected torch.float32 (8,)"),
+        (lambda w: w.update({"conv_in.bias": torch.zeros(9)}),
+         "conv_in.bias: torch.float32 (9,), expected torch.float32 (8,)"),
+        (lambda w: w.update({"conv_in.bias": torch.zeros(8, dtype=torch.int64)}),
+         "conv_in.bias: torch.int64 (8,), expected torch.float32 (8,)"),
     ],
     ids=["missing", "extra", "reshaped", "retyped"],
 )  # fmt: skip
@@ -273,56 +232,86 @@ def test_weights_that_do_not_fit_are_listed(shared: Path, change, message: str) 
     assert message in refusal(shared)
 
 
-MODEL = {
-    "name": "MLP",
-    "arguments": {"dim": 2, "width": 8, "depth": 1, "classes": 3, "time": "sinusoidal"},
-}
+def part(place: str, **changes: Any):
+    """Change an entry of a part in a description."""
+    return lambda whole: whole["parts"][place].update(changes)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"net": {"name": "__import__", "arguments": {"name": "os"}}}, "unknown network '__import__'; known are MLP"),
-        ({"net": {"name": "os.system", "arguments": {"command": "touch x"}}}, "unknown network 'os.system'"),
-        ({"net": {"name": "builtins.exec", "arguments": {}}}, "unknown network 'builtins.exec'"),
-        ({"path": {"name": "os.system", "arguments": {}}}, "unknown path 'os.system'"),
-        ({"path": {"name": "Path", "arguments": {}}}, "unknown path 'Path'"),
-        ({"preconditioning": {"name": "eval", "arguments": {}}}, "unknown preconditioning 'eval'"),
-        ({"net": {"name": ["MLP"], "arguments": {}}}, "not a model description: TypeError"),
-        ({"net": {"name": "MLP"}}, "not a model description: KeyError"),
-        ({"net": "MLP"}, "not a model description: TypeError"),
-        ({"net": None}, "not a model description: TypeError"),
-        ({"net": MODEL | {"arguments": MODEL["arguments"] | {"__class__": "x"}}}, "not a model description: TypeError"),
-        ({"net": MODEL | {"arguments": MODEL["arguments"] | {"width": 10**12}}}, "describes a network larger than"),
-        ({"net": MODEL | {"arguments": MODEL["arguments"] | {"width": 200}}}, "does not fit the model"),
-        ({"net": MODEL | {"arguments": MODEL["arguments"] | {"depth": 10**9}}}, "describes a network larger than"),
-        ({"net": MODEL | {"arguments": MODEL["arguments"] | {"width": -8}}}, "must be positive"),
-        ({"net": MODEL | {"arguments": MODEL["arguments"] | {"width": 8.5}}}, "not a model description"),
-        ({"net": MODEL | {"arguments": MODEL["arguments"] | {"classes": -3}}}, ""),
-        ({"net": MODEL | {"arguments": MODEL["arguments"] | {"time": "os.system"}}}, ""),
-        ({"prediction": "os.system"}, ""),
-        ({"prediction": None}, ""),
-        ({"margin": 0.7}, "margin is 0.7"),
-        ({"margin": float("nan")}, "margin is nan"),
-        ({"shape": [10**9, -1]}, "must be positive whole numbers"),
-        ({"shape": "ab"}, "must be positive whole numbers"),
-        ({"shape": None}, "not a model description: TypeError"),
-        ({"classes": "os.system"}, "must be positive whole numbers"),
-        ({"classes": 2.5}, "must be positive whole numbers"),
-        ({"info": 3}, "not a model description: TypeError"),
-        ({"format": 2}, "is not a model description of format 1"),
-        ({"sha256": None}, "its SHA-256 differs"),
-    ],
-)  # fmt: skip
+def config(place: str, **changes: Any):
+    """Change the arguments of a part in a description."""
+    return lambda whole: whole["parts"][place]["config"].update(changes)
+
+
+def without(place: str, name: str):
+    return lambda whole: whole["parts"][place]["config"].pop(name)
+
+
+HOSTILE = [
+    (part("net", **{"class": "__import__"}), "this library has no part '__import__'"),
+    (part("net", **{"class": "os.system", "config": {"command": "touch x"}}), "has no part 'os.system'"),
+    (part("net", **{"class": "builtins.exec"}), "this library has no part 'builtins.exec'"),
+    (part("net", **{"class": "os:system"}), "it was saved with a class of your own, system (os:system)"),
+    (part("path", **{"class": "posix:system"}), "pass it, pf.load(folder, parts=[system])"),
+    (part("net", **{"class": "CondoT"}), "this library has no part 'CondoT'; did you mean CondOT?"),
+    (part("path", **{"class": "Path"}), "path cannot be built: Path"),
+    (part("path", **{"class": "Trainer"}), "this library has no part 'Trainer'"),
+    (part("net", **{"class": ["MLP"]}), "the name of a class is not text"),
+    (part("net", **{"class": None}), "the name of a class is not text"),
+    (part("self", **{"class": "UNet"}), "self cannot be built: UNet"),
+    (part("self", **{"class": "CondOT"}), "self cannot be built: CondOT"),
+    (lambda whole: whole["parts"].update(net="MLP"), "not a description of a model"),
+    (lambda whole: whole["parts"].update(net=None), "not a description of a model"),
+    (lambda whole: whole["parts"].pop("net"), "the part 'net' is missing"),
+    (lambda whole: whole["parts"].pop("self"), "names no part 'self'"),
+    (lambda whole: whole.update(parts=[]), "names no part 'self'"),
+    (lambda whole: whole["parts"]["net"].pop("config"), "KeyError: 'config'"),
+    (lambda whole: whole["parts"]["net"].pop("class"), "KeyError: 'class'"),
+    (lambda whole: whole["parts"].update(more={"class": "CondOT", "config": {}}), "no part takes 'more'"),
+    (config("self", path={"$part": "self"}), "the part 'self' is a part of itself"),
+    (config("self", path={"$part": ["net"]}), "not a description of a model: TypeError"),
+    (config("net", __class__="x"), "net cannot be built: MLP"),
+    (config("net", width=10**12), "net describes a network larger than its weights"),
+    (config("net", width=200), "does not fit the model"),
+    (config("net", depth=10**9), "net describes a network larger than its weights"),
+    (config("net", width=-8), "must be positive"),
+    (config("net", width=8.5), "net cannot be built: MLP"),
+    (config("net", classes=-3), ""),
+    (config("net", time="os.system"), "time features are"),
+    (config("self", prediction="os.system"), "there is no prediction 'os.system'"),
+    (config("self", prediction=None), "there is no prediction None"),
+    (config("self", preconditioning="eval"), ""),
+    (config("spec", shape=[10**9, -1]), "must be positive whole numbers"),
+    (config("spec", shape="ab"), "must be positive whole numbers"),
+    (config("spec", classes="os.system"), ""),
+    (config("spec", classes=2.5), "must be positive whole numbers"),
+    (config("spec", colour=1), "DataSpec has no colour"),
+    (config("self", outputs=["prediction", "variance"]), "built with outputs=1"),
+    (config("self", outputs="x"), "in this order, not"),
+    (config("nulls.label", value="os.system"), ""),
+    (config("self", nulls={"label": "os.system"}), "what stands for no label is"),
+    (part("net", weights={"file": "../model.safetensors", "sha256": ""}), "cannot be in '../model.safetensors'"),
+    (part("net", weights={"file": "/etc/passwd", "sha256": ""}), "cannot be in '/etc/passwd'"),
+    (part("net", weights={"file": "model.json", "sha256": ""}), "cannot be in 'model.json'"),
+    (part("net", weights={"file": "model.safetensors", "sha256": None}), "its SHA-256 differs"),
+    (part("net", weights=3), "not a description of a model: TypeError"),
+    (lambda whole: whole["parts"]["path"].update(weights=whole["parts"]["net"]["weights"]), "path is a CondOT and has"),
+    (lambda whole: whole["parts"]["net"].pop("weights"), "net does not fit the model"),
+    (lambda whole: whole.update(format=3), "it has format 3, of a newer version"),
+    (lambda whole: whole.update(format="2"), "its format is '2'"),
+    *((without("self", name), "self cannot be built: Model") for name in ("net", "path")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), HOSTILE)
 def test_a_hostile_description_is_refused_and_nothing_in_it_is_executed(
-    shared: Path, changes: dict, message: str, monkeypatch: pytest.MonkeyPatch
+    shared: Path, change, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("executed")
 
     monkeypatch.setattr("os.system", refuse)
     monkeypatch.setattr("subprocess.Popen", refuse)
-    rewrite(shared, **changes)
+    rewrite(shared, change)
     assert message in refusal(shared)
 
 
@@ -335,22 +324,55 @@ def test_a_description_that_is_something_else_is_refused(shared: Path, content: 
     refusal(shared)
 
 
-@pytest.mark.parametrize(
-    "key", ["net", "path", "prediction", "preconditioning", "margin", "shape", "classes", "info"]
-)
-def test_a_description_without_one_of_its_keys_is_refused_by_name(shared: Path, key: str) -> None:
-    description = json.loads((shared / "model.json").read_text())
-    del description[key]
-    description["check"] = _digest(description)
-    (shared / "model.json").write_text(json.dumps(description))
-    assert f"not a model description: KeyError: '{key}'" in refusal(shared)
-
-
 def test_a_pickle_in_place_of_the_weights_is_refused(shared: Path) -> None:
     class Bomb:
         def __reduce__(self):
             return (print, ("executed",))
 
     torch.save(Bomb(), shared / "model.safetensors")
-    rewrite(shared, sha256=hashlib.sha256((shared / "model.safetensors").read_bytes()).hexdigest())
-    refusal(shared)
+    found = hashlib.sha256((shared / "model.safetensors").read_bytes()).hexdigest()
+    rewrite(shared, part("net", weights={"file": "model.safetensors", "sha256": found}))
+    assert "cannot read" in refusal(shared)
+
+
+def test_the_records_of_a_folder_are_written_anew_and_its_weights_stay(shared: Path) -> None:
+    model, weights = pf.load(shared), (shared / "model.safetensors").stat()
+    model.sampling = replace(model.sampling, nfe=9, fitted=({"nfe": 3, "weights": [0.1]},))
+    save_records(model, shared)
+    again = pf.load(shared)
+    assert again.sampling == model.sampling
+    assert again.provenance.sha256 == model.provenance.sha256
+    assert (shared / "model.safetensors").stat() == weights
+
+
+def test_saving_over_a_model_replaces_it_and_leaves_other_files_alone(
+    shared: Path, tmp_path: Path
+) -> None:
+    (shared / "notes.txt").write_text("mine")
+    (shared / "other.safetensors").write_bytes(b"mine")
+    halves = HalfBridges(MLP(2, 8, 1), MLP(2, 4, 1), BRIDGE, shape=(2,))
+    digest = pf.save(halves, shared)
+    names = {"backward_drift.safetensors", "forward_drift.safetensors", "model.json", "notes.txt"}
+    assert {p.name for p in shared.iterdir()} == names | {"other.safetensors"}
+    assert pf.load(shared).provenance.sha256 == digest
+    pf.save(pf.Model(MLP(2, 8, 1), pf.CondOT()), shared)
+    kept = {"model.json", "model.safetensors", "notes.txt", "other.safetensors"}
+    assert {p.name for p in shared.iterdir()} == kept
+    pf.load(shared)
+
+
+def test_weights_that_did_not_change_are_not_written_again(tmp_path: Path) -> None:
+    halves = HalfBridges(MLP(2, 8, 1), MLP(2, 4, 1), BRIDGE, shape=(2,))
+    pf.save(halves, tmp_path)
+    before = {p.name: p.stat().st_ino for p in tmp_path.iterdir()}
+    with torch.no_grad():
+        halves.backward_drift.conv_in.weight.add_(1)
+    pf.save(halves, tmp_path)
+    after = {p.name: p.stat().st_ino for p in tmp_path.iterdir()}
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"backward_drift.safetensors", "model.json"}
+
+
+def test_a_model_without_weights_is_saved_too(tmp_path: Path) -> None:
+    pf.save(pf.CondOT(0.1), tmp_path / "path")
+    assert pf.load(tmp_path / "path") == pf.CondOT(0.1)

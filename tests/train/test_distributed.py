@@ -350,8 +350,8 @@ def test_where_one_process_is_killed_the_others_say_so_and_end(
 
 STOPPED = """
 import os, signal
-from pushforward import sampling
-from pushforward.train import files
+from pushforward.runtime import files
+from pushforward.sampling import generate as sampling
 real = {where}
 def stopped(*arguments, **options):
     if rank == {rank}:

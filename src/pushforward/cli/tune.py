@@ -100,7 +100,7 @@ class Tune(Command):
         """Write the sampler into the model's folder, beside those that are there by now."""
         from pushforward.core.errors import CheckpointError
         from pushforward.runtime.files import locked
-        from pushforward.saving.folder import load, save_info
+        from pushforward.saving.folder import load, save_records
 
         with locked(self.folder):
             there = load(self.folder)
@@ -109,4 +109,4 @@ class Tune(Command):
                     f"the weights in {self.folder} changed while a sampler was fitted to them: fit it again"
                 )
             tuned.attach(there)
-            save_info(there, self.folder)
+            save_records(there, self.folder)

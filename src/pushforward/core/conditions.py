@@ -180,6 +180,10 @@ class Fill:
 
     value: float = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise InputError(f"Fill takes a number, not {self.value!r}")
+
     def __call__(self, value: Condition) -> Condition:
         if isinstance(value, Tokens):
             return Tokens(torch.full_like(value.values, self.value), value.mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -120,13 +121,15 @@ class ModelBase(nn.Module):
 
     def _records(self) -> dict[str, Any]:
         """The constructor's arguments that `_describe` takes."""
+        info = {name: value for name, value in self.info.items() if name != "sha256"}
         config: dict[str, Any] = {
             "spec": self.spec,
             "nulls": dict(self.nulls),
             "sampling": self.sampling,
-            "provenance": self.provenance,
+            # The hash of the weights is that of what is saved with them, and not of what they were before.
+            "provenance": replace(self.provenance, sha256=None),
         }
-        return config | ({"info": self.info} if self.info else {})
+        return config | ({"info": info} if info else {})
 
     def to_config(self) -> dict[str, Any]:
         """The constructor's arguments: JSON values, or parts that have a configuration of their own."""

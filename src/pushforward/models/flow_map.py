@@ -17,6 +17,7 @@ Boffi, Albergo, Vanden-Eijnden 2024 (arXiv 2406.07507), sec. 3.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -72,6 +73,12 @@ class FlowMapModel(ModelBase):
                 raise InputError(
                     f"a grid of jumps is two or more increasing times in [0, 1], got {jumps[:8]}"
                 )
+        config = getattr(model.net, "config", {})
+        if jumps == "any" and isinstance(config, Mapping) and config.get("two_times") is False:
+            raise InputError(
+                f"a flow map of any jumps takes a network of two times: build the {type(model.net).__name__} with "
+                f"two_times=True"
+            )
         self.model = model
         self.jumps: Jumps = jumps
         self._low, self._high = _regular_jumps(model)

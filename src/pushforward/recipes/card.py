@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pushforward.core.errors import CheckpointError
+from pushforward.core.spec import DataSpec
 from pushforward.recipes.experiment import CONFIG, read_config
 from pushforward.runtime.files import write_file
+from pushforward.saving.folder import Description, read_description
 from pushforward.train.log import JSONLines
 
 CARD = "README.md"
@@ -35,12 +37,12 @@ def card(folder: Path) -> str:
     """Markdown: what the model is, its data, training, figures, pictures, and how to load it."""
     name, options = read_config(folder)
     try:
-        model = json.loads((folder / "model.json").read_text())
-        info = model["info"]
+        model = read_description(folder)
+        info = _info(model)
         facts = _facts(model, info)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"cannot describe the model in {folder}: {error}") from error
-    classifier = model["kind"] == "classifier"
+    classifier = model.kind == "NoisyClassifier"
     lines = [f"# Model card: {name}", "", _summary(name, model), ""]
     lines += ["| | |", "|-|-|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
     lines += ["## Data", "", _data(options, info), ""]
@@ -53,41 +55,47 @@ def card(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _summary(name: str, model: Mapping[str, Any]) -> str:
+def _info(model: Description) -> dict[str, Any]:
+    """The info of a model, which a flow map has in the model within it."""
+    found = (entry["config"].get("info") for entry in model.parts.values() if "config" in entry)
+    return next((info for info in found if info), {})
+
+
+def _summary(name: str, model: Description) -> str:
     kinds = {
-        "model": "a model that draws samples by following a velocity",
-        "flow-map": "a flow map, which draws samples in one to a few calls",
-        "classifier": "a classifier",
-        "bridge": "a Schroedinger bridge",
-        "half-bridges": "a Schroedinger bridge of two half-bridges",
-        "diffflow": "a DiffFlow",
+        "Model": "a model that draws samples by following a velocity",
+        "FlowMapModel": "a flow map, which draws samples in one to a few calls",
+        "NoisyClassifier": "a classifier",
+        "BridgeModel": "a Schroedinger bridge",
+        "HalfBridges": "a Schroedinger bridge of two half-bridges",
+        "DiffFlowModel": "a DiffFlow",
     }
     return (
-        f"Of the recipe `{name}` of pushforward {model['pushforward']}: {kinds[model['kind']]}. "
+        f"Of the recipe `{name}` of pushforward {model.pushforward}: {kinds.get(model.kind, model.kind)}. "
         f"Nothing in this folder is executed when it is loaded."
     )
 
 
-def _facts(model: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, str]:
+def _facts(model: Description, info: Mapping[str, Any]) -> dict[str, str]:
     facts = {}
-    for part in ("net", "forward_drift", "backward_drift", "drift"):
-        if model.get(part):
-            arguments = ", ".join(f"{k}={v}" for k, v in model[part]["arguments"].items())
-            facts["network" if part == "net" else f"network, {part}"] = (
-                f"{model[part]['name']}({arguments})"
-            )
-    arguments = ", ".join(f"{k}={v}" for k, v in model["path"]["arguments"].items())
-    facts["path"] = f"{model['path']['name']}({arguments})"
-    if "prediction" in model:
-        facts["predicts"] = model["prediction"]
-    facts["sample shape"] = " x ".join(map(str, model["shape"]))
-    if model["classes"]:
-        names = info.get("class_names") or range(model["classes"])
+    for place, entry in model.parts.items():
+        last = place.rpartition(".")[2]
+        if "weights" in entry or last == "path":
+            arguments = ", ".join(f"{k}={v}" for k, v in entry["config"].items())
+            name = "network" if last == "net" else last if last == "path" else f"network, {last}"
+            facts[name] = f"{entry['class']}({arguments})"
+        elif entry.get("class") == "DataSpec":
+            spec = DataSpec.from_config(entry["config"])
+        if "prediction" in entry.get("config", {}) and "net" in entry["config"]:
+            facts["predicts"] = entry["config"]["prediction"]
+    facts["sample shape"] = " x ".join(map(str, spec.shape))
+    if spec.classes:
+        names = info.get("class_names") or range(spec.classes)
         facts["classes"] = ", ".join(map(str, names))
     for key in ("method", "guidance", "teacher", "origin"):
         if key in info:
             facts[key] = str(info[key])
-    facts["weights"] = f"EMA at step {info.get('step', '?')}, SHA-256 {model['sha256']}"
+    facts["weights"] = f"EMA at step {info.get('step', '?')}, SHA-256 {model.sha256}"
     return facts
 
 

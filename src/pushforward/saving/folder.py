@@ -1,238 +1,201 @@
-"""Models that can be shared: `model.safetensors` and `model.json`, which load without executing code.
+"""Saved models: a folder with `model.json` and safetensors files, which loads without executing code.
 
-model.json names the network, path, prediction and preconditioning, each out of a closed table, with the arguments that
-build them, the SHA-256 of the weights, and that of itself.
+    model.json          the parts by place: class, configuration, file of weights and its SHA-256; and its own SHA-256
+    model.safetensors   the weights, if one part has any; else PLACE.safetensors of each part that has some
+
+Weights come first and model.json last, each renamed into place when it is whole.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from pathlib import Path as FilePath
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from pushforward import __version__
-from pushforward.core import interpolants, paths
-from pushforward.core.errors import CheckpointError, Error
-from pushforward.models.bridge import BridgeModel, HalfBridges
+from pushforward.core.errors import CheckpointError, Error, InputError
+from pushforward.models.base import ModelBase
 from pushforward.models.classifier import NoisyClassifier
-from pushforward.models.diffflow import DiffFlowModel
-from pushforward.models.flow_map import FlowMapModel
-from pushforward.models.model import Model
-from pushforward.models.preconditioning import EDMPreconditioning
-from pushforward.nets import NETS
 from pushforward.runtime.files import explain, sha256, write_file
+from pushforward.saving.building import build, check_rebuilds
+from pushforward.saving.description import SELF, Described, Parts, describe
+from pushforward.saving.foreign import refuse_foreign, refuse_format
+from pushforward.saving.parts import has_config
+from pushforward.saving.tensors import digest, header, read, serialise
 
-FORMAT = 1
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-PATHS: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        paths.CondOT, paths.Cosine, paths.VP, paths.SubVP, paths.VE, paths.EDM, paths.DDPMPath,
-        interpolants.Tube, interpolants.BrownianBridge, interpolants.SmoothBridge,
-    )
-}  # fmt: skip
-PRECONDITIONINGS: dict[str, type] = {"EDMPreconditioning": EDMPreconditioning}
+FORMAT = 2
+DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 
-
-# What draws samples, and what a folder can hold.
-Sampled = Model | FlowMapModel | BridgeModel | HalfBridges | DiffFlowModel
-Shared = Sampled | NoisyClassifier
-# The networks of a model of each kind: their names in a description, and in the model.
-KINDS: dict[str, tuple[type[nn.Module], dict[str, str]]] = {
-    "model": (Model, {"net": "net"}),
-    "flow-map": (FlowMapModel, {"net": "model.net"}),
-    "classifier": (NoisyClassifier, {"net": "net"}),
-    "bridge": (BridgeModel, {"net": "net"}),
-    "half-bridges": (
-        HalfBridges,
-        {"forward_drift": "forward_drift", "backward_drift": "backward_drift"},
-    ),
-    "diffflow": (DiffFlowModel, {"net": "score.net", "drift": "drift"}),
-}
+# What a reference leads to: the part itself, or a folder in which it was saved.
+References = Mapping[str, nn.Module | str | Path]
 
 
-def describe(model: Shared) -> dict[str, Any]:
-    """All of a model but its weights, as JSON values."""
-    if isinstance(model, DiffFlowModel):
-        drift = None if model.drift is None else _of_network(model.drift)
-        whole = {"kind": "diffflow", "drift": drift, "grid": model.grid.tolist()}
-        return describe(model.score) | whole
-    if isinstance(model, FlowMapModel):
-        jumps = model.jumps if isinstance(model.jumps, str) else list(model.jumps)
-        return describe(model.model) | {"kind": "flow-map", "jumps": jumps}
-    kind, parts = next((k, parts) for k, (cls, parts) in KINDS.items() if type(model) is cls)
-    common = {
+def save(model: Any, folder: str | Path, *, references: Mapping[str, str] | None = None) -> str:
+    """Write a model, or another part, into `folder`; returns the SHA-256 of the weights.
+
+    references: frozen parts that are not written but held by a name, by their place: {"encoder": "clip-vit-l"}. `load`
+    takes them under this name, and compares the SHA-256 of their tensors.
+
+    Raises CheckpointError, before anything is written, for what could not be loaded again: a class that does not say
+    how it is built (`to_config`), a configuration that builds something else, or that JSON cannot hold.
+    """
+    return write(describe_checked(model, references), folder)
+
+
+def describe_checked(model: Any, references: Mapping[str, str] | None = None) -> Described:
+    """The description of a model, after it has been built again from it."""
+    if not has_config(model):
+        name = type(model).__name__
+        raise CheckpointError(
+            f"a {name} cannot be saved by itself, since nobody knows how to build it again: write {name}.to_config, "
+            f"which returns the arguments of its constructor, or make it a part of a model (pf.Model)"
+        )
+    described = describe(model, references)
+    check_rebuilds(described)
+    return described
+
+
+def write(
+    described: Described,
+    folder: str | Path,
+    tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> str:
+    """Write what is described. tensors: those of its modules, by place, if they are not to be asked for them."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = {entry.name for entry in folder.iterdir()}
+    except OSError as error:
+        raise explain(folder, error) from error
+    weights = dict(described.tensors()) if tensors is None else tensors
+    parts: Parts = json.loads(json.dumps(described.parts))
+    for place, some in weights.items():
+        name = WEIGHTS if len(weights) == 1 else f"{place}.safetensors"
+        content = serialise(some)
+        found = hashlib.sha256(content).hexdigest()
+        parts[place]["weights"] = {"file": name, "sha256": found}
+        # Frozen parts stay as they are from save to save.
+        if name not in there or sha256(folder / name) != found:
+            write_file(folder / name, content)
+    before = _files_of(folder)
+    _write_description(folder, parts)
+    for name in before - _files(parts):
+        (folder / name).unlink(missing_ok=True)
+    return identity(parts)
+
+
+def _write_description(folder: Path, parts: Parts) -> None:
+    whole: dict[str, Any] = {
         "format": FORMAT,
         "pushforward": __version__,
-        "kind": kind,
-        **{part: _of_network(getattr(model, part)) for part in parts},
-        "path": _component(type(model.path).__name__, dataclasses.asdict(model.path)),
-        "shape": list(model.shape),
-        "classes": model.classes,
-        "info": model.info,
+        "sha256": identity(parts),
+        "parts": parts,
     }
-    if not isinstance(model, Model):
-        return common
-    return common | {
-        "prediction": model.prediction,
-        "preconditioning": None
-        if model.preconditioning is None
-        else _component(
-            type(model.preconditioning).__name__,
-            dataclasses.asdict(model.preconditioning),  # type: ignore[call-overload]
-        ),
-        "margin": model.margin,
+    whole["check"] = check_of(whole)
+    write_file(folder / DESCRIPTION, (json.dumps(whole, indent=1) + "\n").encode())
+
+
+def identity(parts: Parts) -> str:
+    """The SHA-256 of the weights of all parts: of their file, or of a list of these where there are several."""
+    found = {
+        place: entry["weights"]["sha256"] if "weights" in entry else entry["digest"]
+        for place, entry in parts.items()
+        if "weights" in entry or "reference" in entry
     }
+    if len(found) == 1:
+        return str(next(iter(found.values())))
+    lines = "".join(f"{place} {value}\n" for place, value in sorted(found.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _of_network(net: Any) -> dict[str, Any]:
-    name = type(net).__name__
-    if NETS.get(name) is not type(net):
-        raise CheckpointError(
-            f"{name} is not one of the networks that a shared model may name ({', '.join(NETS)}): keep its state_dict, "
-            f"and rebuild it in code"
-        )
-    return _component(name, net.config)
-
-
-def _component(name: str, arguments: Any) -> dict[str, Any]:
-    return {"name": name, "arguments": arguments}
-
-
-def build(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Shared:
-    """The model that `describe` described, with fresh weights of the shapes of `weights`. Nothing in it is trusted."""
-    try:
-        shape, classes = description["shape"], description["classes"]
-        if not all(type(n) is int and n > 0 for n in [*shape, 1 if classes is None else classes]):
-            raise CheckpointError(
-                f"shape {shape!r} and classes {classes!r} must be positive whole numbers"
-            )
-        kind = description.get("kind", "model")
-        if kind not in KINDS:
-            raise CheckpointError(f"unknown kind of model {kind!r}; known are {', '.join(KINDS)}")
-        made, parts = KINDS[kind]
-        if kind == "diffflow" and description["drift"] is None:
-            parts = {"net": parts["net"]}
-        _check_size(description, weights, parts)
-        path = _make("path", PATHS, description["path"])
-        about = {"shape": tuple(shape), "classes": classes, "info": description["info"]}
-        first, *others = (_network(description[part], weights) for part in parts)
-        if made not in (Model, FlowMapModel, DiffFlowModel):
-            model: Shared = made(first, *others, path, **about)  # type: ignore[assignment]
-            return model
-        preconditioning = description["preconditioning"]
-        whole = Model(
-            first,
-            path,
-            description["prediction"],
-            None
-            if preconditioning is None
-            else _make("preconditioning", PRECONDITIONINGS, preconditioning),
-            margin=description["margin"],
-            shape=about["shape"],
-            classes=classes,
-            info=about["info"],
-        )
-        if made is Model:
-            return whole
-        if made is FlowMapModel:
-            jumps: Any = description["jumps"]
-            if not isinstance(jumps, str):
-                jumps = tuple(jumps)
-            elif jumps == "any" and not description["net"]["arguments"].get("two_times"):
-                raise CheckpointError("a flow map of any jumps takes a network of two times")
-            return FlowMapModel(whole, jumps)
-        grid = torch.tensor(description["grid"], dtype=torch.float64)
-        return DiffFlowModel(whole, others[0] if others else None, grid=grid)
-    except Error:
-        raise
-    except Exception as error:  # whatever arguments of the wrong type or size lead to
-        raise CheckpointError(
-            f"not a model description: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _make(kind: str, table: Mapping[str, type], component: Mapping[str, Any]) -> Any:
-    name = component["name"]
-    if name not in table:
-        raise CheckpointError(f"unknown {kind} {name!r}; known are {', '.join(table)}")
-    return table[name](**component["arguments"])
-
-
-def _check_size(
-    description: Mapping[str, Any], weights: Mapping[str, Tensor], parts: Mapping[str, str]
-) -> None:
-    """That the networks' tensors are those of the file, before memory is taken for them."""
-    held, wanted = sum(w.numel() for w in weights.values()), dict[str, Tensor]()
-    for part, name_in_model in parts.items():
-        if any(type(n) is int and n > held for n in description[part]["arguments"].values()):
-            raise CheckpointError(f"{DESCRIPTION} describes a network larger than {WEIGHTS}")
-        with torch.device("meta"):
-            net = _network(description[part], weights)
-        wanted |= {f"{name_in_model}.{name}": value for name, value in net.state_dict().items()}
-    check_fit(wanted, weights, WEIGHTS)
-
-
-def _network(component: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
-    """The network, in the precision of its weights."""
-    net: nn.Module = _make("network", NETS, component)
-    kinds = {w.dtype for w in weights.values() if w.is_floating_point()}
-    return net.to(kinds.pop()) if len(kinds) == 1 else net
-
-
-def _digest(description: Mapping[str, Any]) -> str:
+def check_of(description: Mapping[str, Any]) -> str:
     """SHA-256 of all of a description but this."""
     rest = {key: value for key, value in description.items() if key != "check"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def save(model: Shared, folder: str | FilePath) -> str:
-    """Write model.safetensors and model.json into `folder`; returns the SHA-256 of the weights."""
-    return save_as(describe(model), model.state_dict(), folder)
+def _files(parts: Parts) -> set[str]:
+    return {entry["weights"]["file"] for entry in parts.values() if "weights" in entry}
 
 
-def save_as(
-    description: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: str | FilePath
-) -> str:
-    """As `save`, of a model whose description and weights are given."""
-    folder = FilePath(folder)
+def _files_of(folder: Path) -> set[str]:
+    """The files of weights of the model that is in a folder; none if there is no such model."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise explain(folder, error) from error
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_file(folder / WEIGHTS, save_tensors(plain))
-    digest = sha256(folder / WEIGHTS)
-    whole = json.loads(json.dumps({**description, "sha256": digest}))
-    whole["check"] = _digest(whole)
-    write_file(folder / DESCRIPTION, (json.dumps(whole, indent=1) + "\n").encode())
-    return digest
+        parts = read_description(folder).parts
+        return {name for name in _files(parts) if Path(name).name == name}
+    except (CheckpointError, KeyError, TypeError, AttributeError):
+        return set()
 
 
-def save_info(model: Shared, folder: str | FilePath) -> None:
-    """Write the info of a model anew into the folder that it was loaded from; the weights there stay untouched."""
-    place = FilePath(folder) / DESCRIPTION
-    info = {key: value for key, value in model.info.items() if key != "sha256"}
-    description = json.loads(json.dumps(json.loads(place.read_text()) | {"info": info}))
-    description["check"] = _digest(description)
-    write_file(place, (json.dumps(description, indent=1) + "\n").encode())
+def save_records(model: ModelBase, folder: str | Path) -> None:
+    """Write the records of a model anew into the folder that it was loaded from; the weights there stay untouched."""
+    folder = Path(folder)
+    there = read_description(folder)
+    held = {p: e["reference"] for p, e in there.parts.items() if "reference" in e}
+    parts: Parts = json.loads(json.dumps(describe(model, held).parts))
+    for place, entry in there.parts.items():
+        if "weights" in entry:
+            parts[place]["weights"] = entry["weights"]
+    _write_description(folder, parts)
 
 
-def load(folder: str | FilePath, device: torch.device | str = "cpu") -> Any:
-    """The model in a run folder, ready to sample. `model.info["sha256"]` is the hash of its weights.
+@dataclass(frozen=True)
+class Description:
+    """What a folder says of its model: version of this library, SHA-256 of the weights, parts by place."""
+
+    pushforward: str
+    sha256: str
+    parts: Parts
+
+    @property
+    def kind(self) -> str:
+        """The class of the whole."""
+        return str(self.parts[SELF]["class"])
+
+
+def read_description(folder: str | Path) -> Description:
+    """model.json, after its SHA-256 has been compared."""
+    folder = Path(folder)
+    refuse_foreign(folder, str(folder), DESCRIPTION)
+    if not (folder / DESCRIPTION).is_file():
+        raise CheckpointError(
+            f"{folder} holds no model: {DESCRIPTION} is missing. A run writes it with its first checkpoint"
+        )
+    try:
+        found = json.loads((folder / DESCRIPTION).read_text())
+        if not isinstance(found, dict):
+            raise CheckpointError("it is not a description of a model")
+        refuse_format(found, FORMAT)
+        if found.get("check") != check_of(found):
+            raise CheckpointError("it is damaged or was edited: its SHA-256 differs")
+        return Description(str(found["pushforward"]), str(found["sha256"]), found["parts"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / DESCRIPTION}: {error}") from error
+    except (ValueError, OSError, RecursionError, KeyError) as error:
+        raise CheckpointError(f"cannot read {folder / DESCRIPTION}: {error}") from error
+
+
+def load(
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    parts: Collection[type] = (),
+    references: References | None = None,
+) -> Any:
+    """The model in a folder, ready to sample. `model.provenance.sha256` is the hash of its weights.
+
+    parts:      your own classes that it was saved with: networks, paths, preconditionings, encoders.
+    references: the frozen parts that it holds by reference, by name: each the part itself or a folder that it is in.
 
     Raises CheckpointError if it is missing, damaged or not of this library. Nothing in the files is executed.
     """
-    model = _load(folder, device)
+    model = _load(folder, device, parts, references)
     if isinstance(model, NoisyClassifier):
         raise CheckpointError(
             f"{folder} holds a classifier, which guides a model and draws nothing by itself"
@@ -240,65 +203,96 @@ def load(folder: str | FilePath, device: torch.device | str = "cpu") -> Any:
     return model
 
 
-def load_classifier(folder: str | FilePath, device: torch.device | str = "cpu") -> NoisyClassifier:
-    """The noisy classifier in a run folder, as `load` does a model."""
-    model = _load(folder, device)
+def load_classifier(
+    folder: str | Path, device: torch.device | str = "cpu", *, parts: Collection[type] = ()
+) -> NoisyClassifier:
+    """The noisy classifier in a folder, as `load` does a model."""
+    model = _load(folder, device, parts, None)
     if not isinstance(model, NoisyClassifier):
         raise CheckpointError(f"{folder} holds a model that draws samples, and no classifier")
     return model
 
 
-def _load(folder: str | FilePath, device: torch.device | str) -> Shared:
-    folder = FilePath(folder)
-    for name in (DESCRIPTION, WEIGHTS):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder} holds no model: {name} is missing. A run writes it with its first checkpoint"
-            )
+def _load(
+    folder: str | Path,
+    device: torch.device | str,
+    parts: Collection[type],
+    references: References | None,
+) -> Any:
+    if isinstance(parts, type) or not all(isinstance(cls, type) for cls in parts):
+        raise InputError("parts are classes: parts=[MyNet, MyPath]")
+    there = read_description(folder)
     try:
-        description = json.loads((folder / DESCRIPTION).read_text())
-        if not isinstance(description, dict) or description.get("format") != FORMAT:
-            raise CheckpointError(f"{DESCRIPTION} is not a model description of format {FORMAT}")
-        if description.get("check") != _digest(description):
-            raise CheckpointError(f"{DESCRIPTION} is damaged or was edited: its SHA-256 differs")
-        content = (folder / WEIGHTS).read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != description.get("sha256"):
-            raise CheckpointError(
-                f"{WEIGHTS} is not the file that {DESCRIPTION} describes (its SHA-256 differs): "
-                f"it is damaged or from elsewhere"
-            )
-        weights = load_tensors(content)
-        # The generator of the caller is left as it was.
-        with torch.random.fork_rng(devices=[]):
-            model = build(description, weights)
-        load_into(model, weights, WEIGHTS)
-    except (ValueError, OSError, RecursionError, SafetensorError, CheckpointError) as error:
-        if isinstance(error, Error):
-            raise CheckpointError(f"{folder}: {error}") from error
-        raise CheckpointError(f"cannot read the model in {folder}: {error}") from error
-    model.info["sha256"] = digest
-    model.provenance = dataclasses.replace(model.provenance, sha256=digest)
-    return model.to(device).requires_grad_(False).eval()
-
-
-def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy tensors into a module, after listing every name, shape or type that does not fit."""
-    check_fit(module.state_dict(), tensors, where)
-    module.load_state_dict(dict(tensors))
-
-
-def check_fit(want: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
-    problems = [f"missing: {name}" for name in want if name not in tensors]
-    problems += [f"unexpected: {name}" for name in tensors if name not in want]
-    problems += [
-        f"{name}: {tensors[name].dtype} {tuple(tensors[name].shape)}, expected {value.dtype} {tuple(value.shape)}"
-        for name, value in want.items()
-        if name in tensors
-        and (tensors[name].shape != value.shape or tensors[name].dtype != value.dtype)
-    ]
-    if problems:
-        shown = "; ".join(problems[:8]) + ("; ..." if len(problems) > 8 else "")
+        files = _Files(Path(folder), there.parts, dict(references or {}), parts)
+        model = build(there.parts, parts, files)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    except Error as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    except Exception as error:  # whatever is not of the kind that it must be
         raise CheckpointError(
-            f"{where} does not fit the model ({len(problems)} differences): {shown}"
-        )
+            f"{folder}: not a description of a model: {type(error).__name__}: {error}"
+        ) from error
+    if isinstance(model, nn.Module):
+        model.to(device).requires_grad_(False).eval()
+    if isinstance(model, ModelBase):
+        model.provenance = replace(model.provenance, sha256=there.sha256)
+        model.info["sha256"] = there.sha256
+    return model
+
+
+class _Files:
+    """The tensors of the parts in a folder, whose files are as they were written."""
+
+    values = True
+
+    def __init__(
+        self, folder: Path, parts: Parts, references: References, own: Collection[type]
+    ) -> None:
+        self.folder, self.references, self.own = folder, references, own
+        self.files: dict[str, Path] = {}
+        if not isinstance(parts, dict) or SELF not in parts:
+            raise CheckpointError(f"{DESCRIPTION} names no part {SELF!r}")
+        for place, entry in parts.items():
+            if "weights" in entry:
+                self.files[place] = self._checked(place, entry["weights"])
+
+    def _checked(self, place: str, weights: Mapping[str, Any]) -> Path:
+        name = weights["file"]
+        if name not in (WEIGHTS, f"{place}.safetensors") or Path(name).name != name:
+            raise CheckpointError(f"the weights of {place} cannot be in {name!r}")
+        path = self.folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{name} is missing, which holds the weights of {place}")
+        try:
+            found = sha256(path)
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path}: {error}") from error
+        if found != weights["sha256"]:
+            raise CheckpointError(
+                f"{name} is not the file that {DESCRIPTION} describes (its SHA-256 differs): it is damaged or from "
+                f"elsewhere"
+            )
+        return path
+
+    def header(self, place: str) -> dict[str, Tensor]:
+        return header(self.files[place]) if place in self.files else {}
+
+    def read(self, place: str) -> dict[str, Tensor]:
+        return read(self.files[place])
+
+    def held(self, place: str, entry: Mapping[str, Any]) -> nn.Module:
+        name = entry["reference"]
+        if name not in self.references:
+            raise CheckpointError(
+                f"its part {place} is held by reference to {name!r}: pass it, pf.load(folder, references={{{name!r}: "
+                f"the part, or a folder that it was saved in}})"
+            )
+        part = self.references[name]
+        if not isinstance(part, nn.Module):
+            part = _load(part, "cpu", self.own, self.references)
+        if digest(part.state_dict()) != entry["digest"]:
+            raise CheckpointError(
+                f"the reference {name!r} is not the part {place} that the model was saved with: its SHA-256 differs"
+            )
+        return part

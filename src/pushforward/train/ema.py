@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.saving.folder import Shared
+from pushforward.models.base import ModelBase
 from pushforward.train.parallel import local
 
 
@@ -19,15 +19,15 @@ class EMA:
     the first steps go. Buffers are copied. `model` is a copy of the model that holds the average, for sampling.
     """
 
-    def __init__(self, model: Shared, decay: float = 0.999) -> None:
+    def __init__(self, model: ModelBase, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise InputError(f"the decay of the EMA is {decay}; it must lie in [0, 1)")
         self.decay = decay
         self.model = copy.deepcopy(model).float().requires_grad_(False).eval()
-        self._pairs: tuple[Shared, list[Tensor], list[Tensor]] | None = None
+        self._pairs: tuple[ModelBase, list[Tensor], list[Tensor]] | None = None
 
     @torch.no_grad()
-    def update(self, model: Shared, step: int) -> None:
+    def update(self, model: ModelBase, step: int) -> None:
         """Take in the weights after optimiser step number `step`, counted from 0. `model` may be wrapped or sharded."""
         decay = min(self.decay, (1 + step) / (10 + step))
         if self._pairs is None or self._pairs[0] is not model:

@@ -19,31 +19,26 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pushforward.core.errors import InputError
+from pushforward.models.base import ModelBase
 from pushforward.runtime.processes import Processes
-from pushforward.saving.folder import KINDS
 
 Strategy = Literal["ddp", "fsdp"]
 
 
-def places(model: nn.Module) -> list[tuple[nn.Module, str]]:
+def places(model: ModelBase) -> list[tuple[nn.Module, str]]:
     """The networks of a model, each as the module that holds it and its name there."""
-    parts = next((names for kind, names in KINDS.values() if type(model) is kind), {"net": "net"})
     found = []
-    for dotted in parts.values():
-        *way, name = dotted.split(".")
-        holder = model
-        for step in way:
-            holder = getattr(holder, step)
-        if isinstance(getattr(holder, name), nn.Module):
-            found.append((holder, name))
+    for dotted in model.networks():
+        holder, _, name = dotted.rpartition(".")
+        found.append((model.get_submodule(holder), name))
     return found
 
 
-def networks(model: nn.Module) -> list[nn.Module]:
-    return [getattr(holder, name) for holder, name in places(model)]
+def networks(model: ModelBase) -> list[nn.Module]:
+    return list(model.networks().values())
 
 
-def replicate(model: nn.Module, processes: Processes) -> None:
+def replicate(model: ModelBase, processes: Processes) -> None:
     """Wrap each network of the model by DistributedDataParallel, which averages gradients over the processes."""
     if processes.count == 1:
         return
@@ -58,7 +53,7 @@ def replicate(model: nn.Module, processes: Processes) -> None:
         setattr(holder, name, wrapped)
 
 
-def shard(model: nn.Module) -> None:
+def shard(model: ModelBase) -> None:
     """Split weights, gradients and so the optimiser's moments of each network over the processes (FSDP2).
 
     Each module in a ModuleList of a network, its blocks, is gathered by itself when it is called. What is not trained
@@ -77,7 +72,7 @@ def shard(model: nn.Module) -> None:
 
 
 @contextmanager
-def gathering(model: nn.Module, last: bool) -> Iterator[None]:
+def gathering(model: ModelBase, last: bool) -> Iterator[None]:
     """Gradients go between processes only after the last part of a batch that is taken in several."""
     nets: list[Any] = list(networks(model))
     for net in nets:

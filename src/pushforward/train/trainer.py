@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -33,10 +33,13 @@ from pushforward.core.errors import (
 )
 from pushforward.core.noise import Noise
 from pushforward.data.batch import Batch
+from pushforward.models.base import ModelBase
 from pushforward.objectives.matching import Objective, Stateful
 from pushforward.runtime.files import clear_leftovers, explain, write_file
 from pushforward.runtime.processes import Processes
-from pushforward.saving.folder import Shared, check_fit, describe, save_as
+from pushforward.saving.description import describe
+from pushforward.saving.folder import describe_checked, write
+from pushforward.saving.tensors import check_fit
 from pushforward.streams.stream import Stream, part
 from pushforward.train.checkpoint import TENSORS, Checkpoints, State, prefixed
 from pushforward.train.divergence import Watch
@@ -129,7 +132,7 @@ class Trainer:
     def __init__(
         self,
         objective: Objective,
-        model: Shared,
+        model: ModelBase,
         stream: Stream,
         settings: Settings,
         folder: Path,
@@ -148,7 +151,7 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.emas = {decay: EMA(model, decay) for decay in (settings.ema, *settings.more_emas)}
         self.ema = self.emas[settings.ema]
-        self.descriptions = {decay: describe(ema.model) for decay, ema in self.emas.items()}
+        describe_checked(self.ema.model)  # What could not be saved is not trained.
         self.stateful = objective if isinstance(objective, Stateful) else None
         self.watch = Watch()
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
@@ -318,10 +321,15 @@ class Trainer:
     def _share(self) -> None:
         for decay, ema in self.emas.items():
             folder = self.folder if ema is self.ema else self.folder / "emas" / str(decay)
-            tensors = {name: whole(value) for name, value in ema.model.state_dict().items()}
-            description = self.descriptions[decay]
-            description["info"]["step"] = self.step
-            self.processes.first(partial(save_as, description, tensors, folder))
+            model = ema.model
+            model.provenance = replace(model.provenance, step=self.step)
+            model.info["step"] = self.step
+            described = describe(model)
+            tensors = {
+                place: {name: whole(value) for name, value in own.items()}
+                for place, own in described.tensors()
+            }
+            self.processes.first(partial(write, described, folder, tensors))
 
     def run(self) -> bool:
         """Train to the last step. False if a signal asked to stop before it; a checkpoint is then written first."""
