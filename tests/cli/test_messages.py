@@ -113,7 +113,7 @@ ERRORS = {
     "sample file": "file holds no model: model.json is missing. A run writes it with its first checkpoint",
     "evaluate empty": "empty holds no model: model.json is missing. A run writes it with its first checkpoint",
     "info nowhere": "nowhere holds no model: model.json is missing. A run writes it with its first checkpoint",
-    "info broken": "cannot read the model in broken: "
+    "info broken": "cannot read broken/model.json: "
     "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
     "train toy2d --out plane": "plane already holds a run: go on with it by --resume, or choose another --out",
     "train toy2d --out other": "other already holds files that are not a run: choose another --out",

@@ -89,7 +89,9 @@ def test_a_gradient_that_is_not_finite_stops_a_run_of_finite_loss(
 ) -> None:
     run = trainer(
         tmp_path,
-        objective=lambda model, condition_dropout: Steep(model, condition_dropout=drop, value=value),
+        objective=lambda model, condition_dropout: Steep(
+            model, condition_dropout=condition_dropout, value=value
+        ),
         checkpoint_every=100,
     )
     run.start()
