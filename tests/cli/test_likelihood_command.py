@@ -12,10 +12,12 @@ import torch
 
 import pushforward as pf
 from pushforward.cli import main
+from pushforward.core.spec import DataSpec
 from pushforward.data import load_digits
 from pushforward.evaluate.metrics.agreement import everything
-from pushforward.evaluate.metrics.likelihood import Settings, bin_width, judge
+from pushforward.evaluate.metrics.likelihood import Settings, judge
 from pushforward.laws import EightGaussians
+from pushforward.saving.folder import load_classifier
 from pushforward.solvers import DormandPrince
 
 TINY = "--device cpu --width 8 --batch-size 8 --steps 2 --sample-every 0 --out"
@@ -111,7 +113,9 @@ def test_a_model_that_is_exact_takes_the_entropy_of_its_law() -> None:
         def forward(self, x, t):
             return self.field(x, t)
 
-    model = pf.Model(Exact(), pf.CondOT(), shape=(1, 2, 2), info={"value_range": [-1, 1]})
+    model = pf.Model(
+        Exact(), pf.CondOT(), spec=DataSpec((1, 2, 2), value_range=(-1.0, 1.0), bin_width=1 / 50)
+    )
     x = (model.net.field.law.sample(200, seed=1).clamp(-1, 1) * 50).round().float() / 50
     figures, _ = judge(model, x, None, Settings(bound=True, bound_steps=60, variance="beta"))
     entropy = 0.5 * math.log(2 * math.pi * math.e * 0.05)
@@ -122,16 +126,6 @@ def test_a_model_that_is_exact_takes_the_entropy_of_its_law() -> None:
     assert figures["ode_error"] < 0.1
 
 
-def test_the_width_of_bins_is_found_from_the_values() -> None:
-    bytes_ = torch.tensor([[0.0, 3.0, 4.0, 255.0]]) / 127.5 - 1
-    assert bin_width(bytes_, -1, 1) == pytest.approx(2 / 255, rel=1e-12)
-    digits = everything(load_digits(), 100)[0]
-    assert bin_width(digits, -1, 1) == pytest.approx(1 / 8, rel=1e-12)
-    for wrong in (torch.tensor([0.0, 0.1234567, 0.5]), torch.tensor([-2.0, 0.0])):
-        with pytest.raises(pf.InputError, match="not quantised"):
-            bin_width(wrong, -1, 1)
-
-
 def test_samples_are_guided_by_a_classifier(place: Path) -> None:
     options = "--label 3 --num 4 --nfe 6"
     run, classifier = place / "digits", place / "classifier"
@@ -140,7 +134,7 @@ def test_samples_are_guided_by_a_classifier(place: Path) -> None:
     )
     assert call(line) == 0
     got = np.load(place / "a" / "samples.npz")
-    model, guide = pf.load(run), pf.train.share.load_classifier(classifier)
+    model, guide = pf.load(run), load_classifier(classifier)
     guided = pf.guidance.ClassifierGuidance(model, guide, 2.0)
     truth = pf.generate(guided, 4, label=3, nfe=6)
     assert np.array_equal(got["samples"], truth.numpy())
@@ -160,10 +154,9 @@ ERRORS = {
     "likelihood digits --data vectors.npy": "vectors.npy holds samples (2,); the model's are (1, 8, 8)",
     "likelihood plane --data somewhere": "--data must be a .npy or .npz file of samples (2,)",
     "likelihood digits --data nowhere": "there is no folder nowhere",
-    "likelihood digits --data smooth.npy":
-    "the data are not quantised: their values lie on no grid of up to 65536 steps from -1 to 1",
     "likelihood plane --bound --variance learned --tolerance 0.1 --num 4":
-    "MLP gives no variance: that takes a network with two outputs for each channel",
+    "MLP gives no variance: that takes a network with two outputs for each channel, and a Model with "
+    "outputs=('prediction', 'variance')",
     "train digits-classifier --prediction data --out new":
     "a classifier predicts classes: leave --prediction, --loss-in, --edm, --objective, --coupling and --weight out",
 }  # fmt: skip

@@ -68,7 +68,7 @@ class Likelihood(Command):
                 "Python "
                 "log_prob(InstantaneousField(model), x) of one that knows any jump"
             )
-        x, label, law = self.samples(model)
+        x, label, law, width = self.samples(model)
         if self.unconditional or model.classes is None:
             label = None
         settings = Settings(
@@ -82,7 +82,7 @@ class Likelihood(Command):
             self.batch_size,
         )
         source = find_source(model, self.folder)
-        figures, facts = judge(model, x, label, settings, source)
+        figures, facts = judge(model, x, label, settings, source, width)
         if law is not None:
             figures["law"] = -float(law.log_prob(x.double()).mean())
         facts = facts | {"data": self.data, "num": len(x), "model": model.info["sha256"]}
@@ -93,10 +93,12 @@ class Likelihood(Command):
         show(figures, f"{len(x)} samples of {self.data}, in {unit}, seed {self.seed}")
         return 0
 
-    def samples(self, model: Model) -> tuple[Tensor, Tensor | None, Law | None]:
-        """The data, their labels if they have any, and the law that they are drawn from if it is known."""
+    def samples(self, model: Model) -> tuple[Tensor, Tensor | None, Law | None, float | None]:
+        """The data, their labels or None, the law that they are drawn from or None, and the bin width or None."""
         from pushforward.core.errors import InputError
         from pushforward.data import Dataset, load_array, load_folder
+        from pushforward.data.match import match_labels
+        from pushforward.evaluate.labels import spec_of
         from pushforward.evaluate.metrics.agreement import everything
 
         if self.data == "held-out":
@@ -104,7 +106,7 @@ class Likelihood(Command):
             if not isinstance(experiment.data, Dataset):
                 # A seed apart from those of training and sampling.
                 draws = experiment.data.sample(self.num, seed=(self.seed + 1) % 2**64)
-                return draws.float(), None, experiment.data
+                return draws.float(), None, experiment.data, None
             if experiment.held_out is None:
                 raise InputError("this run kept no data apart: give some with --data")
             data = experiment.held_out
@@ -121,7 +123,8 @@ class Likelihood(Command):
             raise InputError(
                 f"{self.data} holds samples {data.shape}; the model's are {model.shape}"
             )
-        x, label = everything(data, self.num)
+        spec = spec_of(model)
+        x, label = everything(match_labels(data, spec), self.num)
         if len(x) < 2:
             raise InputError(f"{self.data} holds {len(x)} sample; a mean with its error takes 2")
-        return x, label, None
+        return x, label, None, data.bin_width if spec.bin_width is None else spec.bin_width

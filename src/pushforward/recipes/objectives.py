@@ -15,8 +15,6 @@ from pushforward.core.predictions import Prediction
 from pushforward.core.times import TimeDraw
 from pushforward.couplings import Coupling
 from pushforward.data.arrays import Dataset
-from pushforward.evaluate.metrics.agreement import everything
-from pushforward.evaluate.metrics.likelihood import bin_width
 from pushforward.laws.law import Law
 from pushforward.models.bridge import BridgeModel, HalfBridges
 from pushforward.models.flow_map import FlowMapModel
@@ -265,9 +263,7 @@ def quantised(model: Model, data: Dataset | Law) -> dict[str, Any]:
     """What a bound takes the data for: the values of an image, or numbers with a density."""
     if not isinstance(data, Dataset) or not data.images:
         return {"bin_width": None}
-    low, high = data.value_range
-    width = bin_width(everything(data, 256)[0], low, high)
-    return {"bin_width": width, "value_range": (low, high)}
+    return {"bin_width": data.bin_width, "value_range": data.value_range}
 
 
 def bridge(

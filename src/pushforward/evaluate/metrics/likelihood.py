@@ -12,6 +12,7 @@ from torch import Tensor
 from pushforward.core.errors import InputError
 from pushforward.core.paths import DDPMPath, Path
 from pushforward.core.times import straight, uniform
+from pushforward.evaluate.labels import spec_of
 from pushforward.laws.law import Law
 from pushforward.likelihood import (
     bits,
@@ -23,7 +24,7 @@ from pushforward.likelihood import (
 from pushforward.models.model import Model
 from pushforward.solvers import DormandPrince
 
-# Up to this many dimensions the divergence is worked out exactly unless probes are asked for.
+# Up to this many dimensions the divergence is computed exactly by default.
 EXACT_DIMENSIONS = 8
 
 
@@ -47,15 +48,23 @@ def judge(
     label: Tensor | None,
     settings: Settings,
     source: Law | None = None,
+    bin_width: float | None = None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Figures and how they were found, of data x (B, ...) and its labels. source: where the flow starts, None: noise.
+    """Figures, and how they were computed, of data x (B, ...) and their labels, numbered as the model's.
 
     ode:   -log p along the flow; bound: the variational bound; each with the standard error of its mean over the data.
     prior, steps, decoder: the parts of the bound.
 
-    Images: bits per dimension, x dequantised by uniform noise over bins whose width is the distance of their values.
-    All else: nats, of the density.
+    Quantised data are in bits per dimension, dequantised by uniform noise over bins of `bin_width`, by default the one
+    in the model's spec. All other data are in nats, of the density.
+
+    source: the law at the start of the flow, None for Gaussian noise.
+
+    Raises InputError for fewer than 2 samples, labels that the model does not know, and data that do not lie at the
+    centres of their bins.
     """
+    if len(x) < 2:
+        raise InputError(f"the data hold {len(x)} sample; a mean with its error needs 2")
     x = x.to(next(model.parameters()).device)
     cond = {} if label is None else {"label": label.to(x.device)}
     if label is not None and int(label.max()) >= (model.classes or 0):
@@ -64,8 +73,11 @@ def judge(
     probes = settings.probes
     if probes is None and size > EXACT_DIMENSIONS:
         probes = 4
-    low, high = model.info.get("value_range", (float(x.min()), float(x.max())))
-    width = bin_width(x, low, high) if x.ndim == 4 else None
+    spec = spec_of(model)
+    low, high = spec.value_range or (-1.0, 1.0)
+    width = spec.bin_width if bin_width is None else bin_width
+    if width is not None:
+        check_bins(x, low, width)
     common: dict[str, Any] = {"seed": settings.seed, "batch_size": settings.batch_size, **cond}
     density = source_density(model.path, source)
     solver = DormandPrince(settings.tolerance, settings.tolerance)
@@ -111,20 +123,12 @@ def source_density(path: Path, source: Law | None) -> Callable[[Tensor], Tensor]
     return None if path.gaussian_source else lambda x0: source_log_prob(path, x0)
 
 
-def bin_width(x: Tensor, low: float, high: float) -> float:
-    """The smallest distance of two values of quantised data, all of which lie at low + k width, up to high."""
-    values = x.double().unique()
-    gap = float(values.diff().min()) if len(values) > 1 else high - low
-    count = max(1, round((high - low) / gap))
-    place = (values - low) / (high - low) * count
-    off = (place - place.round()).abs().max()
-    if (
-        count > 2**16
-        or float(off) > 0.01
-        or float(place.min()) < -0.5
-        or float(place.max()) > count + 0.5
-    ):
+def check_bins(x: Tensor, low: float, width: float) -> None:
+    """That all values are low + k width, k whole, to a hundredth of a bin."""
+    place = (x.double() - low) / width
+    off = float((place - place.round()).abs().max())
+    if off > 0.01:
         raise InputError(
-            f"the data are not quantised: their values lie on no grid of up to 65536 steps from {low:g} to {high:g}"
+            f"the data do not lie on the grid of the model's data, {low:g} + {width:.4g} k: a value is {off:.2g} of a "
+            f"bin away from it. Quantise them alike, or train on data like these"
         )
-    return (high - low) / count
