@@ -10,7 +10,8 @@ from pushforward.data.images.augment import Augment
 from pushforward.data.images.folder import load_folder
 from pushforward.data.images.lazy import Pictures
 from pushforward.data.images.load import find_size, load_images
-from pushforward.data.images.shards import Packed, load_shards, write_shards
+from pushforward.data.images.pack import Packed, write_shards
+from pushforward.data.images.shards import load_shards
 from pushforward.data.images.sizes import Sizes, choose_size, describe_sizes
 from pushforward.data.kinds import describe
 from pushforward.data.match import match_labels

@@ -79,8 +79,99 @@ def test_folders_are_classes_when_every_image_lies_in_one(tmp_path: Path) -> Non
     assert dataset.class_names == ("cat", "cow", "dog")
     assert dataset.labels is not None
     assert dataset.labels.tolist() == [0, 0, 1, 2]
-    paint(tmp_path / "stray.png")
-    assert load_folder(tmp_path).labels is None
+    assert dataset.notes == ()
+
+
+def test_a_stray_image_beside_class_folders_is_named_and_takes_no_label_away(
+    tmp_path: Path,
+) -> None:
+    for name in ("dog/1.png", "cat/1.png", "cat/2.png", "stray.png"):
+        paint(tmp_path / name)
+    with pytest.raises(DataError, match=r"stray\.png: lies beside the class folders cat, dog"):
+        load_folder(tmp_path)
+    dataset = load_folder(tmp_path, on_bad="skip")
+    assert dataset.class_counts == (2, 1)
+    assert dataset.report == (("stray.png", "lies beside the class folders cat, dog"),)
+
+
+def test_a_few_folders_beside_many_images_are_no_classes_and_that_is_said(tmp_path: Path) -> None:
+    for name in ("more/1.png", "1.png", "2.png"):
+        paint(tmp_path / name)
+    dataset = load_folder(tmp_path)
+    assert (len(dataset), dataset.labels) == (3, None)
+    assert "2 of 3 images lie beside the folders more" in dataset.notes[0]
+
+
+def test_one_class_folder_is_one_class(tmp_path: Path) -> None:
+    for i in range(5):
+        paint(tmp_path / "set" / f"{i}.png")
+    dataset = load_folder(tmp_path)
+    assert (dataset.classes, dataset.class_names, dataset.class_counts) == (1, ("set",), (5,))
+    assert dataset.notes == ("all images lie in one folder, 'set': there is one class",)
+    paint(tmp_path / "set" / "in" / "a.png")
+    assert "name 'set' itself" in load_folder(tmp_path).notes[0]
+
+
+def test_folders_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
+    for name in ("10", "2", "1"):
+        paint(tmp_path / name / "a.png")
+    dataset = load_folder(tmp_path)
+    assert dataset.class_names == ("1", "2", "10")
+    assert dataset.labels is not None
+    assert dataset.labels.tolist() == [0, 2, 1]  # Files in the order of their names: 1, 10, 2.
+
+
+@pytest.mark.parametrize("field", ["class", "class_name", "category", "target"])
+def test_labels_under_other_names_are_taken_and_said(tmp_path: Path, field: str) -> None:
+    for name in ("a.png", "b.png"):
+        paint(tmp_path / name)
+    describe(
+        tmp_path,
+        {"file_name": "a.png", field: "cow", "prompt": "one", "width": 3},
+        {"file_name": "b.png", field: "cat", "prompt": "two", "url": None},
+    )
+    dataset = load_folder(tmp_path)
+    assert dataset.class_names == ("cat", "cow")
+    assert dataset.captions == ("one", "two")
+    assert dataset.notes == (
+        f"metadata.jsonl: the field {field!r} is taken for the label",
+        "metadata.jsonl: not used: the fields 'width'",
+    )
+    # What cannot be a label is none.
+    describe(tmp_path, {"file_name": "a.png", field: 0.5}, {"file_name": "b.png", field: 0.1})
+    dataset = load_folder(tmp_path)
+    assert dataset.labels is None
+    assert dataset.notes == (f"metadata.jsonl: not used: the fields {field!r}",)
+
+
+def test_numbers_of_the_metadata_become_conditions_by_name(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        paint(tmp_path / name)
+    describe(
+        tmp_path,
+        {"file_name": "b.png", "age": 3, "place": [1, 2.5]},
+        {"file_name": "a.png", "age": 0.5, "place": [0, 1]},
+    )
+    dataset = load_folder(tmp_path, columns=["age", "place"])
+    batch = dataset[torch.tensor([1, 0])]
+    assert batch.cond["age"].tolist() == [3, 0.5]
+    assert batch.cond["place"].tolist() == [[1, 2.5], [0, 1]]
+    assert dataset.notes == ()
+    describe(tmp_path, {"file_name": "a.png", "age": "old"}, {"file_name": "b.png"})
+    with pytest.raises(DataError, match=r"(?s)its age is 'old', not a number.*its age is None"):
+        load_folder(tmp_path, columns=["age"])
+    (tmp_path / "metadata.jsonl").unlink()
+    with pytest.raises(DataError, match=r"no metadata\.jsonl, which the conditions age"):
+        load_folder(tmp_path, columns=["age"])
+
+
+def test_files_that_are_not_read_are_said(tmp_path: Path) -> None:
+    paint(tmp_path / "a.png")
+    for name in ("b.tif", "c.TIFF", "d.tif", "labels.csv", "notes.md"):
+        (tmp_path / name).touch()
+    formats, lists = load_folder(tmp_path).notes
+    assert "not read: 2 x .tif, 1 x .tiff" in formats
+    assert "labels.csv is not read; labels and captions come from metadata.jsonl" in lists
 
 
 def test_a_link_to_a_folder_is_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -321,7 +412,7 @@ def test_metadata_that_does_not_match_is_named_with_its_line(tmp_path: Path) -> 
         "metadata.jsonl, line 3": "there is no file gone.png",
         "metadata.jsonl, line 4": "described before, in line 1",
         "metadata.jsonl, line 5": "c.png has no text",
-        "metadata.jsonl, line 6": "the text is 3",
+        "metadata.jsonl, line 6": "its text is 3",
         "metadata.jsonl, line 7": "is not a JSON object",
         "metadata.jsonl, line 8": "has no file_name",
         "metadata.jsonl, line 9": "not one of the image types",
@@ -362,7 +453,7 @@ def test_metadata_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="UTF-8"):
         load_folder(tmp_path)
     describe(tmp_path, {"file_name": "a.png", "label": True}, {"file_name": "b.png", "label": 0})
-    with pytest.raises(DataError, match="the label is True"):
+    with pytest.raises(DataError, match="its label is True"):
         load_folder(tmp_path)
 
 

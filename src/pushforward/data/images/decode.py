@@ -17,6 +17,10 @@ from pushforward.core.errors import InputError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 # The decoders that a file is handed to, whatever its name: none of them starts another program.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+# Images too, of formats that are not decoded.
+OTHER_EXTENSIONS = (
+    ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".svg", ".ico", ".exr",
+)  # fmt: skip
 MAX_PIXELS = 64_000_000
 ORIENTATION = 0x0112
 # Where Pillow keeps what can turn a picture.

@@ -70,7 +70,13 @@ class Files:
 
 
 def scan(root: Path) -> Names:
-    """Paths of all images in a folder and those within, relative to it, with slashes, sorted.
+    """Paths of all images in a folder and those within, relative to it, with slashes, sorted; see `survey`."""
+    return survey(root)[0]
+
+
+def survey(root: Path) -> tuple[Names, Counter[str]]:
+    """Paths of all images in a folder and those within, relative to it, with slashes, sorted; and how many other files
+    there are, by suffix.
 
     No file is opened: a million names take seconds. Names that begin with a dot are not looked at. A link to a folder
     is followed, but not one that leads back to where it lies. Raises DataError without a folder or without images.
@@ -95,7 +101,8 @@ def scan(root: Path) -> Names:
         raise DataError(
             f"{root} has no images ({', '.join(e[1:] for e in EXTENSIONS)}); it holds {found}"
         )
-    return Names(bytes(scanner.buffer), np.cumsum(np.asarray(scanner.lengths, np.int64)))
+    names = Names(bytes(scanner.buffer), np.cumsum(np.asarray(scanner.lengths, np.int64)))
+    return names, scanner.other
 
 
 class _Scanner:

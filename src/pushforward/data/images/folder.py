@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from pushforward.core.errors import DataError
 from pushforward.data.dataset import Dataset
-from pushforward.data.images.decode import OnBad, check_options
-from pushforward.data.images.files import METADATA, Files, scan
+from pushforward.data.images.classes import of_folder
+from pushforward.data.images.decode import OTHER_EXTENSIONS, OnBad, check_options
+from pushforward.data.images.files import METADATA, Files, survey
 from pushforward.data.images.lazy import Crop, check_crop
-from pushforward.data.images.listing import Listing, leads_out
-from pushforward.data.images.names import Names
-from pushforward.data.labels import encode
+from pushforward.data.images.listing import Listing
+from pushforward.data.images.metadata import Described, described, notes_on_fields
+from pushforward.data.images.names import Names, leads_out
+from pushforward.data.labels import encode, some
+
+# Files in which others keep labels.
+LISTS = ("metadata.csv", "labels.csv", "labels.txt", "labels.json", "classes.txt")
 
 
 def load_folder(
@@ -27,6 +34,7 @@ def load_folder(
     lazy: bool = False,
     crop: Crop = "centre",
     zoom: float = 1.0,
+    columns: Sequence[str] = (),
 ) -> Dataset:
     """The images in a folder and in the folders within it, as uint8 (N, channels, H, W) in order of their paths.
 
@@ -38,12 +46,13 @@ def load_folder(
     square, resampled by Lanczos with antialiasing.
 
     Labels and captions come from `metadata.jsonl` in the folder, one object a line with `file_name` and
-    `text` (or `caption`), `label`, or both. Without labels there, and if all images lie in folders within this
-    one, the first of these folders is the class.
+    `text` (or `caption`, `prompt`), `label` (or `class`, `class_name`, `category`, `target`), or both. `columns` names
+    fields with numbers, or lists of numbers, that become conditions. Without labels there the first folder within this
+    one is the class; a few images that lie beside such folders are problems.
 
     on_bad: what to do with files that are damaged, are no images, or declare more than 64 million pixels, and
-    with metadata that does not match the files. "error" raises a DataError that lists them; "skip" leaves them
-    out and lists them in `report` of the result.
+    with metadata that does not match the files. "error" raises a DataError that lists them; "skip" goes on without
+    them and lists them in `report` of the result.
 
     lazy: leave the pixels in the files, and decode those of each batch when it is made, however many there are. With a
     size no file is opened here; without one, only their headers. What is bad then turns up later, see `Pictures`, which
@@ -54,39 +63,63 @@ def load_folder(
     """
     check_options(size, channels, on_bad)
     check_crop(size, crop, zoom, lazy)
-    return list_folder(Path(path)).dataset(size, channels, on_bad, lazy, crop, zoom)
+    return list_folder(Path(path), columns).dataset(size, channels, on_bad, lazy, crop, zoom)
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path, columns: Sequence[str] = ()) -> Listing:
     """The images of a folder, with labels and captions; none of them is opened."""
-    names = scan(root)
+    names, other = survey(root)
     problems: list[tuple[str, str]] = []
-    described: dict[str, _Entry] | None = None
+    notes = notes_on_files(root, other)
+    entries: dict[str, _Entry] | None = None
     if (root / METADATA).is_file():
-        described = _read_metadata(root, set(names), problems)
+        entries = _read_metadata(root, set(names), problems, columns)
         problems.extend(
-            (name, f"has no line in {METADATA}") for name in names if name not in described
+            (name, f"has no line in {METADATA}") for name in names if name not in entries
         )
-        names = Names.of(name for name in names if name in described)
-    labels, class_names = _labels(names, described)
+        names = Names.of(name for name in names if name in entries)
+        fields = {entry.about.field for entry in entries.values()} - {None, "label"}
+        others = dict.fromkeys(name for entry in entries.values() for name in entry.about.others)
+        unused = [name for name in others if name not in columns]
+        notes += notes_on_fields(METADATA, next(iter(fields), None), unused)
+    elif columns:
+        raise DataError(
+            f"{root} has no {METADATA}, which the conditions {some(columns)} could come from"
+        )
+    labels, class_names = _labels(names, entries)
+    if labels is None:
+        found = of_folder(names)
+        notes += [found.note] if found.note else []
+        labels, class_names = found.labels, found.class_names
+        if found.strays:
+            beside = f"lies beside the class folders {some(class_names or (), 5)}"
+            problems.extend((names[i], beside) for i in found.strays)
+            lost = set(found.strays)
+            names = Names.of(name for i, name in enumerate(names) if i not in lost)
     captions = None
-    if described is not None and any(entry.text is not None for entry in described.values()):
-        captions = [described[name].text or "" for name in names]
+    if entries is not None and any(entry.about.text is not None for entry in entries.values()):
+        captions = [entries[name].about.text or "" for name in names]
+    given = {}
+    if entries is not None and columns:
+        given = {
+            column: np.array([entries[name].columns[column] for name in names], np.float32)
+            for column in columns
+        }
     source = Files(root, names)
-    return Listing(str(root), source, names, labels, class_names, captions, problems)
+    return Listing(str(root), source, names, labels, class_names, captions, problems, notes, given)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What one line of the metadata says of an image."""
+    """What one line of the metadata says of an image, and its numbers by name."""
 
     line: int
-    text: str | None
-    label: str | int | None
+    about: Described
+    columns: Mapping[str, Any]
 
 
 def _read_metadata(
-    root: Path, names: set[str], problems: list[tuple[str, str]]
+    root: Path, names: set[str], problems: list[tuple[str, str]], columns: Sequence[str]
 ) -> dict[str, _Entry]:
     """The lines of metadata.jsonl by image. What is wrong with them is added to `problems`."""
     try:
@@ -99,7 +132,7 @@ def _read_metadata(
             continue
         where = f"{METADATA}, line {number}"
         try:
-            name, entry = _parse_line(line, number)
+            name, entry = _parse_line(line, number, columns)
         except (ValueError, RecursionError) as error:
             problems.append((where, str(error) or "is nested too deeply"))
             continue
@@ -118,14 +151,14 @@ def _read_metadata(
         else:
             problems.append((where, f"there is no file {name}"))
     for attribute in ("text", "label"):
-        given = [name for name, e in entries.items() if getattr(e, attribute) is not None]
+        given = [name for name, e in entries.items() if getattr(e.about, attribute) is not None]
         if given and len(given) < len(entries):
             lacking = [name for name in entries if name not in set(given)]
             for name in lacking:
                 where = f"{METADATA}, line {entries[name].line}"
                 problems.append((where, f"{name} has no {attribute}, others have"))
                 del entries[name]
-    kinds = {type(e.label) for e in entries.values() if e.label is not None}
+    kinds = {type(e.about.label) for e in entries.values() if e.about.label is not None}
     if len(kinds) > 1:
         raise DataError(
             f"{root / METADATA}: some labels are numbers and some are texts; use one kind"
@@ -133,7 +166,7 @@ def _read_metadata(
     return entries
 
 
-def _parse_line(line: str, number: int) -> tuple[str, _Entry]:
+def _parse_line(line: str, number: int, columns: Sequence[str]) -> tuple[str, _Entry]:
     """file_name and what is said of it. Raises ValueError with the reason."""
     try:
         item = json.loads(line)
@@ -141,27 +174,45 @@ def _parse_line(line: str, number: int) -> tuple[str, _Entry]:
         raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(item, dict):
         raise ValueError("is not a JSON object")
-    name, label = item.get("file_name"), item.get("label")
-    text = item.get("text", item.get("caption"))
+    name = item.get("file_name")
     if not isinstance(name, str) or not name:
         raise ValueError("has no file_name")
-    if text is not None and not isinstance(text, str):
-        raise ValueError(f"the text is {text!r}, not a string")
-    if label is not None and (isinstance(label, bool) or not isinstance(label, str | int)):
-        raise ValueError(f"the label is {label!r}; it must be a string or a whole number")
-    return name, _Entry(number, text, label)
+    numbers = {}
+    for column in columns:
+        try:
+            value = np.array(item.get(column), np.float32)
+        except (TypeError, ValueError):
+            value = np.array(np.nan)
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"its {column} is {item.get(column)!r}, not a number or a list of numbers"
+            )
+        numbers[column] = value
+    return name, _Entry(number, described(item), numbers)
 
 
 def _labels(
-    names: Sequence[str], described: dict[str, _Entry] | None
+    names: Sequence[str], entries: dict[str, _Entry] | None
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Labels from the metadata, where all have one or none, or else from the folders."""
-    if described is not None:
-        given = [label for name in names if (label := described[name].label) is not None]
-        if given and isinstance(given[0], int):
-            return np.array(given), None
-        if given:
-            return encode(str(label) for label in given)
-    if all("/" in name for name in names):
-        return encode(name.split("/", 1)[0] for name in names)
-    return None, None
+    """Labels from the metadata, where all have one or none."""
+    given = [
+        label for name in names if entries and (label := entries[name].about.label) is not None
+    ]
+    if not given:
+        return None, None
+    if isinstance(given[0], int):
+        return np.array(given), None
+    return encode(str(label) for label in given)
+
+
+def notes_on_files(root: Path, other: Counter[str]) -> list[str]:
+    """What is to be said about files that are not read: images of other formats, lists of labels."""
+    notes = []
+    formats = {suffix: n for suffix, n in other.items() if suffix in OTHER_EXTENSIONS}
+    if formats:
+        found = ", ".join(f"{n} x {suffix}" for suffix, n in formats.items())
+        notes.append(f"{root}: not read: {found}, which are formats that are not decoded")
+    for name in LISTS:
+        if (root / name).is_file():
+            notes.append(f"{root / name} is not read; labels and captions come from {METADATA}")
+    return notes

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 
@@ -29,6 +28,8 @@ class Listing:
     class_names: of the labels, if they have names.
     captions:    a text for each, or None.
     problems:    (file, reason) of what was found wrong so far.
+    notes:       what was decided for the user.
+    columns:     other conditions by name, one row for each.
     """
 
     where: str
@@ -38,6 +39,8 @@ class Listing:
     class_names: tuple[str, ...] | None = None
     captions: Sequence[str] | None = None
     problems: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def dataset(
         self,
@@ -50,6 +53,8 @@ class Listing:
     ) -> Dataset:
         """All of them, decoded now or, if `lazy`, when they are wanted; see `load_folder`."""
         problems = list(self.problems)
+        # What is known to be wrong is said before the work of decoding.
+        self.refuse(problems, on_bad, len(self.source))
         values: np.ndarray | Pictures | None = None
         kept = np.arange(len(self.source))
         if not lazy:
@@ -76,6 +81,8 @@ class Listing:
             where=self.where,
             report=problems,
             layout="as stored",
+            columns={name: column[kept] for name, column in self.columns.items()},
+            notes=self.notes,
         )
 
     def refuse(self, problems: Sequence[tuple[str, str]], on_bad: OnBad, good: int) -> None:
@@ -131,14 +138,6 @@ class Listing:
         kept[[entry for entry, _ in sizes.unread]] = False
         width, height = next(iter(sizes.count), (1, 1))
         return np.flatnonzero(kept), (height, width)
-
-
-def leads_out(name: str) -> bool:
-    """Whether a name is absolute or climbs, in the manner of any system."""
-    return any(
-        kind(name).anchor != "" or ".." in kind(name).parts
-        for kind in (PurePosixPath, PureWindowsPath)
-    )
 
 
 def _allocate(shape: tuple[int, ...], where: str) -> np.ndarray:

@@ -72,7 +72,7 @@ def load_images(
                 f"they are needed"
             )
     whole = listing.dataset(size, channels, on_bad, lazy, crop, zoom)
-    return replace(whole, notes=tuple(notes))
+    return replace(whole, notes=(*notes, *whole.notes))
 
 
 def find_size(path: str | Path, crop: Crop = "centre") -> tuple[int | None, tuple[str, ...]]:

@@ -1,9 +1,10 @@
-"""Many short texts in little memory."""
+"""Names of files: many of them in little memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import overload
 
 import numpy as np
@@ -14,6 +15,9 @@ class Names(Sequence[str]):
 
     buffer: UTF-8, one after the other; bytes that are none, as names of files may have, are kept. ends: (N,) int64,
     where each of them ends.
+
+    NumPy's StringDType is not used: it refuses names that are not UTF-8, which file systems allow, cannot be saved
+    without pickle, as the index of an archive must be, and shows no buffer of which a fingerprint could be computed.
     """
 
     def __init__(self, buffer: bytes, ends: np.ndarray) -> None:
@@ -53,3 +57,11 @@ class Names(Sequence[str]):
     def select(self, rows: np.ndarray) -> Names:
         """Those at these places, in their order."""
         return Names.of(self[int(row)] for row in rows)
+
+
+def leads_out(name: str) -> bool:
+    """Whether a name is absolute or climbs, in the manner of any system."""
+    return any(
+        kind(name).anchor != "" or ".." in kind(name).parts
+        for kind in (PurePosixPath, PureWindowsPath)
+    )

@@ -1,0 +1,71 @@
+"""Classes from the folders that images lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pushforward.data.labels import encode, some
+
+
+@dataclass(frozen=True)
+class ByFolder:
+    """labels: (N,) int64 and the names of the classes, or None; strays: which images lie beside the folders of classes;
+    note: what is to be said about that.
+    """
+
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
+    strays: tuple[int, ...] = ()
+    note: str | None = None
+
+
+def of_folder(names: Sequence[str]) -> ByFolder:
+    """Of images in a folder: the first folder within it is the class.
+
+    names: relative, with slashes. A few images beside such folders are strays, which have no label; where they are
+    half of all or more, the folders are no classes.
+    """
+    strays = tuple(i for i, name in enumerate(names) if "/" not in name)
+    inside = [name.split("/", 1)[0] for name in names if "/" in name]
+    if not inside or 2 * len(strays) >= len(names):
+        note = None
+        if inside:
+            note = (
+                f"{len(strays)} of {len(names)} images lie beside the folders {some(dict.fromkeys(inside), 5)}: these "
+                f"are not taken for classes"
+            )
+        return ByFolder(note=note)
+    labels, class_names = encode(inside)
+    note = None
+    if len(class_names) == 1:
+        note = f"all images lie in one folder, {class_names[0]!r}: there is one class"
+        if any(name.count("/") > 1 for name in names):
+            note += f". For the folders within it as classes, name {class_names[0]!r} itself"
+    return ByFolder(labels, class_names, strays, note)
+
+
+def of_archive(names: Sequence[str]) -> ByFolder:
+    """Of images in archives: the first folder in which their names differ is the class.
+
+    One folder for all is none, as archives often have it; nor are there classes where some images lie outside.
+    """
+    paths = [name.split("/")[:-1] for name in names]
+    depth = 0
+    while all(len(path) > depth for path in paths) and len({path[depth] for path in paths}) == 1:
+        depth += 1
+    folders = {path[depth] for path in paths if len(path) > depth}
+    if not folders:
+        return ByFolder()
+    outside = sum(len(path) <= depth for path in paths)
+    if outside:
+        note = (
+            f"{outside} of {len(names)} images lie outside of the folders {some(sorted(folders), 5)}: these are not "
+            f"taken for classes"
+        )
+        return ByFolder(note=note)
+    labels, class_names = encode(path[depth] for path in paths)
+    note = f"the {len(class_names)} folders in the archives are the classes: {some(class_names, 5)}"
+    return ByFolder(labels, class_names, (), note)
