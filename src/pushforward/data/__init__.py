@@ -1,11 +1,14 @@
 """Data: laws in the plane with known density, digits, arrays, images in folders and archives, single cells."""
 
 from pushforward.data.arrays import load_array
+from pushforward.data.asinh import Asinh
 from pushforward.data.batch import Batch
-from pushforward.data.cytometry import Asinh, Cells, load_cells
+from pushforward.data.cells import Cells
+from pushforward.data.cytometry import load_cells
 from pushforward.data.dataset import Dataset
 from pushforward.data.digits import load_digits
-from pushforward.data.fashion import load_fashion, read_idx
+from pushforward.data.fashion import load_fashion
+from pushforward.data.idx import load_idx, read_idx
 from pushforward.data.images.augment import Augment
 from pushforward.data.images.folder import load_folder
 from pushforward.data.images.lazy import Pictures
@@ -36,6 +39,7 @@ __all__ = [
     "load_digits",
     "load_fashion",
     "load_folder",
+    "load_idx",
     "load_images",
     "load_shards",
     "match_labels",

@@ -290,7 +290,7 @@ class Dataset:
         if not 0 < fraction <= 1:
             raise InputError(f"fraction is {fraction}; it must lie above 0 and be at most 1")
         if fraction == 1:
-            return self, self._part(torch.empty(0, dtype=torch.int64))
+            return self._part(torch.arange(n)), self._part(torch.empty(0, dtype=torch.int64))
         if n < 2:
             raise DataError(
                 f"{n} sample cannot be split in two: give more data, or hold none out (--held-out 0)"

@@ -58,7 +58,7 @@ class Cells(Recipe):
 
         from pushforward.core.errors import InputError
         from pushforward.data import Asinh, Dataset, load_cells
-        from pushforward.data.cytometry import same_channels, usual_channels
+        from pushforward.data.cells import same_channels, usual_channels
         from pushforward.data.resampled import Resampled
         from pushforward.nets import MLP
         from pushforward.recipes.experiment import assemble
@@ -79,6 +79,8 @@ class Cells(Recipe):
         console = Console(highlight=False, stderr=True)
         for file, reason in (line for part in cells for line in part.report):
             console.print(f"left out of {file}: {reason}", markup=False, soft_wrap=True)
+        for note in (note for part in cells for note in part.notes):
+            console.print(note, markup=False, soft_wrap=True)
         # Each population is divided alike; the scale is of the cells that are trained on, both populations together.
         parts = [
             Dataset.from_arrays(part.values).split(1 - self.held_out, seed=0) for part in cells

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from imagefiles import bomb, encoded, pack, picture, write_picture
+from imagefiles import bomb, encoded, pack, picture, stored, write_picture
 from PIL import Image
 
 from pushforward.core.errors import DataError, InputError
@@ -228,7 +228,7 @@ def test_a_folder_with_images_and_archives_is_one_of_images(tmp_path: Path) -> N
 def test_bad_files_are_an_error_or_reported(tmp_path: Path) -> None:
     mixed(tmp_path)
     (tmp_path / "bad.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"has 1 problems:\n  bad.png: is none of PNG"):
+    with pytest.raises(DataError, match=r"has 1 problem:\n  bad.png: is none of PNG"):
         load_images(tmp_path)
     dataset = load_images(tmp_path, on_bad="skip")
     assert [name for name, _ in dataset.report] == ["bad.png"]
@@ -245,7 +245,11 @@ def test_bad_files_are_an_error_or_reported(tmp_path: Path) -> None:
         ("none", {}, DataError, "there is no folder"),
         ("none.tar", {}, DataError, "there is no archive"),
         ("none.npy", {}, DataError, "there is no file"),
-        ("a.npy", {"size": 8}, InputError, "--size is for folders"),
+        ("v.npy", {"size": 8}, InputError, "--size is for images, and the data are 2 vectors"),
+        ("notes.csv", {}, DataError, "none of the data that are read: a folder of images"),
+        ("a.tar.gz", {}, DataError, r"is compressed \(gzip\)"),
+        ("a.tar", {"columns": ["age"]}, InputError, r"conditions \(age\) come from"),
+        ("one", {"kind": "signal"}, InputError, "holds images, and no signals"),
         ("a.npy", {"crop": "random"}, InputError, "is for image files"),
         ("a.npy", {"channels": 2}, InputError, "channels is 2"),
     ],
@@ -254,5 +258,70 @@ def test_what_cannot_be_done_is_said(
     tmp_path: Path, name: str, options: dict[str, object], error: type[Exception], match: str
 ) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 4, 4), np.uint8))
+    np.save(tmp_path / "v.npy", np.zeros((2, 4)))
+    (tmp_path / "notes.csv").write_text("a, b")
+    (tmp_path / "a.tar.gz").write_bytes(b"\x1f\x8b and more")
+    pack(tmp_path / "a.tar", ("a.png", encoded(picture(0))))
+    write_picture(tmp_path / "one" / "a.png", 0)
     with pytest.raises(error, match=match):
         load_images(tmp_path / name, **options)  # type: ignore[arg-type]
+
+
+def test_one_image_is_data(tmp_path: Path) -> None:
+    pixels = write_picture(tmp_path / "a.png", 0)
+    for path in (tmp_path, tmp_path / "a.png"):
+        dataset = load_images(path)
+        assert np.array_equal(stored(dataset), pixels)
+        assert str(dataset) == "1 image, 6 x 8, 3 channels"
+    (tmp_path / "b.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"b\.png: is none of PNG"):
+        load_images(tmp_path / "b.png", 8)[torch.tensor([0])]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [4, 9, 40])
+def test_images_of_an_array_are_resized_as_those_of_files_are(
+    tmp_path: Path, channels: int, side: int
+) -> None:
+    pixels = np.stack([picture(i, 30, 21)[..., :channels] for i in range(5)])
+    for i, image in enumerate(pixels):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{i}.png").write_bytes(encoded(image.squeeze()))
+    np.savez(tmp_path / "a.npz", x=pixels, y=np.arange(5))
+    wanted = load_folder(tmp_path / "in", side, channels)
+    found = load_images(tmp_path / "a.npz", side)
+    every = torch.arange(5)
+    assert torch.equal(found[every].x1, wanted[every].x1)
+    assert found.labels is not None
+    assert (found.labels.tolist(), found.bin_width) == ([0, 1, 2, 3, 4], 2 / 255)
+    assert isinstance(found.values, np.ndarray)
+    lazy = load_images(tmp_path / "a.npz", side, memory=5 * side**2 * channels - 1)
+    assert not isinstance(lazy.values, np.ndarray)
+    assert lazy.fingerprint() == found.fingerprint()
+    assert torch.equal(
+        lazy.split(0.5)[0][torch.tensor([1])].x1, found.split(0.5)[0][torch.tensor([1])].x1
+    )
+    np.save(tmp_path / "first.npy", pixels.transpose(0, 3, 1, 2))
+    assert load_images(tmp_path / "first.npy", side).fingerprint() != ""
+    assert torch.equal(load_images(tmp_path / "first.npy", side)[every].x1, wanted[every].x1)
+
+
+def test_floating_images_of_any_number_of_channels_are_resized(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "a.npy", rng.random((3, 7, 12, 20), dtype=np.float32) > 0.5)
+    np.save(tmp_path / "a.npy", np.load(tmp_path / "a.npy").astype(np.float32))
+    dataset = load_images(tmp_path / "a.npy", 6)
+    x1 = dataset[torch.arange(3)].x1
+    assert dataset.shape == (7, 6, 6)
+    # Lanczos rings: without a limit values would leave the range.
+    assert (x1.min(), x1.max()) == (0, 1)
+    assert dataset.bin_width is None
+    # A ramp stays a ramp: the centred square of columns 4..15, two of them in each.
+    np.save(tmp_path / "b.npy", np.broadcast_to(np.arange(20.0), (1, 1, 12, 20)))
+    ramp = load_images(tmp_path / "b.npy", 6)[torch.tensor([0])].x1[0, 0]
+    torch.testing.assert_close(
+        ramp[:, 1:-1], torch.tensor([6.5, 8.5, 10.5, 12.5]).expand(6, 4), rtol=0, atol=0.06
+    )
+    same = load_images(tmp_path / "a.npy")
+    assert load_images(tmp_path / "a.npy", 12).shape == (7, 12, 12)
+    assert same.shape == (7, 12, 20)

@@ -7,7 +7,7 @@ import io
 import torch
 from PIL import Image
 
-from pushforward.data.cytometry import Asinh
+from pushforward.data.asinh import Asinh
 from pushforward.evaluate.figures import png
 from pushforward.evaluate.figures.cells import cells, telling_channels
 

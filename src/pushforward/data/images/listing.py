@@ -100,7 +100,11 @@ class Listing:
             advice = (
                 f'Mend or remove these, or pass on_bad="skip" to go on with the other {good} images'
             )
-        raise DataError("\n".join([f"{self.where} has {number} problems:", *lines, advice]))
+        raise DataError(
+            "\n".join(
+                [f"{self.where} has {number} problem{'s' if number > 1 else ''}:", *lines, advice]
+            )
+        )
 
     def _decode_all(
         self, size: int | None, channels: int, problems: list[tuple[str, str]]

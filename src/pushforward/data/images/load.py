@@ -1,20 +1,28 @@
-"""The front door for images of any kind."""
+"""Data from a path, whatever is there: image files, archives, arrays of any shape."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pushforward.core.errors import DataError, InputError
+from pushforward.core.spec import Kind
 from pushforward.data.arrays import load_array
 from pushforward.data.dataset import Dataset
+from pushforward.data.idx import is_idx, load_idx
 from pushforward.data.images.decode import EXTENSIONS, OnBad, check_options
+from pushforward.data.images.files import Files
 from pushforward.data.images.folder import list_folder
 from pushforward.data.images.lazy import Crop, check_crop
 from pushforward.data.images.listing import Listing
+from pushforward.data.images.names import Names
+from pushforward.data.images.resize import resize
 from pushforward.data.images.shards import find_shards, list_shards
 from pushforward.data.images.sizes import choose_size, measure
+from pushforward.data.kinds import KINDS
 
+ARRAYS = (".npy", ".npz")
 # Pixels up to here are decoded once and kept in memory.
 MEMORY = 1 << 30
 # Images of one size keep it if no side is longer: from there on no network of the usual width gets far on one machine.
@@ -34,27 +42,37 @@ def load_images(
     zoom: float = 1.0,
     lazy: bool | None = None,
     memory: int = MEMORY,
+    *,
+    columns: Sequence[str] | None = (),
+    kind: Kind | None = None,
 ) -> Dataset:
-    """The images at a path: a .npy or .npz file, a folder, a .tar archive, or a folder or pattern of such archives.
+    """The data at a path: a .npy, .npz or IDX file, a folder of images, one image, a .tar archive, or a folder or
+    pattern of such archives.
 
-    size: left out, images of one size keep it, unless that is beyond 256 or they are to be cropped at random; others
-    are scaled to what `choose_size` says. lazy: whether they stay in their files until they are wanted; left out, they
-    do if they are to be cropped at random, or if their pixels would take more than `memory` bytes. What was decided is
-    in `notes`. The other arguments are those of `load_array` and `load_folder`.
+    size: by default image files of one size keep it, unless that is beyond 256 or they are to be cropped at random;
+    others are scaled to what `choose_size` says; images of an array keep theirs. lazy: whether images stay in their
+    files until they are read; by default they do if they are to be cropped at random, or if their pixels would take
+    more than `memory` bytes. columns: names of further conditions, in an .npz file or in the metadata of a folder.
+    kind: what an array holds, where its shape does not say. What was decided is in `notes`. The other arguments are
+    those of `load_array` and `load_folder`.
 
     Raises DataError as these do, and InputError for options that do not go with what is there.
     """
     path = Path(path)
     check_options(size, channels, on_bad)
     if _is_array(path):
-        if size is not None:
-            raise InputError("--size is for folders; an array keeps the size it has")
         if crop != "centre":
             raise InputError(
                 'crop="random" is for image files; an array holds what was cut already'
             )
-        return load_array(path, image_key, label_key)
-    listing = _listed(path)
+        if path.suffix in ARRAYS:
+            array = load_array(path, image_key, label_key, columns=columns, kind=kind)
+        else:
+            array = load_idx(path, kind=kind)
+        return array if size is None else resize(array, size, memory)
+    if kind not in (None, "image"):
+        raise InputError(f"{path} holds images, and no {KINDS[kind].count(2)[2:]}")
+    listing = _listed(path, columns or ())
     notes: list[str] = []
     frame = (0, 0)
     if size is None:
@@ -88,11 +106,26 @@ def find_size(path: str | Path, crop: Crop = "centre") -> tuple[int | None, tupl
 
 
 def _is_array(path: Path) -> bool:
-    return path.suffix in (".npy", ".npz") and not path.is_dir()
+    if path.is_dir():
+        return False
+    return path.suffix in ARRAYS or (path.is_file() and is_idx(path))
 
 
-def _listed(path: Path) -> Listing:
-    return list_shards(find_shards(path)) if is_packed(path) else list_folder(path)
+def _listed(path: Path, columns: Sequence[str] = ()) -> Listing:
+    if path.is_file() and path.suffix.lower() in EXTENSIONS:
+        return Listing(str(path), Files(path.parent, Names.of([path.name])), [path.name])
+    if is_packed(path):
+        if columns:
+            raise InputError(
+                f"conditions ({', '.join(columns)}) come from .npz files and from the metadata.jsonl of folders"
+            )
+        return list_shards(find_shards(path))
+    if path.is_file():
+        raise DataError(
+            f"{path} is none of the data that are read: a folder of images, an image, a .tar archive, a .npy, .npz or "
+            f"IDX file"
+        )
+    return list_folder(path, columns)
 
 
 def _fitted(listing: Listing, crop: Crop) -> tuple[int | None, tuple[int, int], tuple[str, ...]]:
@@ -113,7 +146,7 @@ def _fitted(listing: Listing, crop: Crop) -> tuple[int | None, tuple[int, int], 
 def is_packed(path: Path) -> bool:
     """Whether a path names archives: one, a pattern of them, or a folder that has them, and no images beside them."""
     if not path.is_dir():
-        return path.suffix.lower() == ".tar"
+        return ".tar" in (suffix.lower() for suffix in path.suffixes) or path.suffix == ".tgz"
     try:
         suffixes = {p.suffix.lower() for p in path.iterdir() if not p.name.startswith(".")}
     except OSError as error:

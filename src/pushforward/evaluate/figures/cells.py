@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pushforward.data.cytometry import Asinh
+from pushforward.data.asinh import Asinh
 from pushforward.evaluate.figures.page import END, START, blank, style
 
 if TYPE_CHECKING:
