@@ -146,7 +146,8 @@ class Tree:
         if (folder / "done").is_file():
             return None
         shutil.rmtree(folder, ignore_errors=True)
-        problem = self.call((*case.train, *case.common, "--out", str(folder)))
+        first, rest = case.train[:2], case.train[2:]
+        problem = self.call((*first, *case.common, *rest, "--out", str(folder)))
         for how, words in (case.samples or {}).items():
             if problem is None:
                 out = folder / "drawn" / how.replace(" ", "-")

@@ -140,7 +140,10 @@ CASES: dict[str, Case] = {
         {"one call": ("--nfe", "1"), "default": ()},
     ),
     "reflow-digits": Case(
-        ("reflow", "RUNS/digits", "--pairs", "64", "--num", "32", "--batch-size", "32"),
+        (
+            "reflow", "RUNS/digits", "--pairs", "64", "--num", "32", "--batch-size", "32",
+            "--validate-every", "0",
+        ),
         {"one call": ("--nfe", "1")},
     ),
     **{

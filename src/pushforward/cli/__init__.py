@@ -27,6 +27,7 @@ from pushforward.cli.info import Info
 from pushforward.cli.likelihood import Likelihood
 from pushforward.cli.pack import Pack
 from pushforward.cli.reflow import Reflow
+from pushforward.cli.rehearse import rehearsal
 from pushforward.cli.sample import Sample
 from pushforward.cli.sizes import Sizes
 from pushforward.cli.train import Train
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     from pushforward.core.errors import Error
 
+    command = rehearsal(command)
     try:
         return command.run() if int(os.environ.get("WORLD_SIZE", "1")) == 1 else shared(command)
     except Error as error:
