@@ -112,6 +112,9 @@ def test_a_token_is_there_if_any_of_its_channels_is_and_padding_of_a_channel_is_
     out = net(x, t, mask=mask)
     tokens = net(x, t, mask=THERE[:, None])
     assert torch.equal(out, torch.where(mask.repeat(1, 2, 1), tokens, 0))
+    # Where what is returned has other channels, a token is there or not.
+    net = build({"out_channels": 3})
+    assert torch.equal(net(x, t, mask=mask), net(x, t, mask=mask.any(1, keepdim=True)))
 
 
 def test_recomputed_and_compiled_networks_take_masks():

@@ -197,8 +197,7 @@ class DiT(Network):
         keep, tokens, tokens_keep = there, None, None
         if self.in_context and values is not None:
             assert self.context is not None
-            known = (values != 0).any(2)
-            known = known if given is None else known & given
+            known = (values != 0).any(2)  # padding is 0
             h = torch.cat((self.context(values).to(h.dtype), h), dim=1)
             here = known.new_ones(len(x), prod(grid)) if there is None else there
             keep = torch.cat((known, here), dim=1)

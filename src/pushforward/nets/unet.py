@@ -64,8 +64,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if channels == out else conv(channels, out, 1)
 
     def forward(self, x: Tensor, condition: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
-        coefficients = self.modulate(condition)
-        coefficients = coefficients.view(*coefficients.shape, *[1] * (x.ndim - 2))
+        coefficients = self.modulate(condition)[(..., *[None] * (x.ndim - 2))]
         gain, shift = coefficients.chunk(2, dim=1)
         h = silu(self.norm1(x))
         if size is not None:
