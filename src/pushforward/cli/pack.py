@@ -33,5 +33,7 @@ class Pack(Command):
         console = Console(highlight=False, stderr=True)
         for file, reason in packed.report:
             console.print(f"left out {file}: {reason}", markup=False, soft_wrap=True)
+        for note in packed.notes:
+            console.print(note, markup=False, soft_wrap=True)
         say(f"{packed.count} images in {len(packed.shards)} archives in {self.out}")
         return 0

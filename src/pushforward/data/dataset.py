@@ -125,9 +125,11 @@ class Dataset:
         layout = guessed if layout is None else layout
         shape, n = arranged_shape(stored.shape[1:], layout), len(stored)
         kinds.KINDS[kind].check(shape)
-        said = list(notes)
+        remarks = list(notes)
         if layout == "channels last" and stored.dtype != np.uint8:
-            said.append(f"{where}: the last of the axes {stored.shape} is taken for the channels")
+            remarks.append(
+                f"{where}: the last of the axes {stored.shape} is taken for the channels"
+            )
         held = None if mask is None else as_mask(mask, (n, *shape), kind, where)
         where_data = None if held is None else held.numpy()
         if isinstance(stored, Ragged):
@@ -140,7 +142,7 @@ class Dataset:
             codes, names = encode_labels(labels, n, where, class_names)
             classes = int(codes.max()) + 1 if names is None else len(names)
             note = note_on_empty(torch.bincount(codes, minlength=classes).tolist(), names)
-            said.extend([note] if note else [])
+            remarks.extend([note] if note else [])
         lines = dict(texts or {}) if captions is None else {"caption": captions, **(texts or {})}
         for name, column in lines.items():
             if len(column) != n:
@@ -162,7 +164,7 @@ class Dataset:
             held,
             None if channels is None else tuple(channels),
             tuple(report),
-            notes=tuple(said),
+            notes=tuple(remarks),
         )
 
     def __len__(self) -> int:

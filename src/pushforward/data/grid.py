@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# More different values than 16 bits have are no grid that a density could be told from.
+# More different values than 16 bits have cannot be distinguished from a continuous density.
 MAX_LEVELS = 1 << 16
 # The least gap that occurs may be this many bins wide.
 MOST_SKIPPED = 8

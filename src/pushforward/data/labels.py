@@ -1,4 +1,4 @@
-"""Labels: from names or numbers to classes, and what is to be said about them."""
+"""Labels: from names or numbers to classes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def encode_labels(
 
 
 def note_on_empty(counts: Sequence[int], class_names: Sequence[str] | None) -> str | None:
-    """What is to be said about classes without samples; None where every class has some."""
+    """A note on classes without samples; None where every class has some."""
     empty = [label for label, count in enumerate(counts) if count == 0]
     if not empty:
         return None

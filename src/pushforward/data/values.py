@@ -15,7 +15,7 @@ from pushforward.core.spec import Kind
 from pushforward.data.grid import Grid
 from pushforward.data.kinds import KINDS, usual_kind
 
-# Numbers of channels by which a uint8 array is told to hold images, and where its channels are.
+# Numbers of channels by which images are recognised, and which of their axes is that of the channels.
 CHANNELS = (1, 3, 4)
 # Bytes that a pass over the whole data set holds at a time.
 CHUNK = 1 << 24

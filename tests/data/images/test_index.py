@@ -103,9 +103,9 @@ def test_an_index_that_somebody_else_has_written_is_not_believed(
         {"sizes": -good["sizes"]},
         {"names_ends": good["names_ends"][::-1].copy()},
         {"names_ends": good["names_ends"] + 1},
-        {"said_ends": good["said_ends"][:-1]},
-        {"said": np.frombuffer(b"[1,2,3]" * 4, np.uint8)[: len(good["said"])]},
-        {"said": np.array([{"label": 1}, "x"], dtype=object)},
+        {"annotations_ends": good["annotations_ends"][:-1]},
+        {"annotations": np.frombuffer(b"[1,2,3]" * 4, np.uint8)[: len(good["annotations"])]},
+        {"annotations": np.array([{"label": 1}, "x"], dtype=object)},
         {"mark": np.array(json.dumps({**json.loads(str(good["mark"])), "version": 99}))},
         {"names": np.zeros(1 << 20, np.uint8)},
     ]

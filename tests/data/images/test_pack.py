@@ -109,6 +109,10 @@ def test_what_png_would_change_is_not_packed(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match="PNG would change"):
             write_shards(Dataset.from_arrays(values), tmp_path / "out")
+    images = np.zeros((2, 1, 4, 4), np.uint8)
+    for more in ({"columns": {"age": [1.0, 2.0]}}, {"texts": {"title": ["a", "b"]}}):
+        with pytest.raises(InputError, match=r"these data have (age|title): drop it first"):
+            write_shards(Dataset.from_arrays(images, **more), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

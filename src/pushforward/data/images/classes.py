@@ -13,7 +13,7 @@ from pushforward.data.labels import encode, some
 @dataclass(frozen=True)
 class ByFolder:
     """labels: (N,) int64 and the names of the classes, or None; strays: which images lie beside the folders of classes;
-    note: what is to be said about that.
+    note: for the user, what was decided.
     """
 
     labels: np.ndarray | None = None

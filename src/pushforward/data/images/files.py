@@ -38,7 +38,7 @@ class Source(Protocol):
 
 
 class Files:
-    """The images called `names`, relative to the folder `root`. Each is opened when it is wanted, and then closed."""
+    """The images called `names`, relative to the folder `root`. Each is opened when it is read, and then closed."""
 
     def __init__(self, root: Path, names: Names) -> None:
         self.root, self.names = root, names

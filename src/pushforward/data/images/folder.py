@@ -1,4 +1,4 @@
-"""A folder of images, decoded by Pillow: at once into one array, or each when it is wanted."""
+"""A folder of images, decoded by Pillow: at once into one array, or each when it is read."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ def load_folder(
     zoom: float = 1.0,
     columns: Sequence[str] = (),
 ) -> Dataset:
-    """The images in a folder and in the folders within it, as uint8 (N, channels, H, W) in order of their paths.
+    """The images in a folder and its subfolders as uint8 (N, channels, H, W), in the order of their paths.
 
-    Files: png, jpg, jpeg, webp, bmp and gif, of which the first frame is taken; other files, and names that
-    begin with a dot, are not looked at. A picture is turned as its EXIF orientation says, laid on white where
-    it is transparent, and made RGB (channels 3) or grey (channels 1); 16-bit grey keeps its upper 8 bits, rounded.
+    Files: png, jpg, jpeg, webp, bmp and gif, of which the first frame is taken; other files, and names that begin with
+    a dot, are ignored. An image is rotated as its EXIF orientation says, composited on white where it is transparent,
+    and converted to RGB (channels 3) or grey (channels 1); 16-bit grey keeps its upper 8 bits, rounded.
 
-    size: None wants all pictures to have one size. A number makes all of them size x size: the largest centred
+    size: None requires all images to have one size. A number scales all of them to size x size: the largest centred
     square, resampled by Lanczos with antialiasing.
 
-    Labels and captions come from `metadata.jsonl` in the folder, one object a line with `file_name` and
-    `text` (or `caption`, `prompt`), `label` (or `class`, `class_name`, `category`, `target`), or both. `columns` names
-    fields with numbers, or lists of numbers, that become conditions. Without labels there the first folder within this
-    one is the class; a few images that lie beside such folders are problems.
+    Labels and captions come from `metadata.jsonl` in the folder, one object a line with `file_name` and `text` (or
+    `caption`, `prompt`), `label` (or `class`, `class_name`, `category`, `target`), or both. `columns` names fields with
+    numbers, or lists of numbers, that become conditions. Without labels there, the first folder within this one is the
+    class; a few images that lie beside such folders are problems.
 
-    on_bad: what to do with files that are damaged, are no images, or declare more than 64 million pixels, and
-    with metadata that does not match the files. "error" raises a DataError that lists them; "skip" goes on without
-    them and lists them in `report` of the result.
+    on_bad: what to do with files that are damaged, are no images, or declare more than 64 million pixels, and with
+    metadata that does not match the files. "error" raises a DataError that lists them; "skip" goes on without them and
+    lists them in `report` of the result.
 
-    lazy: leave the pixels in the files, and decode those of each batch when it is made, however many there are. With a
-    size no file is opened here; without one, only their headers. What is bad then turns up later, see `Pictures`, which
-    also says what `crop` and `zoom` do.
+    lazy: leave the pixels in the files, and decode those of each batch when it is read, however many there are. With a
+    size no file is opened here; without one, only their headers. Bad files are then found later, see `Pictures`, which
+    also explains `crop` and `zoom`.
 
-    Raises DataError for a folder that is missing, unreadable or without usable images, for a file name in the
-    metadata that leads out of the folder, and, without a size, for pictures of several sizes.
+    Raises DataError for a folder that is missing, unreadable or without usable images, for a file name in the metadata
+    that leads out of the folder, and, without a size, for images of several sizes.
     """
     check_options(size, channels, on_bad)
     check_crop(size, crop, zoom, lazy)
@@ -111,7 +111,7 @@ def list_folder(root: Path, columns: Sequence[str] = ()) -> Listing:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What one line of the metadata says of an image, and its numbers by name."""
+    """One line of the metadata: annotations of an image, and its numbers by name."""
 
     line: int
     about: Described
@@ -167,7 +167,7 @@ def _read_metadata(
 
 
 def _parse_line(line: str, number: int, columns: Sequence[str]) -> tuple[str, _Entry]:
-    """file_name and what is said of it. Raises ValueError with the reason."""
+    """file_name and its annotations. Raises ValueError with the reason."""
     try:
         item = json.loads(line)
     except json.JSONDecodeError as error:
@@ -206,7 +206,7 @@ def _labels(
 
 
 def notes_on_files(root: Path, other: Counter[str]) -> list[str]:
-    """What is to be said about files that are not read: images of other formats, lists of labels."""
+    """Notes on files that are not read: images of other formats, lists of labels."""
     notes = []
     formats = {suffix: n for suffix, n in other.items() if suffix in OTHER_EXTENSIONS}
     if formats:

@@ -63,8 +63,8 @@ class Sample:
         item = json.loads(self.texts["json"]) if "json" in self.texts else {}
         if not isinstance(item, dict):
             raise ValueError("its .json is no object")
-        said = described(item)
-        label, text, label_field = said.label, said.text, said.field
+        about = described(item)
+        label, text, label_field = about.label, about.text, about.field
         if "cls" in self.texts:
             number = int(self.texts["cls"])
             if number < 0:
@@ -74,7 +74,7 @@ class Sample:
             label, label_field = (number, None) if label is None else (label, label_field)
         if "txt" in self.texts and text is None:
             text = self.texts["txt"].decode("utf-8").strip("\n")
-        return Described(label, text, label_field, said.others)
+        return Described(label, text, label_field, about.others)
 
 
 @dataclass

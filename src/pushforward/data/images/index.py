@@ -21,7 +21,7 @@ from pushforward.data.images.tar import BLOCK
 
 # Of what is stored; another one is not believed.
 VERSION = 2
-TEXTS = ("names", "said", "problems", "notes")
+TEXTS = ("names", "annotations", "problems", "notes")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Index:
     """What is in an archive.
 
     names:   of the images' members. offsets, sizes: (N,) int64, where their content lies.
-    said:    JSON of [label or null, text or null] for each.
+    annotations:    JSON of [label or null, text or null] for each.
     problems: JSON of [name, reason] for samples that cannot be used.
     notes:   JSON of lines about what is not read.
     total, ends: bytes of the archive, and SHA-256 of its first and its last block.
@@ -38,7 +38,7 @@ class Index:
     names: Names
     offsets: np.ndarray
     sizes: np.ndarray
-    said: Names
+    annotations: Names
     problems: Names
     notes: Names
     total: int
@@ -47,7 +47,7 @@ class Index:
     def digest(self) -> bytes:
         """SHA-256 of all but the problems and notes."""
         digest = hashlib.sha256(json.dumps([self.total, self.ends]).encode())
-        for part in (self.names, self.said):
+        for part in (self.names, self.annotations):
             digest.update(np.ascontiguousarray(part.ends, "<i8").data)
             digest.update(part.buffer)
         for numbers in (self.offsets, self.sizes):
@@ -92,7 +92,7 @@ def read_index(path: Path) -> Index:
 def make_index(descriptor: int, path: Path, mark: dict[str, Any]) -> Index:
     """Go through an archive, header by header."""
     images: list[tuple[str, int, int]] = []
-    said: list[str] = []
+    annotations: list[str] = []
     problems: list[str] = []
     seen: set[str] = set()
     fields: dict[str | None, None] = {}
@@ -110,7 +110,7 @@ def make_index(descriptor: int, path: Path, mark: dict[str, Any]) -> Index:
             problems.append(json.dumps([sample.key, "; ".join(sample.wrong)]))
         else:
             images.append(sample.images[0])
-            said.append(json.dumps([about.label, about.text]))
+            annotations.append(json.dumps([about.label, about.text]))
             fields[about.field] = None
             others |= dict.fromkeys(about.others)
     named = [field for field in fields if field not in (None, "label")]
@@ -119,7 +119,7 @@ def make_index(descriptor: int, path: Path, mark: dict[str, Any]) -> Index:
         Names.of(name for name, _, _ in images),
         np.array([offset for _, offset, _ in images], np.int64),
         np.array([size for _, _, size in images], np.int64),
-        Names.of(said),
+        Names.of(annotations),
         Names.of(problems),
         Names.of(map(json.dumps, notes)),
         mark["size"],
@@ -159,13 +159,13 @@ def _stored(place: Path, mark: dict[str, Any]) -> Index | None:
                 return None
         inside = (offsets >= 0) & (sizes >= 0) & (sizes <= MAX_FILE)
         inside &= offsets <= mark["size"] - sizes
-        if len(texts["said"]) != len(offsets) or not inside.all():
+        if len(texts["annotations"]) != len(offsets) or not inside.all():
             return None
-        for part in ("said", "problems", "notes"):
+        for part in ("annotations", "problems", "notes"):
             if not all(_is_entry(json.loads(text), part) for text in texts[part]):
                 return None
         return Index(**texts, offsets=offsets, sizes=sizes, total=mark["size"], ends=mark["ends"])
-    # Anybody may have written it: whatever is wrong with it, another one can be made.
+    # Anybody may have written it: whatever is wrong with it, the index can be computed again.
     except Exception:
         return None
 

@@ -1,4 +1,4 @@
-"""Pixels that stay in their files until they are wanted."""
+"""Pixels that stay in their files until they are read."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ class Pictures:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (B, C, H, W) uint8, and the places (B,) that they come from: others only where a file is bad.
 
-        rows: (M,) the entries there are: places count these, and none but these take the place of a bad one; all if
-        left out. noise: of B samples, which crops are drawn from; without it they are centred.
+        rows: (M,) the entries that exist: places count these, and only these replace a bad one; all by default. noise:
+        of B samples, from which crops are drawn; without it they are centred.
         """
         count = len(self) if rows is None else len(rows)
         out = np.empty((len(places), *self.shape[1:]), np.uint8)
@@ -114,13 +114,13 @@ class Pictures:
         return out, found
 
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of what the source is told by, and of how its pixels are made."""
+        """SHA-256, in hexadecimal, of what identifies the source, and of how its pixels are computed."""
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        made = json.dumps([*self.frame, self.channels, self.resized, self.source.digest()])
-        return hashlib.sha256(made.encode()).hexdigest()
+        about = json.dumps([*self.frame, self.channels, self.resized, self.source.digest()])
+        return hashlib.sha256(about.encode()).hexdigest()
 
     def _cuts(self, count: int, noise: Noise | None) -> list[Callable[[int, int], Box]]:
         if noise is None or self.crop == "centre":

@@ -1,4 +1,4 @@
-"""Image files with what is said of them, and the data set that they make."""
+"""Image files with their annotations, and the data set that they form."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Listing:
         crop: Crop = "centre",
         zoom: float = 1.0,
     ) -> Dataset:
-        """All of them, decoded now or, if `lazy`, when they are wanted; see `load_folder`."""
+        """All of them, decoded now or, if `lazy`, when they are read; see `load_folder`."""
         problems = list(self.problems)
-        # What is known to be wrong is said before the work of decoding.
+        # Problems that are known already are reported before the work of decoding.
         self.refuse(problems, on_bad, len(self.source))
         values: np.ndarray | Pictures | None = None
         kept = np.arange(len(self.source))

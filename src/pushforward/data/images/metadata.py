@@ -1,4 +1,4 @@
-"""What a JSON object says of an image, in a line of metadata.jsonl or in a member of an archive."""
+"""Annotations of an image: a JSON object, in a line of metadata.jsonl or in a member of an archive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = ("file_name", "key", "__key__")
 
 @dataclass(frozen=True)
 class Described:
-    """What is said of an image: label and text, in which field the label was, and the fields that are not used."""
+    """Annotations of an image: label and text, the field that the label was in, and the fields that are not used."""
 
     label: str | int | None = None
     text: str | None = None
@@ -53,7 +53,7 @@ def _is_label(value: Any) -> bool:
 
 
 def notes_on_fields(where: str, field: str | None, others: Sequence[str]) -> list[str]:
-    """What is to be said about the field of the labels, if it has another name, and about those that are not used."""
+    """Notes on the field of the labels, if it is not called "label", and on fields that are not used."""
     notes = []
     if field is not None and field != "label":
         notes.append(f"{where}: the field {field!r} is taken for the label")

@@ -24,15 +24,17 @@ from pushforward.data.images.grouping import MAX_FILE
 from pushforward.data.images.listing import Listing
 from pushforward.data.images.shards import CLASSES
 from pushforward.data.images.tar import BLOCK
+from pushforward.data.labels import some
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was written: the archives, how many images they hold, and (file, reason) of those left out."""
+    """What was written: the archives, how many images they hold, (file, reason) of those skipped, and notes."""
 
     shards: tuple[Path, ...]
     count: int
     report: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def write_shards(
@@ -57,6 +59,7 @@ def write_shards(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already: name a folder that is new or empty")
     problems: list[tuple[str, str]] = []
+    notes: list[str] = []
     if isinstance(data, Dataset):
         samples, where = _dataset_samples(data, problems), "the data set"
         class_names = data.class_names
@@ -64,6 +67,7 @@ def write_shards(
         listing = list_folder(Path(data))
         listing.refuse(listing.problems, on_bad, len(listing.source))
         problems.extend(listing.problems)
+        notes.extend(listing.notes)
         samples, where = _folder_samples(listing, on_bad, problems), listing.where
         class_names = listing.class_names
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -84,7 +88,8 @@ def write_shards(
         raise DataError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Packed(tuple(target / name for name in names), count, tuple(problems))
+    shards = tuple(target / name for name in names)
+    return Packed(shards, count, tuple(problems), tuple(notes))
 
 
 def _shard_name(number: int) -> str:
@@ -101,14 +106,14 @@ def _write_shard(
     count = 0
     with (folder / _shard_name(number)).open("wb") as file:
         while sample is not None:
-            suffix, content, said = sample
+            suffix, content, entry = sample
             key = f"{first + count:09}"
             _add(file, f"{key}{suffix}", content)
-            if said:
+            if entry:
                 _add(
                     file,
                     f"{key}.json",
-                    json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogateescape"),
+                    json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogateescape"),
                 )
             count += 1
             sample = next(samples, None) if count < most else None
@@ -129,12 +134,12 @@ def _add(file: IO[bytes], name: str, content: bytes) -> None:
 def _described(
     i: int, labels: Any, class_names: Sequence[str] | None, captions: Sequence[str] | None
 ) -> dict[str, Any]:
-    said: dict[str, Any] = {}
+    entry: dict[str, Any] = {}
     if labels is not None:
-        said["label"] = int(labels[i]) if class_names is None else class_names[int(labels[i])]
+        entry["label"] = int(labels[i]) if class_names is None else class_names[int(labels[i])]
     if captions is not None:
-        said["text"] = captions[i]
-    return said
+        entry["text"] = captions[i]
+    return entry
 
 
 def _folder_samples(
@@ -160,8 +165,8 @@ def _folder_samples(
                 ) from error
             problems.append((name, reason(error)))
             continue
-        said = _described(i, listing.labels, listing.class_names, listing.captions)
-        yield path.suffix.lower(), content, {"file_name": name, **said}
+        entry = _described(i, listing.labels, listing.class_names, listing.captions)
+        yield path.suffix.lower(), content, {"file_name": name, **entry}
 
 
 def _dataset_samples(
@@ -169,7 +174,12 @@ def _dataset_samples(
 ) -> Iterator[tuple[str, bytes, dict]]:
     if data.values.dtype != np.uint8 or not data.images or data.shape[0] not in (1, 3):
         raise InputError(
-            "only pictures stored as uint8 in one or three channels can be packed: PNG would change others"
+            "only images stored as uint8 in one or three channels can be packed: PNG would change others"
+        )
+    lost = [*data.columns, *(name for name in data.texts if name != "caption")]
+    if lost or data.mask is not None:
+        raise InputError(
+            f"archives hold labels and captions, and these data have {some(lost or ['a mask'])}: drop it first"
         )
 
     def samples() -> Iterator[tuple[str, bytes, dict]]:
@@ -182,7 +192,7 @@ def _dataset_samples(
             image = Image.fromarray(grey[..., 0] if grey.shape[2] == 1 else grey)
             file = io.BytesIO()
             image.save(file, "PNG")
-            said = _described(i, data.labels, data.class_names, data.captions)
-            yield ".png", file.getvalue(), said
+            entry = _described(i, data.labels, data.class_names, data.captions)
+            yield ".png", file.getvalue(), entry
 
     return samples()

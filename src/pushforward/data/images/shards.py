@@ -45,7 +45,7 @@ def load_shards(
     crop: Crop = "centre",
     zoom: float = 1.0,
 ) -> Dataset:
-    """The images in tar archives, decoded when they are wanted; in the order of the archives, and within them.
+    """The images in tar archives, decoded when they are read; in the order of the archives, and within them.
 
     paths: an archive, a folder of archives (*.tar), a pattern such as "train-*.tar", or several of these. The other
     arguments are those of `load_folder`, and `Pictures` says what happens to images that turn out bad.
@@ -82,7 +82,7 @@ def find_shards(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 class Shards:
-    """The images of archives. Each is read from its place when it is wanted; no archive is kept open."""
+    """The images of archives. Each is read from its place; no archive is kept open."""
 
     def __init__(
         self, paths: Sequence[Path], indexes: Sequence[Index], rows: np.ndarray | None = None
@@ -168,47 +168,52 @@ def list_shards(paths: Sequence[Path]) -> Listing:
             *notes[:SHOWN],
             f"and {len(notes) - SHOWN} more archives where something is not read",
         ]
-    said = [json.loads(text) for index in indexes for text in index.said]
+    annotations = [json.loads(text) for index in indexes for text in index.annotations]
     members = [name for index in indexes for name in index.names]
-    kept = np.ones(len(said), bool)
+    kept = np.ones(len(annotations), bool)
     for place, what in enumerate(("label", "text")):
-        has = np.array([pair[place] is not None for pair in said], bool)
+        has = np.array([pair[place] is not None for pair in annotations], bool)
         if has.any() and not has.all():
             problems.extend((names[i], f"has no {what}, others have") for i in np.flatnonzero(~has))
             kept &= has
     if not kept.all():
         rows = np.flatnonzero(kept)
         shards = shards.select(rows)
-        names, said = _ShardNames(shards), [said[i] for i in rows]
+        names, annotations = _ShardNames(shards), [annotations[i] for i in rows]
         members = [members[i] for i in rows]
-    captions = [text for _, text in said] if said and said[0][1] is not None else None
-    labels, class_names, note = _labels([label for label, _ in said], members, paths, where)
+    captions = (
+        [text for _, text in annotations] if annotations and annotations[0][1] is not None else None
+    )
+    labels, class_names, note = _labels([label for label, _ in annotations], members, paths, where)
     notes.extend([note] if note else [])
     return Listing(where, shards, names, labels, class_names, captions, problems, notes)
 
 
 def _labels(
-    said: Sequence[int | str | None], members: Sequence[str], paths: Sequence[Path], where: str
+    annotations: Sequence[int | str | None],
+    members: Sequence[str],
+    paths: Sequence[Path],
+    where: str,
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None, str | None]:
     """Labels as numbers, the names of their classes, and a note: as the archives say, or by folders within them."""
-    if not said:
+    if not annotations:
         return None, None, None
     named = _classes(paths)
     note = None
-    if said[0] is None:
+    if annotations[0] is None:
         found = of_archive(members)
         if found.labels is None or found.class_names is None:
             return None, None, found.note
         labels, class_names, note = found.labels, found.class_names, found.note
     else:
-        kinds = {type(label) for label in said}
+        kinds = {type(label) for label in annotations}
         if len(kinds) > 1:
             raise DataError(f"{where}: some labels are numbers and some are texts; use one kind")
         if kinds == {int}:
-            labels = np.array(said)
+            labels = np.array(annotations)
             fits = named is not None and int(labels.max()) < len(named)
             return labels, named if fits else None, None
-        labels, class_names = encode(str(label) for label in said)
+        labels, class_names = encode(str(label) for label in annotations)
     if named is not None and set(class_names) <= set(named):
         labels = np.array([named.index(name) for name in class_names])[labels]
         class_names = named
