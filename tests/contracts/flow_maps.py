@@ -52,7 +52,7 @@ class Free(nn.Module):
 
 
 def flow_model(net: nn.Module, path: pf.Path, prediction="velocity", jumps="any"):
-    return pf.FlowMapModel(pf.Model(net, path, prediction), jumps)
+    return pf.FlowMapModel(pf.Model(net, path, prediction, nulls={"label": -1}), jumps)
 
 
 def gradient(loss: Tensor, net: nn.Module) -> Tensor:

@@ -149,7 +149,9 @@ def test_without_a_measure_a_model_is_judged_by_its_own_prediction(prediction):
 @pytest.mark.parametrize("drop", [0.0, 0.15, 0.5, 1.0])
 def test_the_condition_of_that_fraction_of_samples_is_dropped_and_of_no_other(drop):
     net = Affine()
-    objective = FlowMatching(pf.Model(net, pf.CondOT()), condition_dropout=drop)
+    objective = FlowMatching(
+        pf.Model(net, pf.CondOT(), nulls={"label": -1, "text": 0}), condition_dropout=drop
+    )
     n = 20000
     label, text = torch.arange(n) % 7, 1 + torch.rand(n, 3)
     x1, noise = randn(n, 2, seed=1), pf.Noise.batch(n, seed=3)
@@ -180,7 +182,8 @@ def test_the_condition_of_that_fraction_of_samples_is_dropped_and_of_no_other(dr
 
 def test_without_a_condition_nothing_is_dropped():
     net = Affine()
-    FlowMatching(pf.Model(net, pf.CondOT()), condition_dropout=1.0)(randn(4, 2), pf.Noise.batch(4))
+    model = pf.Model(net, pf.CondOT(), nulls={"label": -1})
+    FlowMatching(model, condition_dropout=1.0)(randn(4, 2), pf.Noise.batch(4))
     assert net.asked[0][2] == {}
 
 
@@ -251,7 +254,7 @@ def test_what_contradicts_a_gaussian_source_is_an_error():
 
 
 def test_arguments_that_do_not_fit_are_errors():
-    model = pf.Model(Affine(), pf.CondOT())
+    model = pf.Model(Affine(), pf.CondOT(), nulls={"label": -1})
     for drop in (-0.1, 1.1):
         with pytest.raises(pf.InputError, match="probability"):
             FlowMatching(model, condition_dropout=drop)

@@ -74,7 +74,7 @@ def test_cells_that_are_not_finite_are_named_or_left_out(tmp_path: Path) -> None
     with pytest.raises(DataError, match="c: no cell has finite values"):
         load_cells("c", tmp_path, on_bad="skip")
     with pytest.raises(InputError, match="on_bad"):
-        load_cells("a", tmp_path, on_bad="condition_dropout")  # type: ignore[arg-type]
+        load_cells("a", tmp_path, on_bad="drop")  # type: ignore[arg-type]
 
 
 def test_files_of_a_population_must_agree_in_their_channels(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 
 import pushforward as pf
 from contracts.members import PATHS, Counted, mixture, randn, relative
+from pushforward.core.conditions import Fill
 from pushforward.core.noise import SOLVER
 from pushforward.guidance import ClassifierFree
 
@@ -43,7 +44,9 @@ def test_scale_zero_ignores_the_condition_and_scale_one_is_plain_conditional_sam
     field = LAW.field(pf.CondOT())
     assert torch.allclose(ClassifierFree(field, 0.0)(X, T, label=LABEL), field(X, T), rtol=1e-12)
     assert torch.equal(ClassifierFree(field, 1.0)(X, T, label=LABEL), field(X, T, label=LABEL))
-    assert torch.equal(ClassifierFree(field, 3.0)(X, T), field(X, T))
+    with pytest.raises(pf.InputError, match="needs a condition that may be dropped"):
+        ClassifierFree(field, 3.0)(X, T)
+    assert torch.equal(ClassifierFree(field, 1.0)(X, T), field(X, T))
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,7 @@ def test_each_sample_keeps_its_own_condition_whatever_its_kind():
 
     class Field:
         path = pf.CondOT()
+        nulls = {"label": Fill(-1), "text": Fill(0)}
 
         def __call__(self, x, t, want="velocity", **cond):
             seen.update(cond)
@@ -113,7 +117,8 @@ def test_the_guided_prediction_comes_with_the_variance_of_the_conditional_one():
         value, v = guided.with_variance(X, T, want, label=LABEL)
         assert torch.allclose(value, plain(X, T, want, label=LABEL), rtol=1e-12)
         assert torch.equal(v, (LABEL / 4.0)[:, None].expand_as(X))
-    # Nichol & Dhariwal, eq. 15: ln of the variance is v ln beta + (1 - v) ln beta-tilde.
+    # Within one step without a break. Nichol & Dhariwal, eq. 15: ln of the variance is v ln beta + (1 - v) ln beta-tilde.
+    plain, guided = ClassifierFree(LAW.field(path), 2.5), ClassifierFree(inner, 2.5)
     x, s = pf.Noise.batch(5).normal((2,), dtype=torch.float64), T + 0.1
     times = torch.stack((T, s), 1)
     one, tilde, beta = (

@@ -64,15 +64,17 @@ def test_nothing_is_infinite_at_the_ends_of_time(path):
             assert float((got - truth).abs().max() / scale) < atol, (t, want)
 
 
-def test_before_the_margin_the_push_is_that_at_the_margin():
+def test_the_push_at_time_zero_is_that_at_the_margin_and_at_all_other_times_its_own():
     path = pf.CondOT()
     field = LAW.field(path)
     guided = ClassifierGuidance(field, ExactClassifier(LAW, path), 2.0, margin=0.1)
+    usual = ClassifierGuidance(field, ExactClassifier(LAW, path), 2.0)
     at = torch.full((5,), 0.1, dtype=torch.float64)
     push = guided(X, at, label=LABEL) - field(X, at)
-    for t in (0.0, 0.05, 0.1):
-        assert torch.allclose(guided(X, t, label=LABEL) - field(X, t), push, rtol=1e-9)
-    assert not torch.allclose(guided(X, 0.11, label=LABEL) - field(X, 0.11), push, rtol=1e-3)
+    assert torch.allclose(guided(X, 0.0, label=LABEL) - field(X, 0.0), push, rtol=1e-9)
+    for t in (0.01, 0.05, 0.11):
+        assert torch.equal(guided(X, t, label=LABEL), usual(X, t, label=LABEL))
+        assert not torch.allclose(guided(X, t, label=LABEL) - field(X, t), push, rtol=1e-3)
 
 
 def test_samples_without_a_class_are_not_guided_and_the_others_are():

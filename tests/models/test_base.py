@@ -80,7 +80,9 @@ def test_shape_and_classes_that_contradict_the_spec_are_refused(change: dict) ->
 
 def test_what_may_be_dropped_is_declared_and_is_the_label_where_there_are_classes() -> None:
     assert pf.Model(net(), pf.CondOT(), classes=3).nulls == {"label": Fill(-1)}
-    assert pf.Model(net(), pf.CondOT()).nulls == {}
+    # A network of the library that has classes declares them itself.
+    assert pf.Model(net(), pf.CondOT()).nulls == {"label": Fill(-1)}
+    assert pf.Model(MLP(2, 8, 1), pf.CondOT()).nulls == {}
     assert pf.NoisyClassifier(MLPClassifier(2, 3), pf.CondOT(), classes=3).nulls == {}
     given = pf.Model(net(), pf.CondOT(), classes=3, nulls={"text": "empty", "pooled": 0})
     assert given.nulls == {"text": Empty(), "pooled": Fill(0)}

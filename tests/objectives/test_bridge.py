@@ -126,7 +126,7 @@ def test_conditions_follow_their_data_through_a_coupling_and_may_be_dropped():
 
     net, x1 = Affine(2), randn(64, 2, seed=1)
     label, noise = torch.arange(64), pf.Noise.batch(64, seed=2)
-    model = pf.BridgeModel(net, BRIDGE)
+    model = pf.BridgeModel(net, BRIDGE, nulls={"label": -1})
     ScoreAndFlowMatching(model, reverse)(pf.Batch(x1, {"label": label}), noise)
     x, t, cond = net.asked[0]
     x0, z = (noise.normal((2,), stream, torch.float64) for stream in (SOURCE, LATENT))

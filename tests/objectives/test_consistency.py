@@ -280,10 +280,10 @@ def test_both_ends_have_the_same_units_dropped_and_each_call_others():
     class Dropping(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.condition_dropout, self.seen = Free(), nn.Dropout(0.5), []
+            self.inner, self.dropout, self.seen = Free(), nn.Dropout(0.5), []
 
         def forward(self, x, t):
-            y = self.condition_dropout(self.inner(x, t))
+            y = self.dropout(self.inner(x, t))
             self.seen.append(y.detach() == 0)
             return y
 

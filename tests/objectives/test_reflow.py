@@ -92,7 +92,7 @@ def test_conditions_are_dropped_where_noise_says() -> None:
     batch = pairs()
     batch = pf.Batch(batch.x1, {"label": torch.full((400,), 3)}, batch.x0)
     noise = pf.Noise.batch(400, seed=1)
-    model = pf.Model(Affine(), PATH)
+    model = pf.Model(Affine(), PATH, nulls={"label": -1})
     kept, dropped = (OneStep(model, condition_dropout=p)(batch, noise)["loss"] for p in (0.0, 1.0))
     d = batch.x1 - batch.x0
     torch.testing.assert_close(kept, ((3 - d) ** 2).mean(1))

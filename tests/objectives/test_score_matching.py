@@ -328,7 +328,7 @@ def test_conditions_are_passed_on_and_dropped(make):
             return -x * (1 + label[:, None])
 
     law = pf.GaussianMixture(randn(3, 2, seed=1), 0.3, labels=[0, 1, 2])
-    model = pf.Model(Net(), pf.CondOT(), "score")
+    model = pf.Model(Net(), pf.CondOT(), "score", nulls={"label": -1})
     if make is explicit:
         objective = explicit(model, law, times=Constant(0.5), condition_dropout=0.5)
     else:

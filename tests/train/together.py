@@ -82,9 +82,7 @@ class Recording(FlowMatching):
         kind = next(self.model.parameters()).dtype
         x0 = None if batch.x0 is None else batch.x0.to(kind)
         batch = replace(batch, x1=batch.x1.to(kind), x0=x0)
-        drawn = draw(
-            self.model.path, batch, noise, self.times, self.condition_dropout, self.coupling
-        )
+        drawn = draw(self.model, batch, noise, self.times, self.condition_dropout, self.coupling)
         self.seen.append(
             {"ids": batch.ids, "x0": drawn.x0, "x1": drawn.x1, "t": drawn.t} | drawn.cond
         )

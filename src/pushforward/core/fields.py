@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pushforward.core.conditions import Nulls
 from pushforward.core.errors import InputError, UndefinedError
 from pushforward.core.paths import Path
-from pushforward.core.predictions import Prediction, conversion
+from pushforward.core.predictions import Prediction
 
 
 @runtime_checkable
@@ -47,29 +50,90 @@ def require_variance(field: Field) -> VarianceField:
     return field
 
 
-def regular_times(prediction: Prediction, path: Path, margin: float) -> tuple[float, float]:
-    """The times at which `prediction` gives a velocity: [0, 1], less `margin` at an end where it does not."""
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    a, b = conversion(prediction, "velocity", path.coefficients(ends))
-    first, last = (prediction == "velocity" or bool(ok) for ok in a.isfinite() & b.isfinite())
-    return (0.0 if first else margin), (1.0 if last else 1 - margin)
+def find_inside(field: Any, name: str, default: Any = None) -> Any:
+    """The attribute of this name of a field, or else of the one that it wraps as its `field` or `map`."""
+    while field is not None:
+        if getattr(field, name, None) is not None:
+            return getattr(field, name)
+        field = getattr(field, "field", getattr(field, "map", None))
+    return default
 
 
-def null_condition(cond: dict[str, Tensor], mask: Tensor | None = None) -> dict[str, Tensor]:
-    """`cond` with the samples in `mask` (B,) made unconditional; all of them without a mask.
+def networks(field: Any) -> list[nn.Module]:
+    """The modules of a field and of all that it wraps, its own first."""
+    if field is None or isinstance(field, nn.Module):
+        return [] if field is None else [field]
+    inside = vars(field).values() if is_dataclass(field) else [getattr(field, "field", None)]
+    return [module for value in inside for module in networks(value)]
 
-    Integer tensors (labels) become -1 there and floating tensors (embeddings) 0: what the networks of this library
-    take for "no condition".
+
+def parameters_of(field: Any) -> Iterator[nn.Parameter]:
+    """The parameters of a field and of all that it wraps."""
+    for module in networks(field):
+        yield from module.parameters()
+
+
+def nulls_of(field: Any) -> Nulls:
+    """What may be dropped of a field's conditions, and what stands for none; see `core.conditions`."""
+    found: Nulls = find_inside(field, "nulls", {})
+    return found
+
+
+# Fields with breaks in time.
+
+
+def breaks_of(field: Any) -> tuple[float, ...]:
+    """The times within (0, 1) at which a field jumps, as a guidance that acts in an interval does."""
+    return tuple(t for t in getattr(field, "breaks", ()) if 0 < t < 1)
+
+
+def within(field: Any, start: float, end: float) -> Any:
+    """The field between two neighbouring breaks, continued smoothly to both of them: at a break each side is asked on
+    its own side."""
+    return field.within(start, end) if breaks_of(field) else field
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A field of padded samples: 0 where the condition `mask` is False, so that padding never moves.
+
+    mask: bool, of x's number of dimensions, each as long or 1.
+    told: whether the field gets it too: one that does not must not look at padding.
     """
-    out = {}
-    for name, value in cond.items():
-        null = torch.zeros_like(value) if value.is_floating_point() else torch.full_like(value, -1)
-        out[name] = (
-            null
-            if mask is None
-            else torch.where(mask.reshape(-1, *[1] * (value.ndim - 1)), null, value)
-        )
-    return out
+
+    field: Field
+    told: bool = True
+
+    @property
+    def path(self) -> Path:
+        return self.field.path
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return breaks_of(self.field)
+
+    def within(self, start: float, end: float) -> Masked:
+        return replace(self, field=within(self.field, start, end))
+
+    def _given(self, cond: dict[str, Any]) -> dict[str, Any]:
+        return cond if self.told else {k: v for k, v in cond.items() if k != "mask"}
+
+    def __call__(
+        self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
+    ) -> Tensor:
+        value = self.field(x, t, want, **self._given(cond))
+        return torch.where(cond["mask"], value, torch.zeros_like(value))
+
+    def with_variance(
+        self, x: Tensor, t: Tensor | float, want: Prediction = "data", **cond: Any
+    ) -> tuple[Tensor, Tensor]:
+        value, v = require_variance(self.field).with_variance(x, t, want, **self._given(cond))
+        return torch.where(cond["mask"], value, torch.zeros_like(value)), v
+
+    def with_score(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        pair = require_score(self.field).with_score(x, t, **self._given(cond))
+        u, score = (torch.where(cond["mask"], v, torch.zeros_like(v)) for v in pair)
+        return u, score
 
 
 @runtime_checkable

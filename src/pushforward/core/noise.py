@@ -64,6 +64,8 @@ class Noise:
     """Random numbers for a batch of samples, keyed by (seed, stream, sample id, step).
 
     ids: (B,) int64 in [0, 2^48), the global ids of the samples. seed in [0, 2^64), step in [0, 2^32).
+    mask: bool, of the data's number of dimensions: which entries are data and which padding, None where all are data.
+          Numbers of the data's shape are then those that each sample has alone, and 0 in the padding.
 
         Noise(seed=0, ids=torch.arange(7)).normal((2,))     # (7, 2), the same rows in any batch
     """
@@ -71,6 +73,7 @@ class Noise:
     seed: int
     ids: Tensor
     step: int = 0
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
@@ -99,13 +102,19 @@ class Noise:
         return replace(self, step=step)
 
     def to(self, device: torch.device | str) -> Noise:
-        return replace(self, ids=self.ids.to(device))
+        mask = None if self.mask is None else self.mask.to(device)
+        return replace(self, ids=self.ids.to(device), mask=mask)
+
+    def masked(self, mask: Tensor | None) -> Noise:
+        """The same numbers for padded samples."""
+        return replace(self, mask=mask)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, rows: slice | Tensor) -> Noise:
-        return replace(self, ids=self.ids[rows])
+        mask = None if self.mask is None else self.mask[rows]
+        return replace(self, ids=self.ids[rows], mask=mask)
 
     def words(self, count: int, stream: int) -> Tensor:
         """(B, count) independent integers, uniform on [0, 2^32), as int64.
@@ -135,7 +144,7 @@ class Noise:
     ) -> Tensor:
         """(B, *shape) uniform on the open interval: (word + 1/2) / 2^32, never 0 and, in float64, never 1."""
         words = self.words(math.prod(shape), stream)
-        return ((words.double() + 0.5) * 2.0**-32).to(dtype).reshape(-1, *shape)
+        return self._placed(((words.double() + 0.5) * 2.0**-32).to(dtype).reshape(-1, *shape))
 
     def normal(
         self, shape: Sequence[int], stream: int = SOURCE, dtype: torch.dtype = torch.float32
@@ -156,7 +165,17 @@ class Noise:
             radius, angle = (-2 * u.log()).sqrt(), 2 * math.pi * v
             pair = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=2)
             out[row : row + rows] = pair.flatten(1).to(dtype)
-        return out[:, :count].reshape(-1, *shape)
+        return self._placed(out[:, :count].reshape(-1, *shape))
+
+    def _placed(self, numbers: Tensor) -> Tensor:
+        """Numbers (B, ..., *data) in the order of the entries that are data, 0 elsewhere; others as they are."""
+        if self.mask is None or numbers.ndim < self.mask.ndim:
+            return numbers
+        lead = numbers.ndim - self.mask.ndim
+        mask = self.mask.reshape(len(self.mask), *[1] * lead, *self.mask.shape[1:])
+        flat = mask.expand_as(numbers).flatten(1)
+        rank = flat.cumsum(1).sub_(1).clamp_(min=0)
+        return torch.where(flat, numbers.flatten(1).gather(1, rank), 0.0).reshape(numbers.shape)
 
     def low_discrepancy(self, stream: int = TIME) -> Tensor:
         """(B,) float64 in [0, 1): the golden-ratio sequence `frac(shift + id (sqrt 5 - 1)/2)`.
@@ -165,7 +184,9 @@ class Noise:
         anew for every step, each one alone is uniform. The value depends on the id and not on the batch,
         which the usual `frac(u + i / B)` (Kingma et al. 2021, app. I.1) does not allow.
         """
-        origin = replace(self, ids=torch.zeros(1, dtype=torch.int64, device=self.ids.device))
+        origin = replace(
+            self, ids=torch.zeros(1, dtype=torch.int64, device=self.ids.device), mask=None
+        )
         # The product wraps modulo 2^64, that is, modulo 1, and so is exact for any id; its 53 high bits make a float64.
         turn = (self.ids * GOLDEN >> 11) & (2**53 - 1)
         return (origin.uniform((), stream) + turn.double() * 2.0**-53) % 1.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.core import conditions
-from pushforward.core.errors import InputError
+from pushforward.core.shapes import check_mask
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,3 @@ class Batch:
 
 def _picked(lines: tuple[str, ...], rows: slice | Tensor) -> tuple[str, ...]:
     return lines[rows] if isinstance(rows, slice) else tuple(lines[i] for i in rows.tolist())
-
-
-def check_mask(mask: Tensor, x: Tensor) -> None:
-    """That a mask says of each entry of x (B, ...) whether it is data, and leaves every sample some."""
-    fits = mask.ndim == x.ndim and all(
-        m in (1, n) for m, n in zip(mask.shape[1:], x.shape[1:], strict=True)
-    )
-    if mask.dtype != torch.bool or not fits or len(mask) != len(x):
-        raise InputError(
-            f"a mask is bool with as many dimensions as the data {tuple(x.shape)}, each as long or 1; got "
-            f"{mask.dtype} {tuple(mask.shape)}"
-        )
-    if not bool(mask.flatten(1).any(1).all()):
-        raise InputError("a sample of the batch has no data: its mask is False everywhere")

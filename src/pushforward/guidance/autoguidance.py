@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Field
+from pushforward.core.fields import Field, breaks_of, within
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
 from pushforward.core.shapes import as_time, expand
-from pushforward.guidance.interval import check_interval, inside
+from pushforward.guidance.interval import acting, breaks, check_interval, inside
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,21 @@ class Autoguidance:
     @property
     def path(self) -> Path:
         return self.field.path
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """Where the guided field jumps in time."""
+        own = () if self.scale == 1 else breaks(self.interval)
+        return tuple(sorted({*own, *breaks_of(self.field), *breaks_of(self.worse)}))
+
+    def within(self, start: float, end: float) -> Autoguidance:
+        """The guided field between two neighbouring breaks."""
+        return replace(
+            self,
+            field=within(self.field, start, end),
+            worse=within(self.worse, start, end),
+            interval=acting(self.interval, start, end),
+        )
 
     def __call__(
         self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from pushforward.core.ends import away, check_margin
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Field
+from pushforward.core.fields import Field, breaks_of, within
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction, check_defined
 from pushforward.core.shapes import as_time, expand
-from pushforward.guidance.interval import check_interval, inside
+from pushforward.guidance.interval import acting, breaks, check_interval, inside
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class ClassifierGuidance:
     classifier:  (x, t) -> logits (B, K). One with a `path` of its own is asked at the state of equal log-SNR on it.
     interval:    (low, high) times within which guidance acts; outside, the field alone is used.
     conditional: whether the field is given the label too: a conditional field under guidance w is one of w + 1.
-    margin:      where alpha(0) = 0 the gradient goes to 0 and its weight sigma^2/alpha to infinity; before `margin` the
-                 push is that at `margin`.
+    margin:      where alpha(0) = 0 the gradient goes to 0 and its weight sigma^2/alpha to infinity at t = 0; that point
+                 alone is asked at `margin`: 1e-6 in float64 and 1e-2 below, where a network's errors are larger.
 
     Samples of label -1, and all of them without a label, are not guided. Derivatives of the guided field are those of
     the whole, the push included.
@@ -45,17 +46,27 @@ class ClassifierGuidance:
     scale: float
     interval: tuple[float, float] = (0.0, 1.0)
     conditional: bool = False
-    margin: float = 1e-2
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
         check_defined("score", self.path)
-        if not 0 < self.margin < 1:
-            raise InputError(f"margin is {self.margin}; it must lie in (0, 1)")
+        check_margin(self.margin)
 
     @property
     def path(self) -> Path:
         return self.field.path
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """Where the guided field jumps in time."""
+        own = () if self.scale == 0 else breaks(self.interval)
+        return tuple(sorted({*own, *breaks_of(self.field)}))
+
+    def within(self, start: float, end: float) -> ClassifierGuidance:
+        """The guided field between two neighbouring breaks."""
+        interval = acting(self.interval, start, end)
+        return replace(self, field=within(self.field, start, end), interval=interval)
 
     @property
     def classes(self) -> int | None:
@@ -73,7 +84,8 @@ class ClassifierGuidance:
         acts = inside(self.interval, t) & (label >= 0)
         if not bool(acts.any()):
             return plain
-        at = t.clamp(min=self.margin) if self._starts_without_data else t
+        margin = self.margin or (1e-6 if x.dtype == torch.float64 else 1e-2)
+        at = away(t, (self._starts_without_data, False), margin)
         push = expand(self.scale * self._weight(want, at), x) * self._gradient(x, at, label)
         return plain + torch.where(expand(acts, x).bool(), push, torch.zeros_like(push))
 

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pushforward.core.fields import Field, null_condition, require_variance
+from pushforward.core import conditions
+from pushforward.core.errors import InputError
+from pushforward.core.fields import Field, breaks_of, nulls_of, require_variance, within
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
 from pushforward.core.shapes import as_time, expand
-from pushforward.guidance.interval import check_interval, inside
+from pushforward.guidance.interval import acting, breaks, check_interval, inside
 
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """Push a conditional field away from the unconditional one.
+    """Push a conditional field away from the unconditional one, or from one under a negative condition.
 
         u_w(x | y) = (1 - w) u(x | none) + w u(x | y)
 
     w = 0 ignores the condition, w = 1 is plain conditional sampling, w > 1 exaggerates it; the w of Ho & Salimans is
     this one minus 1. The weights add up to 1, so the same formula holds for every prediction.
 
-    field:    one trained with its condition dropped now and then; called once a step, on both halves of a double batch.
+    field:    one trained with its conditions dropped now and then; its `nulls` say which those are and what stands for
+              none. Called once a step, on both halves of a double batch.
     interval: (low, high) times within which guidance acts; outside, the condition alone is used.
+    negative: conditions instead of none, by name, of one row for all samples or one for each: what to move away from.
+              Conditions that it does not name are as in the positive half.
+
+    Raises InputError where no condition is given that may be dropped or has a negative.
 
     Ho & Salimans 2022 (arXiv 2207.12598), eq. 6; interval: Kynkaanniemi et al. 2024 (arXiv 2404.07724).
     """
@@ -34,6 +41,7 @@ class ClassifierFree:
     field: Field
     scale: float
     interval: tuple[float, float] = (0.0, 1.0)
+    negative: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
@@ -41,6 +49,17 @@ class ClassifierFree:
     @property
     def path(self) -> Path:
         return self.field.path
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """Where the guided field jumps in time."""
+        own = () if self.scale == 1 else breaks(self.interval)
+        return tuple(sorted({*own, *breaks_of(self.field)}))
+
+    def within(self, start: float, end: float) -> ClassifierFree:
+        """The guided field between two neighbouring breaks."""
+        interval = acting(self.interval, start, end)
+        return replace(self, field=within(self.field, start, end), interval=interval)
 
     def __call__(
         self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
@@ -60,16 +79,36 @@ class ClassifierFree:
         ask: Callable[..., tuple[Tensor, ...]],
         x: Tensor,
         t: Tensor | float,
-        cond: dict[str, Tensor],
+        cond: dict[str, Any],
     ) -> tuple[Tensor, ...]:
         """What `ask(x, t, **cond)` gives, the first of its values guided and the others the conditional ones."""
         t = as_time(t, x)
         acts = inside(self.interval, t)
-        if not cond or self.scale == 1 or not bool(acts.any()):
+        if self.scale == 1 or not bool(acts.any()):
             return ask(x, t, **cond)
         weight = torch.where(acts, self.scale, torch.ones_like(t))
-        null = null_condition(cond)
-        both = {name: torch.cat((null[name], value)) for name, value in cond.items()}
+        both = conditions.cat((self._other(cond, len(x)), cond))
         value, *others = ask(torch.cat((x, x)), torch.cat((t, t)), **both)
         free, given = value.chunk(2)
         return (free + expand(weight, x) * (given - free), *(v.chunk(2)[1] for v in others))
+
+    def _other(self, cond: dict[str, Any], count: int) -> dict[str, Any]:
+        """The conditions to move away from."""
+        nulls = nulls_of(self.field)
+        if self.negative is not None:
+            missing = sorted(set(self.negative) - set(cond))
+            if missing:
+                raise InputError(
+                    f"the negative condition {missing[0]} has no positive one beside it: give both"
+                )
+            rows = conditions.size(self.negative)
+            negative = conditions.tile(self.negative, count) if rows == 1 else self.negative
+            conditions.check_size(negative, count)
+            return {**cond, **negative}
+        if not any(name in cond for name in nulls):
+            known = ", ".join(nulls) or "none: build the model with classes or nulls"
+            raise InputError(
+                f"guidance of scale {self.scale:g} needs a condition that may be dropped, and none was given; this "
+                f"model's are {known}"
+            )
+        return conditions.drop(cond, nulls)

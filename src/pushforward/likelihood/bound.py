@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pushforward.core import conditions
 from pushforward.core.chain import (
     decoded_log_prob,
     learned_variance,
@@ -118,7 +119,7 @@ def variational_bound(
     parts = []
     for rows in _slices(len(x), batch_size):
         noise = Noise(seed, ids[rows])
-        here = {name: value[rows] for name, value in cond.items()}
+        here = conditions.take(cond, rows)
         step = _Step(field, x[rows], variance, here)
         # times[k] is the state k steps from the source, x_t; times[k + 1], the next, x_s.
         if terms is None:
@@ -218,7 +219,7 @@ def continuous_bound(
     parts = []
     for rows in _slices(len(x), batch_size):
         noise, data = Noise(seed, ids[rows]), x[rows]
-        here = {name: value[rows] for name, value in cond.items()}
+        here = conditions.take(cond, rows)
         stratum = torch.arange(terms, device=x.device)
         where = (stratum + noise.uniform((terms,), TIME)) / terms
         losses = []

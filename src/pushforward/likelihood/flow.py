@@ -12,19 +12,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from pushforward.core import derivatives
+from pushforward.core import conditions, derivatives
 from pushforward.core.errors import InputError, UndefinedError
-from pushforward.core.fields import Field, FlowMap
+from pushforward.core.fields import (
+    Field,
+    FlowMap,
+    Masked,
+    breaks_of,
+    find_inside,
+    parameters_of,
+    within,
+)
 from pushforward.core.noise import PROBE, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
-from pushforward.core.shapes import sum_data
+from pushforward.core.shapes import check_mask, count_data, sum_data
 from pushforward.core.times import uniform
 from pushforward.solvers import DormandPrince, Solver, integrate
 
@@ -70,48 +78,40 @@ def traces(
 class _WithTrace:
     """A Field on (x, l) (B, D + K): the velocity of x, and the traces of K probes (or the divergence) as that of l.
 
-    probes (B, K, ...) and mask (B, ...) are those of the rows `_rows`: where the mask is False, nothing moves.
+    The probes (B, K, ...) of each sample come as the condition `_probes`. A condition `mask` is of (x, l): where it is
+    False, nothing moves.
     """
 
     field: Field
     shape: tuple[int, ...]
-    probes: Tensor | None
-    mask: Tensor | None = None
 
     @property
     def path(self) -> Path:
         return self.field.path
 
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return breaks_of(self.field)
+
+    def within(self, start: float, end: float) -> _WithTrace:
+        return replace(self, field=within(self.field, start, end))
+
     def __call__(
         self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
     ) -> Tensor:
-        rows = cond.pop("_rows")
+        probes, mask = cond.pop("_probes", None), cond.pop("mask", None)
         size = math.prod(self.shape)
         state = x[:, :size].reshape(-1, *self.shape)
-        field = self.field if self.mask is None else _Masked(self.field, self.mask[rows])
-        if self.probes is None:
+        field = self.field
+        if mask is not None:
+            field = Masked(field, told=bool(find_inside(field, "takes_masks", False)))
+            cond["mask"] = mask[:, :size].reshape(state.shape)
+        if probes is None:
             u, trace = divergence(field, state, t, **cond)
             trace = trace[:, None]
         else:
-            u, trace = traces(field, state, t, self.probes[rows], **cond)
+            u, trace = traces(field, state, t, probes, **cond)
         return torch.cat((u.flatten(1), trace), dim=1)
-
-
-@dataclass(frozen=True)
-class _Masked:
-    """The velocity where the mask is True, 0 elsewhere."""
-
-    field: Field
-    mask: Tensor
-
-    @property
-    def path(self) -> Path:
-        return self.field.path
-
-    def __call__(
-        self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
-    ) -> Tensor:
-        return torch.where(self.mask, self.field(x, t, want, **cond), torch.zeros_like(x))
 
 
 @overload
@@ -152,13 +152,15 @@ def log_prob(
             number K estimates it by K probes for each sample, drawn ONCE for its whole trajectory and keyed by (seed,
             id): the estimate of the integral is then unbiased and its integrand smooth. Returned is an Estimate, with
             the standard error over the probes (infinite for K = 1). It does not hold what the solver leaves.
-    solver: DormandPrince(1e-7, 1e-8) if left out; then no grid is needed. Any deterministic solver will do.
+    solver: `usual_solver(x.dtype)` by default, Dormand-Prince at a tolerance that suits the precision; then no grid is
+            needed. Any deterministic solver will do.
     grid:   times (n + 1,) that increase; they are walked backwards. A field without a velocity at an end of time must
             stop short of it.
     source: ln density of the law at the first time of the grid, from (B, ...) to (B,). Left out, it is that of
             N(0, sigma(0)^2 I), in which samplers start: the result is then the density of what is sampled, which on VP,
             VE and the like differs from the data law's by what is left of the data at t = 0.
-    mask:   (B, ...) bool, of x's shape: the entries that are data. The others stay as they are, and are no dimensions.
+    mask:   bool, of x's number of dimensions, each as long or 1: the entries that are data. The others stay as they
+            are, and are no dimensions: a padded sample has the density that it has alone.
     kind:   probes of signs, "rademacher", which have the least variance, or "gaussian" ones.
     ids:    (B,) int64, global ids of the samples, 0 ... B - 1 if left out: with them a shard of a data set gives what
             the whole would. Nothing is exchanged between processes.
@@ -167,16 +169,40 @@ def log_prob(
     path = field.path
     if source is None:
         path.require_gaussian("density of the source")
+    x = check_points(field, x)
+    if mask is not None:
+        check_mask(mask, x)
+    conditions.check_size(cond, len(x))
     ids = _ids(ids, x)
     parts = []
     for rows in _slices(len(x), batch_size):
         part = None if mask is None else mask[rows]
-        here = {name: value[rows] for name, value in cond.items()}
+        here = conditions.take(cond, rows)
         carry = Carry(field, solver, grid, probes, kind, part, Noise(seed, ids[rows]))
         x0, integral = carry(x[rows], backwards=True, **here)
         first = source_log_prob(path, x0, part) if source is None else source(x0)
         parts.append(first[:, None] + integral)
     return summary(torch.cat(parts), probes)
+
+
+def check_points(field: Field, x: Any) -> Tensor:
+    """Points (B, ...) as floating numbers on the field's device, and of the shape of its samples."""
+    if not isinstance(x, Tensor):
+        x = torch.as_tensor(x)
+    if not x.is_floating_point():
+        raise InputError(f"x must be floating numbers (B, ...), got {x.dtype} {tuple(x.shape)}")
+    shape = tuple(find_inside(field, "shape", ()))
+    if shape and tuple(x.shape[1:]) != shape and find_inside(field, "takes_masks") is not True:
+        raise InputError(f"x has shape {tuple(x.shape)}; this model's samples are {shape}")
+    weight = next(iter(parameters_of(field)), None)
+    return x if weight is None else x.to(weight.device)
+
+
+def usual_solver(dtype: torch.dtype) -> DormandPrince:
+    """Dormand-Prince at a tolerance that the precision of the states can hold."""
+    if dtype == torch.float64:
+        return DormandPrince(1e-7, 1e-8)
+    return DormandPrince(1e-5, 1e-5)
 
 
 @dataclass(frozen=True)
@@ -212,25 +238,22 @@ class Carry:
             )
         if probes is not None and probes < 1:
             raise InputError(f"probes is {probes}; it must be at least 1")
-        if self.mask is not None and (self.mask.shape != x.shape or self.mask.dtype != torch.bool):
-            raise InputError(
-                f"the mask is {self.mask.dtype} {tuple(self.mask.shape)}; it must be bool, of x's shape "
-                f"{tuple(x.shape)}"
-            )
-        solver = DormandPrince(1e-7, 1e-8) if self.solver is None else self.solver
+        solver = usual_solver(x.dtype) if self.solver is None else self.solver
         grid = uniform(1 if solver.calls == 0 else 100) if self.grid is None else self.grid
-        drawn = None if probes is None else _draw(x, probes, self.kind, self.noise)
-        if drawn is not None and self.mask is not None:
-            drawn = drawn * self.mask[:, None]
+        noise = self.noise.masked(self.mask)
         start = torch.cat((x.flatten(1), x.new_zeros(len(x), probes or 1)), dim=1)
-        rows = torch.arange(len(x), device=x.device)
+        if probes is not None:
+            drawn = _draw(x, probes, self.kind, noise)
+            cond["_probes"] = drawn if self.mask is None else drawn * self.mask[:, None]
+        if self.mask is not None:
+            beside = self.mask.new_ones(len(x), probes or 1)
+            cond["mask"] = torch.cat((self.mask.expand_as(x).flatten(1), beside), dim=1)
         with torch.no_grad():
             end = integrate(
                 solver,
-                _WithTrace(self.field, shape, drawn, self.mask),
+                _WithTrace(self.field, shape),
                 start,
                 grid.flip(-1) if backwards else grid,
-                _rows=rows,
                 **cond,
             )
         return end[:, :size].reshape(x.shape), end[:, size:]
@@ -250,7 +273,7 @@ def source_log_prob(path: Path, x0: Tensor, mask: Tensor | None = None) -> Tenso
     """ln N(x0; 0, sigma(0)^2 I), (B,), over the entries in the mask."""
     std = path.source_std
     each = -(x0**2) / (2 * std**2) - math.log(std * math.sqrt(2 * math.pi))
-    return sum_data(each if mask is None else torch.where(mask, each, 0.0))
+    return sum_data(each, mask)
 
 
 def _draw(x: Tensor, probes: int, kind: str, noise: Noise) -> Tensor:
@@ -322,7 +345,7 @@ def bits(
         moved = moved if mask is None else torch.where(mask, moved, x)
         found: Any = log_prob(field, moved, probes=probes, seed=seed, ids=ids, mask=mask, **options)
         total += (found if probes is None else found.log_prob).double() / draws
-    count = x[0].numel() if mask is None else sum_data(mask)
+    count = count_data(x, mask)
     each = -(total / count + math.log(bin_width)) / math.log(2)
     return Bits(each, *mean_and_error(each))
 

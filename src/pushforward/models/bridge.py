@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pushforward.core.conditions import Null
 from pushforward.core.errors import InputError
 from pushforward.core.interpolants import BrownianBridge, Interpolant
+from pushforward.core.network import ask
 from pushforward.core.predictions import Prediction, check_defined
 from pushforward.core.shapes import as_time, expand
 from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
@@ -85,7 +86,7 @@ class BridgeModel(_Process):
 
     def heads(self, x: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
         """Line and score as the network has them. x: (B, ...), t: (B,)."""
-        raw = self.net(x, t, **cond).to(x.dtype)
+        raw = ask(self.net, x, t, cond)
         line, score = split_outputs(self.net, raw, x, BRIDGE_OUTPUTS)
         return line, score
 
@@ -162,5 +163,5 @@ class HalfBridges(_Process):
     def with_score(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """Velocity and score by one call of each network."""
         t = as_time(t, x)
-        f, b = (net(x, t, **cond).to(x.dtype) for net in (self.forward_drift, self.backward_drift))
+        f, b = (ask(net, x, t, cond) for net in (self.forward_drift, self.backward_drift))
         return (f + b) / 2, (f - b) / self.path.std**2

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pushforward.core.errors import InputError
+from pushforward.core.network import ask
 from pushforward.core.paths import Path
 from pushforward.core.shapes import as_time
 from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
@@ -49,7 +50,7 @@ class NoisyClassifier(ModelBase):
         return config
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
-        logits: Tensor = self.net(x, as_time(t, x))
+        logits: Tensor = ask(self.net, x, as_time(t, x), {})
         if logits.shape != (len(x), self.classes):
             raise InputError(
                 f"the network {type(self.net).__name__} answered {tuple(logits.shape)} to x of shape {tuple(x.shape)}; "

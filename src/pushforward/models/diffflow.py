@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pushforward.core import conditions
 from pushforward.core.adjoint import State, trajectory
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
+from pushforward.core.network import ask
 from pushforward.core.noise import SOLVER, START, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
@@ -137,9 +139,7 @@ class DiffFlowModel(ModelBase):
 
     def _drift(self, x: Tensor, t: Tensor | float, cond: dict[str, Any]) -> Tensor:
         return (
-            torch.zeros_like(x)
-            if self.drift is None
-            else self.drift(x, as_time(t, x), **cond).to(x.dtype)
+            torch.zeros_like(x) if self.drift is None else ask(self.drift, x, as_time(t, x), cond)
         )
 
     def diffuse(self, x: Tensor, noise: Noise, **cond: Any) -> Tensor:
@@ -203,7 +203,7 @@ class DiffFlowModel(ModelBase):
         for start in range(0, num, batch_size):
             size = min(batch_size, num - start)
             noise = Noise.batch(size, seed, start=start, device=weight.device)
-            here = {name: value[start : start + size] for name, value in cond.items()}
+            here = conditions.take(cond, slice(start, start + size))
             y = self.score.path.source_std * noise.normal(self.shape, START, weight.dtype)
             for i, k in enumerate(reversed(range(self.steps))):
                 s = self._times[k + 1]

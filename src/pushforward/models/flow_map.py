@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.core.derivatives import jvp
+from pushforward.core.ends import away, margin_for, singular_jumps
 from pushforward.core.errors import InputError, UndefinedError
 from pushforward.core.fields import FlowMap, Jumps
 from pushforward.core.interpolants import Interpolant
@@ -81,7 +82,7 @@ class FlowMapModel(ModelBase):
             )
         self.model = model
         self.jumps: Jumps = jumps
-        self._low, self._high = _regular_jumps(model)
+        self._ends = singular_jumps(model.prediction, model.path)
 
     @property
     def path(self) -> Path:
@@ -102,6 +103,10 @@ class FlowMapModel(ModelBase):
     def _described(self) -> ModelBase:
         return self.model
 
+    @property
+    def takes_masks(self) -> bool:
+        return self.model.takes_masks
+
     def to_config(self) -> dict[str, Any]:
         return {"model": self.model, "jumps": self.jumps}
 
@@ -110,15 +115,15 @@ class FlowMapModel(ModelBase):
         self._require(t, s)
         c_s = self.path.coefficients(s)
         a, b = jump(self.prediction, self.path.coefficients(t), c_s)
-        if self._low > 0 or self._high < 1:
+        asked = t
+        if any(self._ends):
             # Where the prediction says no more than x_t does, it is asked at the model's margin from there.
-            near = jump(
-                self.prediction, self.path.coefficients(t.clamp(self._low, self._high)), c_s
-            )
+            asked = away(t, self._ends, margin_for(self.model.margin, x.dtype))
+            near = jump(self.prediction, self.path.coefficients(asked), c_s)
             known, stay = a.isfinite() & b.isfinite(), t == s
             a, b = torch.where(known, a, near[0]), torch.where(known, b, near[1])
             a, b = torch.where(stay & ~known, 1.0, a), torch.where(stay & ~known, 0.0, b)
-        return expand(a, x) * x + expand(b, x) * self.predict(x, t, s, **cond)
+        return expand(a, x) * x + expand(b, x) * self.predict(x, asked, s, **cond)
 
     def predict(
         self,
@@ -154,15 +159,6 @@ class FlowMapModel(ModelBase):
                 f"this flow map knows the {len(grid) - 1} steps of its own grid alone: pass "
                 f"grid=torch.tensor(model.jumps)"
             )
-
-
-def _regular_jumps(model: Model) -> tuple[float, float]:
-    """The times from which the model's prediction gives a jump: [0, 1], less its margin at an end where it does not."""
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    middle = model.path.coefficients(torch.full_like(ends, 0.5))
-    a, b = jump(model.prediction, model.path.coefficients(ends), middle)
-    first, last = (bool(ok) for ok in a.isfinite() & b.isfinite())
-    return (0.0 if first else model.margin), (1.0 if last else 1 - model.margin)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from pushforward.core.conditions import Null
+from pushforward.core.ends import Ends, away, check_margin, margin_for, singular_ends
 from pushforward.core.errors import InputError
-from pushforward.core.fields import regular_times
+from pushforward.core.network import ask, takes
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction, check_defined, convert
 from pushforward.core.shapes import as_time, expand
@@ -32,9 +33,9 @@ class Model(ModelBase):
     outputs:    what the network gives for each channel, in this order along dimension 1: ("prediction",), or
                 ("prediction", "variance"), the second half being the v of `VarianceField`.
     prediction: what `raw` stands for; "data" under EDM preconditioning.
-    margin:     where the conversion into a velocity does not exist at an end of time (data at sigma = 0, noise
-                at alpha = 0, a variance-preserving path at t = 1), the model is asked at distance `margin` from it.
-                Velocity models, and predictions on paths without that singularity, are never moved.
+    margin:     where a conversion has no value at an end of time itself (from data at sigma = 0, from noise at
+                alpha = 0, into the velocity of a variance-preserving path at t = 1), that point is asked at distance
+                `margin` from it: 1e-6 in float64 and 1e-3 below, unless given. No other time is ever moved.
     spec, nulls, sampling, provenance: see `ModelBase`. shape, classes: those of `spec`, for a model of which no more is
                 known.
     """
@@ -46,7 +47,7 @@ class Model(ModelBase):
         prediction: Prediction = "velocity",
         preconditioning: Preconditioning | None = None,
         *,
-        margin: float = 1e-3,
+        margin: float | None = None,
         outputs: Sequence[str] = ("prediction",),
         shape: Sequence[int] = (),
         classes: int | None = None,
@@ -63,8 +64,7 @@ class Model(ModelBase):
                 f"{type(preconditioning).__name__} predicts the {preconditioning.prediction}, "
                 f"not the {prediction}: pass prediction={preconditioning.prediction!r}"
             )
-        if not 0 < margin < 0.5:
-            raise InputError(f"margin is {margin}; it must lie in (0, 0.5)")
+        check_margin(margin)
         self.outputs = tuple(outputs)
         if self.outputs not in OUTPUTS:
             raise InputError(
@@ -82,6 +82,9 @@ class Model(ModelBase):
         self.prediction: Prediction = prediction
         self.preconditioning = preconditioning
         self.margin = margin
+        if nulls is None and spec is None and classes is None:
+            known = getattr(net, "config", {}).get("classes")
+            nulls = {"label": -1} if known else None
         self._describe(
             shape,
             classes,
@@ -91,7 +94,12 @@ class Model(ModelBase):
             provenance=provenance,
             info=info,
         )
-        self._low, self._high = regular_times(prediction, path, margin)
+        self._ends: dict[Prediction, Ends] = {}
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether padded samples may be asked about."""
+        return takes(self.net, "mask")
 
     def to_config(self) -> dict[str, Any]:
         return {
@@ -125,13 +133,14 @@ class Model(ModelBase):
         self, x: Tensor, t: Tensor | float, want: Prediction, cond: dict[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         t = as_time(t, x)
-        if self._low > 0 or self._high < 1:
-            t = t.clamp(self._low, self._high)
+        if want not in self._ends:
+            self._ends[want] = singular_ends(self.prediction, want, self.path)
+        t = away(t, self._ends[want], margin_for(self.margin, x.dtype))
         c = None if self.preconditioning is None else self.preconditioning(self.path, t)
         if c is None:
-            raw = self.net(x, t, **cond).to(x.dtype)
+            raw = ask(self.net, x, t, cond)
         else:
-            raw = self.net(expand(c.input, x) * x, c.noise, **cond).to(x.dtype)
+            raw = ask(self.net, expand(c.input, x) * x, c.noise, cond)
         raw, *more = split_outputs(self.net, raw, x, self.outputs)
         if c is not None:
             raw = expand(c.skip, x) * x + expand(c.out, x) * raw

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pushforward.core import conditions
 from pushforward.core.errors import InputError
+from pushforward.core.network import ask
 from pushforward.core.noise import LATENT, SOLVER, Noise
 from pushforward.core.shapes import as_time, expand, mean_data
 from pushforward.core.times import TimeDraw, Uniform
 from pushforward.couplings import Coupling, independent
 from pushforward.data.batch import Batch
 from pushforward.models.bridge import BridgeModel, HalfBridges
-from pushforward.objectives.matching import check_dropout, draw
+from pushforward.objectives.matching import Dropout, check_dropout, draw
 
 
 @dataclass(frozen=True)
@@ -45,28 +48,28 @@ class ScoreAndFlowMatching:
     coupling: Coupling = independent
     times: TimeDraw = field(default_factory=Uniform)
     weight: Callable[[Tensor], Tensor] | None = None
-    condition_dropout: float = 0.0
+    condition_dropout: Dropout = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, BridgeModel):
             raise InputError(
                 f"[SF]2M trains a BridgeModel, which knows velocity and score, not a {type(self.model).__name__}"
             )
-        check_dropout(self.condition_dropout)
+        check_dropout(self.condition_dropout, self.model)
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path = self.model.path
-        x0, x1, t, cond = draw(
-            path, batch, noise, self.times, self.condition_dropout, self.coupling
+        x0, x1, t, cond, mask = draw(
+            self.model, batch, noise, self.times, self.condition_dropout, self.coupling, masks=True
         )
-        z = noise.to(x1.device).normal(x1.shape[1:], LATENT, x1.dtype)
+        z = noise.to(x1.device).masked(mask).normal(x1.shape[1:], LATENT, x1.dtype)
         gamma, t = expand(path.gamma(t), x1), as_time(t, x1)
         line, score = self.model.heads(path.sample(x0, x1, t) + gamma * z, t, **cond)
-        of_score = mean_data((gamma * score + z) ** 2)
+        of_score = mean_data((gamma * score + z) ** 2, mask)
         if self.weight is not None:
             of_score = self.weight(t).to(of_score.dtype) * of_score
-        return {"loss": mean_data((line - path.velocity(x0, x1, t)) ** 2) + of_score}
+        return {"loss": mean_data((line - path.velocity(x0, x1, t)) ** 2, mask) + of_score}
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class _Alternating:
 
     def _ends(
         self, batch: Batch | Tensor, noise: Noise, coupling: Coupling
-    ) -> tuple[Noise, Tensor, Tensor, dict[str, Tensor]]:
-        x0, x1, _, cond = draw(self.model.path, batch, noise, Uniform(), coupling=coupling)
+    ) -> tuple[Noise, Tensor, Tensor, dict[str, Any]]:
+        x0, x1, _, cond, _ = draw(self.model, batch, noise, Uniform(), coupling=coupling)
         if x0.shape != x1.shape:
             raise InputError(
                 f"source and data must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}"
@@ -121,7 +124,7 @@ class _Alternating:
         times = times if forwards else times.flip(0)
         states = [x]
         for k in range(n):
-            drift = 0.0 if net is None else h * net(x, as_time(times[k], x), **cond).to(x.dtype)
+            drift = 0.0 if net is None else h * ask(net, x, as_time(times[k], x), cond)
             x = x + drift + std * abs(h) ** 0.5 * z[:, k]
             states.append(x)
         return torch.stack(states), times
@@ -166,7 +169,7 @@ class BridgeMatching(_Alternating):
         elif phase > 0:
             x0 = self._simulate(model.backward_drift, x1, noise, False, cond)[0][-1]
         x0, x1 = (x.repeat_interleave(self.draws, 0) for x in (x0, x1))
-        cond = {name: value.repeat_interleave(self.draws, 0) for name, value in cond.items()}
+        cond = conditions.repeat(cond, self.draws)
         u = noise.uniform((self.draws,)).flatten()
         t = as_time(self.times.quantile(u), x1)
         z = noise.normal((self.draws, *x1.shape[1:]), LATENT, x1.dtype).flatten(0, 1)
@@ -177,14 +180,10 @@ class BridgeMatching(_Alternating):
         if phase == 0 or phase % 2 == 0:
             # sqrt(1 - t) (x1 - x_t)/(1 - t), free of the division.
             goal = rest * line - std * past * z
-            loss = loss + mean_data(
-                (rest * model.forward_drift(x_t, t, **cond).to(x_t.dtype) - goal) ** 2
-            )
+            loss = loss + mean_data((rest * ask(model.forward_drift, x_t, t, cond) - goal) ** 2)
         if phase == 0 or phase % 2 == 1:
             goal = past * line + std * rest * z
-            loss = loss + mean_data(
-                (past * model.backward_drift(x_t, t, **cond).to(x_t.dtype) - goal) ** 2
-            )
+            loss = loss + mean_data((past * ask(model.backward_drift, x_t, t, cond) - goal) ** 2)
         return {"loss": loss.reshape(-1, self.draws).mean(1)}
 
 
@@ -218,7 +217,7 @@ class ProportionalFitting(_Alternating):
         )
         n, h = self.steps, times[1] - times[0]
         x, t = states[1:].flatten(0, 1), times[1:].repeat_interleave(len(x0))
-        cond = {name: value.repeat(n, *[1] * (value.ndim - 1)) for name, value in cond.items()}
+        cond = conditions.tile(cond, n)
         goal = (states.diff(dim=0) / h).flatten(0, 1)
-        error = mean_data((trained(x, as_time(t, x), **cond).to(x.dtype) - goal) ** 2)
+        error = mean_data((ask(trained, x, as_time(t, x), cond) - goal) ** 2)
         return {"loss": error.reshape(n, -1).mean(0) / (n * model.path.std**2)}

@@ -13,6 +13,7 @@ from pushforward.core.noise import SOURCE, Noise
 from pushforward.core.times import TimeDraw, Uniform
 from pushforward.data.batch import Batch
 from pushforward.models.classifier import NoisyClassifier
+from pushforward.objectives.matching import refuse_mask
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Classification:
 
     def __call__(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. noise: keyed by the global ids of the samples."""
+        refuse_mask(batch)
         if "label" not in batch.cond:
             raise InputError("a classifier is trained on labels, and this batch has none")
         if len(noise) != len(batch):

@@ -32,7 +32,7 @@ from pushforward.core.shapes import expand, mean_data, sum_data
 from pushforward.core.times import LogitNormal, TimeDraw
 from pushforward.data.batch import Batch
 from pushforward.models.flow_map import FlowMapModel
-from pushforward.objectives.matching import Drawn, check_dropout, draw
+from pushforward.objectives.matching import Drawn, Dropout, check_dropout, draw
 from pushforward.objectives.meanflow import check_teacher, held_fixed, mean_velocity, with_value
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -144,10 +144,10 @@ class _Consistency(ABC):
     distance: Distance = field(default_factory=PseudoHuber)
     weighted: bool = True
     decay: float | None = None
-    condition_dropout: float = 0.0
+    condition_dropout: Dropout = 0.0
 
     def __post_init__(self) -> None:
-        check_dropout(self.condition_dropout)
+        check_dropout(self.condition_dropout, self.model)
         if isinstance(self.model.jumps, tuple):
             raise InputError("a consistency model goes to the data: FlowMapModel(model, 'data')")
         if self.decay is not None and not 0 <= self.decay < 1:
@@ -175,7 +175,7 @@ class _Consistency(ABC):
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path = self.model.path
-        drawn = draw(path, batch, noise, LogitNormal(), self.condition_dropout)
+        drawn = draw(self.model, batch, noise, LogitNormal(), self.condition_dropout)
         t, s, apart = self.levels.draw(path, noise.to(drawn.x1.device))
         x_t = path.sample(drawn.x0, drawn.x1, t)
         goal = self.model if self.state is None else self.state
@@ -254,11 +254,11 @@ class ContinuousConsistency:
     times: TimeDraw = field(default_factory=lambda: LogitNormal(0.0, 1.6))
     warmup: int = 0
     floor: float = 0.1
-    condition_dropout: float = 0.0
+    condition_dropout: Dropout = 0.0
     compiled: bool = False
 
     def __post_init__(self) -> None:
-        check_dropout(self.condition_dropout)
+        check_dropout(self.condition_dropout, self.model)
         check_teacher(self.model, self.teacher)
         if isinstance(self.model.jumps, tuple):
             raise InputError("a consistency model goes to the data: FlowMapModel(model, 'data')")
@@ -270,7 +270,7 @@ class ContinuousConsistency:
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path = self.model.path
-        x0, x1, t, cond = draw(path, batch, noise, self.times, self.condition_dropout)
+        x0, x1, t, cond, _ = draw(self.model, batch, noise, self.times, self.condition_dropout)
         x_t = path.sample(x0, x1, t)
         with torch.no_grad():
             v = (

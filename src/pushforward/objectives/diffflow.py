@@ -33,6 +33,7 @@ from pushforward.core.errors import InputError
 from pushforward.core.noise import Noise
 from pushforward.data.batch import Batch
 from pushforward.models.diffflow import DiffFlowModel
+from pushforward.objectives.matching import refuse_mask
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class DiffFlow:
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
+        refuse_mask(batch)
         if isinstance(batch, Tensor):
             batch = Batch(batch)
         if len(noise) != len(batch):

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pushforward.core import conditions
 from pushforward.core.errors import InputError
 from pushforward.core.fields import FlowMap
 from pushforward.core.noise import SPAN, TIME, Noise
@@ -22,7 +24,7 @@ from pushforward.core.shapes import expand, mean_data
 from pushforward.core.times import Uniform
 from pushforward.data.batch import Batch
 from pushforward.models.flow_map import FlowMapModel
-from pushforward.objectives.matching import check_dropout, check_weight, draw, weighted
+from pushforward.objectives.matching import Dropout, check_dropout, check_weight, draw, weighted
 from pushforward.objectives.meanflow import check_teacher, held_fixed
 
 
@@ -51,10 +53,10 @@ class ProgressiveDistillation:
     fine: Tensor
     loss_in: Prediction = "v"
     weight: Callable[[Tensor], Tensor] | None = None
-    condition_dropout: float = 0.0
+    condition_dropout: Dropout = 0.0
 
     def __post_init__(self) -> None:
-        check_dropout(self.condition_dropout)
+        check_dropout(self.condition_dropout, self.model)
         check_defined(self.loss_in, self.model.path)
         start = self.model.path.alpha(self.fine[:1].double())
         if self.loss_in in ("noise", "score") and bool((start == 0).any()):
@@ -82,7 +84,9 @@ class ProgressiveDistillation:
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path = self.model.path
-        x0, x1, _, cond = draw(path, batch, noise, Uniform(), self.condition_dropout)
+        x0, x1, _, cond, mask = draw(
+            self.model, batch, noise, Uniform(), self.condition_dropout, masks=True
+        )
         fine = self.fine.to(x1.device, torch.float64)
         steps = len(fine) // 2
         u = noise.to(x1.device).uniform((), TIME)
@@ -94,7 +98,7 @@ class ProgressiveDistillation:
             x_s = self.teacher(x_r, r, s, **cond)
             target = secant(x_t, x_s, t, s, path, self.loss_in)
         got = self.model.predict(x_t, t, s, self.loss_in, **cond)
-        return {"loss": weighted(mean_data((got - target) ** 2), self.weight, t)}
+        return {"loss": weighted(mean_data((got - target) ** 2, mask), self.weight, t)}
 
 
 @dataclass(frozen=True)
@@ -118,10 +122,10 @@ class Shortcut:
     teacher: FlowMap | None = None
     finest: int = 128
     share: float = 0.75
-    condition_dropout: float = 0.0
+    condition_dropout: Dropout = 0.0
 
     def __post_init__(self) -> None:
-        check_dropout(self.condition_dropout)
+        check_dropout(self.condition_dropout, self.model)
         check_teacher(self.model, self.teacher)
         if self.model.jumps != "any":
             raise InputError("a shortcut model makes jumps of any length: FlowMapModel(model)")
@@ -133,7 +137,7 @@ class Shortcut:
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path, model = self.model.path, self.model
-        x0, x1, free, cond = draw(path, batch, noise, Uniform(), self.condition_dropout)
+        x0, x1, free, cond, _ = draw(self.model, batch, noise, Uniform(), self.condition_dropout)
         where, length, alone = noise.to(x1.device).uniform((3,), SPAN).unbind(1)
         rungs = self.finest.bit_length() - 1  # 2 d = 1, 1/2, ..., 2/finest
         long = 2.0 ** -(length * rungs).floor().clamp(max=rungs - 1)
@@ -147,7 +151,7 @@ class Shortcut:
             target = path.velocity(x0, x1, t)
             rows = (~plain).nonzero().flatten()
             if len(rows):
-                told = {name: value[rows] for name, value in cond.items()}
+                told = conditions.take(cond, rows)
                 x, a, m, b = x_t[rows], t[rows], r[rows], s[rows]
                 first = self._small(x, a, m, shortest[rows], told)
                 x_s = self._small(first, m, b, shortest[rows], told)
@@ -156,7 +160,7 @@ class Shortcut:
         return {"loss": mean_data((got - target) ** 2)}
 
     def _small(
-        self, x: Tensor, t: Tensor, s: Tensor, shortest: Tensor, cond: dict[str, Tensor]
+        self, x: Tensor, t: Tensor, s: Tensor, shortest: Tensor, cond: dict[str, Any]
     ) -> Tensor:
         """One of the two jumps: the model's; of the shortest, by the velocity at t alone, or the teacher's."""
         path, model = self.model.path, self.model

@@ -9,14 +9,17 @@ arXiv 2210.02747, thm. 2; Vincent 2011 for the score).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
+from pushforward.core import conditions
+from pushforward.core.conditions import Nulls
 from pushforward.core.errors import InputError
-from pushforward.core.fields import null_condition
+from pushforward.core.fields import nulls_of
 from pushforward.core.interpolants import Interpolant
 from pushforward.core.noise import DROP, LATENT, SOURCE, Noise
 from pushforward.core.paths import Path
@@ -50,28 +53,47 @@ class Stateful(Protocol):
 
 
 class Drawn(NamedTuple):
-    """Pairs x0, x1 (B, ...), their times (B,), and what the network is told of x1."""
+    """Pairs x0, x1 (B, ...), their times (B,), what the network is conditioned on, and which entries are data."""
 
     x0: Tensor
     x1: Tensor
     t: Tensor
     cond: dict[str, Any]
+    mask: Tensor | None
+
+
+# A probability for all conditions that may be dropped, which are then dropped together; or one by name.
+Dropout = float | Mapping[str, float]
 
 
 def draw(
-    path: Path,
+    model: Any,
     batch: Batch | Tensor,
     noise: Noise,
     times: TimeDraw,
-    condition_dropout: float = 0.0,
+    dropout: Dropout = 0.0,
     coupling: Coupling = independent,
+    *,
+    masks: bool = False,
 ) -> Drawn:
-    """What an objective along a path draws for a batch: source, pairs, times, and which conditions are dropped."""
+    """What an objective along a model's path draws for a batch: source, pairs, times, and which conditions are dropped.
+
+    masks: whether the objective minds `batch.mask`; a batch with one is an InputError otherwise.
+    """
+    path: Path = model.path
     if isinstance(batch, Tensor):
         batch = Batch(batch)
     if len(noise) != len(batch):
         raise InputError(f"{len(noise)} noise ids for a batch of {len(batch)}")
-    noise, x0, x1, cond = noise.to(batch.x1.device), batch.x0, batch.x1, dict(batch.cond)
+    if batch.mask is not None and not masks:
+        refuse_mask(batch)
+    noise, x0, x1 = noise.to(batch.x1.device), batch.x0, batch.x1
+    cond, mask = dict(batch.cond), batch.mask
+    if mask is not None:
+        noise, x1, cond["mask"] = noise.masked(mask), torch.where(mask, x1, 0.0), mask
+        x0 = None if x0 is None else torch.where(mask, x0, 0.0)
+        if coupling is not independent:
+            raise InputError("samples with masks differ in length: pair them independently")
     if x0 is None:
         x0 = noise.normal(x1.shape[1:], SOURCE, x1.dtype)
     elif path.gaussian_source:
@@ -81,10 +103,33 @@ def draw(
         )
     if coupling is not independent:
         i, j = coupling(x0, x1, noise, cond)
-        x0, x1, cond = x0[i], x1[j], {name: value[j] for name, value in cond.items()}
-    if condition_dropout > 0 and cond:
-        cond = null_condition(cond, noise.uniform((), DROP) < condition_dropout)
-    return Drawn(x0, x1, times(noise), cond)
+        x0, x1, cond = x0[i], x1[j], conditions.take(cond, j)
+    cond, _ = drop_some(cond, nulls_of(model), dropout, noise)
+    return Drawn(x0, x1, times(noise), cond, mask)
+
+
+def drop_some(
+    cond: dict[str, Any], nulls: Nulls, dropout: Dropout, noise: Noise
+) -> tuple[dict[str, Any], Tensor]:
+    """Conditions with some samples' made none, and (B,) in which of them all that may be dropped was."""
+    names = [name for name in nulls if name in cond]
+    if not names or not dropout:
+        return cond, torch.zeros(len(noise), dtype=torch.bool, device=noise.ids.device)
+    if isinstance(dropout, Mapping):
+        u = noise.uniform((len(nulls),), DROP)
+        which = {n: u[:, k] < dropout.get(n, 0.0) for k, n in enumerate(nulls) if n in cond}
+        free = torch.stack([which[name] for name in names]).all(0)
+        return conditions.drop(cond, nulls, which), free
+    free = noise.uniform((), DROP) < dropout
+    return conditions.drop(cond, nulls, free), free
+
+
+def refuse_mask(batch: Batch | Tensor) -> None:
+    if isinstance(batch, Batch) and batch.mask is not None:
+        raise InputError(
+            "this objective does not mind masks, so that padding would count as data: train on samples of one length, "
+            "or by an objective that does, such as FlowMatching"
+        )
 
 
 def weighted(loss: Tensor, weight: Callable[[Tensor], Tensor] | None, t: Tensor) -> Tensor:
@@ -102,9 +147,23 @@ def check_weight(
         )
 
 
-def check_dropout(condition_dropout: float) -> None:
-    if not 0 <= condition_dropout <= 1:
-        raise InputError(f"condition_dropout is {condition_dropout}; it is a probability")
+def check_dropout(dropout: Dropout, model: Any) -> None:
+    """That the probabilities are such, and that the model says what may be dropped."""
+    nulls = nulls_of(model)
+    parts = dropout if isinstance(dropout, Mapping) else {"": dropout}
+    for name, value in parts.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"condition_dropout is {value}; it is a probability")
+        if name and name not in nulls:
+            raise InputError(
+                f"condition_dropout names {name!r}, and the model says nothing of what stands for none of it: "
+                f"Model(..., nulls={{{name!r}: ...}})"
+            )
+        if value > 0 and not nulls:
+            raise InputError(
+                "condition_dropout drops conditions, and this model names none that may be: say what stands for none, "
+                'as in Model(..., nulls={"label": -1})'
+            )
 
 
 @dataclass(frozen=True)
@@ -119,8 +178,8 @@ class Matching:
     weight:   w(t), from (B,) to (B,); None for 1.
     coupling: how x0 and x1 are paired. Any but the independent one, and any source that comes with the batch, needs a
               path with gaussian_source=False.
-    condition_dropout: probability of training a sample without its condition, for classifier-free guidance (Ho &
-              Salimans 2022).
+    condition_dropout: probability of training a sample without its conditions, for classifier-free guidance (Ho &
+              Salimans 2022): one for all that the model's `nulls` name, dropped together, or one by name.
     """
 
     model: Model
@@ -128,11 +187,11 @@ class Matching:
     times: TimeDraw = field(default_factory=Uniform)
     weight: Callable[[Tensor], Tensor] | None = None
     coupling: Coupling = independent
-    condition_dropout: float = 0.0
+    condition_dropout: Dropout = 0.0
 
     def __post_init__(self) -> None:
         check_defined(self.measured, self.model.path)
-        check_dropout(self.condition_dropout)
+        check_dropout(self.condition_dropout, self.model)
         check_weight(self.weight, self.measured, self.model.path)
         if self.coupling is not independent and self.model.path.gaussian_source:
             raise InputError(
@@ -147,15 +206,15 @@ class Matching:
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
         path, measured = self.model.path, self.measured
-        x0, x1, t, cond = draw(
-            path, batch, noise, self.times, self.condition_dropout, self.coupling
+        x0, x1, t, cond, mask = draw(
+            self.model, batch, noise, self.times, self.condition_dropout, self.coupling, masks=True
         )
         if isinstance(path, Interpolant):
-            z = noise.to(x1.device).normal(x1.shape[1:], LATENT, x1.dtype)
+            z = noise.to(x1.device).masked(mask).normal(x1.shape[1:], LATENT, x1.dtype)
             x_t, goal = path.mix(x0, x1, z, t)
         else:
             x_t, goal = path.sample(x0, x1, t), target(measured, x0, x1, t, path)
-        loss = mean_data((self.model(x_t, t, measured, **cond) - goal) ** 2)
+        loss = mean_data((self.model(x_t, t, measured, **cond) - goal) ** 2, mask)
         return {"loss": weighted(loss, self.weight, t)}
 
 

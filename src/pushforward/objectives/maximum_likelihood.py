@@ -29,6 +29,7 @@ from pushforward.core.shapes import sum_data
 from pushforward.core.times import uniform
 from pushforward.data.batch import Batch
 from pushforward.models.model import Model
+from pushforward.objectives.matching import refuse_mask
 from pushforward.solvers import RK4
 from pushforward.solvers.ode import RungeKutta
 
@@ -90,6 +91,7 @@ class MaximumLikelihood:
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
+        refuse_mask(batch)
         if isinstance(batch, Tensor):
             batch = Batch(batch)
         if len(noise) != len(batch):

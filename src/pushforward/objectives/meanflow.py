@@ -21,20 +21,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pushforward.core import conditions
 from pushforward.core.adjoint import generators, repeatable
 from pushforward.core.derivatives import jvp
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Field, FlowMap, null_condition
-from pushforward.core.noise import DROP, SPAN, Noise
+from pushforward.core.fields import Field, FlowMap, nulls_of
+from pushforward.core.noise import SPAN, Noise
 from pushforward.core.shapes import expand, mean_data
 from pushforward.core.times import LogitNormal, TimeDraw
 from pushforward.data.batch import Batch
 from pushforward.models.flow_map import FlowMapModel
-from pushforward.objectives.matching import Drawn, check_dropout, draw
+from pushforward.objectives.matching import Drawn, Dropout, check_dropout, draw, drop_some
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,14 @@ class MeanFlow:
     power: float = 1.0
     floor: float = 1e-3
     guidance: float = 1.0
-    condition_dropout: float = 0.0
+    condition_dropout: Dropout = 0.0
     compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.model.jumps != "any":
             raise InputError("MeanFlow learns jumps between any two times: FlowMapModel(model)")
         check_teacher(self.model, self.teacher)
-        check_dropout(self.condition_dropout)
+        check_dropout(self.condition_dropout, self.model)
         for name in ("share", "arrive"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it lies in [0, 1]")
@@ -102,17 +104,14 @@ class MeanFlow:
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
-        drawn = draw(self.model.path, batch, noise, self.times)
-        noise, cond = noise.to(drawn.x1.device), drawn.cond
-        dropped = torch.zeros_like(drawn.t, dtype=torch.bool)
-        if self.condition_dropout > 0 and cond:
-            dropped = noise.uniform((), DROP) < self.condition_dropout
-            cond = null_condition(cond, dropped)
+        drawn = draw(self.model, batch, noise, self.times, masks=True)
+        noise, mask = noise.to(drawn.x1.device), drawn.mask
+        cond, free = drop_some(drawn.cond, nulls_of(self.model), self.condition_dropout, noise)
         t, s = self._times(drawn.t, noise)
         x_t = self.model.path.sample(drawn.x0, drawn.x1, t)
-        v = self._velocity(x_t, t, drawn, cond, dropped)
+        v = self._velocity(x_t, t, drawn, cond, free)
         u, rate = mean_velocity(self.model, x_t, t, s, v, cond, self.compiled)
-        error = mean_data((u - (u.detach() + rate)) ** 2)
+        error = mean_data((u - (u.detach() + rate)) ** 2, mask)
         weight = (error.detach() + self.floor) ** -self.power
         return {"loss": with_value(weight * error, error)}
 
@@ -128,16 +127,17 @@ class MeanFlow:
         return torch.where(alone, first, t), torch.where(alone, first, s)
 
     def _velocity(
-        self, x_t: Tensor, t: Tensor, drawn: Drawn, cond: dict[str, Tensor], dropped: Tensor
+        self, x_t: Tensor, t: Tensor, drawn: Drawn, cond: dict[str, Any], dropped: Tensor
     ) -> Tensor:
         if self.teacher is not None:
             with torch.no_grad():
                 return self.teacher(x_t, t, "velocity", **cond)
         v = self.model.path.velocity(drawn.x0, drawn.x1, t)
-        if self.guidance == 1 or not cond:
+        nulls = nulls_of(self.model)
+        if self.guidance == 1 or not any(name in cond for name in nulls):
             return v
         with held_fixed(self.model):
-            free = self.model.predict(x_t, t, t, "velocity", **null_condition(cond))
+            free = self.model.predict(x_t, t, t, "velocity", **conditions.drop(cond, nulls))
         guided = self.guidance * v + (1 - self.guidance) * free
         return torch.where(expand(dropped, x_t).bool(), v, guided)
 
@@ -148,7 +148,7 @@ def mean_velocity(
     t: Tensor,
     s: Tensor,
     v: Tensor,
-    cond: dict[str, Tensor],
+    cond: dict[str, Any],
     compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """U at (x_t, t; s), with its gradient, and dX/dt where x_t moves along v, without; (B, ...) each.

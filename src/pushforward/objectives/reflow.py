@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.core.fields import null_condition
-from pushforward.core.noise import DROP, Noise
+from pushforward.core.fields import nulls_of
+from pushforward.core.noise import Noise
 from pushforward.core.paths import Path
 from pushforward.core.shapes import mean_data
 from pushforward.data.batch import Batch
 from pushforward.models.model import Model
-from pushforward.objectives.matching import FlowMatching
+from pushforward.objectives.matching import Dropout, FlowMatching, check_dropout, drop_some
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,22 @@ class OneStep:
     """
 
     model: Model
-    condition_dropout: float = 0.0
+    condition_dropout: Dropout = 0.0
 
     def __post_init__(self) -> None:
         _require_ends(self.model.path)
-        if not 0 <= self.condition_dropout <= 1:
-            raise InputError(f"condition_dropout is {self.condition_dropout}; it is a probability")
+        check_dropout(self.condition_dropout, self.model)
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: pairs; noise: keyed by the global ids of its samples."""
         batch, x0 = _require_pairs(batch)
         if len(noise) != len(batch):
             raise InputError(f"{len(noise)} noise ids for a batch of {len(batch)}")
-        cond = dict(batch.cond)
-        if self.condition_dropout > 0 and cond:
-            cond = null_condition(
-                dict(cond), noise.to(x0.device).uniform((), DROP) < self.condition_dropout
-            )
-        return {"loss": mean_data((x0 + self.model(x0, 0.0, **cond) - batch.x1) ** 2)}
+        noise, mask, cond = noise.to(x0.device), batch.mask, dict(batch.cond)
+        if mask is not None:
+            x0, cond["mask"] = torch.where(mask, x0, 0.0), mask
+        cond, _ = drop_some(cond, nulls_of(self.model), self.condition_dropout, noise)
+        return {"loss": mean_data((x0 + self.model(x0, 0.0, **cond) - batch.x1) ** 2, mask)}
 
 
 def _require_pairs(batch: Batch | Tensor) -> tuple[Batch, Tensor]:

@@ -34,7 +34,14 @@ from pushforward.core.shapes import expand, mean_data, sum_data
 from pushforward.core.times import TimeDraw, Uniform
 from pushforward.data.batch import Batch
 from pushforward.models.model import Model
-from pushforward.objectives.matching import Drawn, check_dropout, check_weight, draw, weighted
+from pushforward.objectives.matching import (
+    Drawn,
+    Dropout,
+    check_dropout,
+    check_weight,
+    draw,
+    weighted,
+)
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,12 @@ class ScoreObjective(ABC):
     model: Model
     times: TimeDraw = field(default_factory=Uniform, kw_only=True)
     weight: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
-    condition_dropout: float = field(default=0.0, kw_only=True)
+    condition_dropout: Dropout = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         path, have = self.model.path, self.model.prediction
         check_defined("score", path)
-        check_dropout(self.condition_dropout)
+        check_dropout(self.condition_dropout, self.model)
         check_weight(self.weight, "score", path)
         ends = self.times.quantile(torch.tensor([2.0**-33, 1 - 2.0**-33], dtype=torch.float64))
         a, b = conversion(have, "score", path.coefficients(ends))
@@ -68,7 +75,7 @@ class ScoreObjective(ABC):
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
-        drawn = draw(self.model.path, batch, noise, self.times, self.condition_dropout)
+        drawn = draw(self.model, batch, noise, self.times, self.condition_dropout)
         x_t = self.model.path.sample(drawn.x0, drawn.x1, drawn.t)
         loss = self._losses(x_t, drawn, noise.to(x_t.device))
         return {"loss": weighted(loss, self.weight, drawn.t)}
@@ -163,7 +170,7 @@ class ControlledDenoising(ScoreObjective):
     """
 
     def _losses(self, x_t: Tensor, drawn: Drawn, noise: Noise) -> Tensor:
-        path, (x0, x1, t, cond) = self.model.path, drawn
+        path, (x0, x1, t, cond, _) = self.model.path, drawn
         sigma = expand(path.sigma(t), x_t)
         score = self.model(x_t, t, "score", **cond)
         centre = self.model(expand(path.alpha(t), x1) * x1, t, "score", **cond)

@@ -26,7 +26,7 @@ from pushforward.core.predictions import convert
 from pushforward.core.shapes import expand, mean_data
 from pushforward.data.batch import Batch
 from pushforward.models.model import Model
-from pushforward.objectives.matching import Drawn, check_dropout, draw
+from pushforward.objectives.matching import Drawn, Dropout, check_dropout, draw
 
 StepVariance = Literal["beta", "beta-tilde", "learned"]
 
@@ -46,11 +46,11 @@ class Chain(ABC):
     steps: Steps | None = field(default=None, kw_only=True)
     bin_width: float | None = field(default=2 / 255, kw_only=True)
     value_range: tuple[float, float] = field(default=(-1.0, 1.0), kw_only=True)
-    condition_dropout: float = field(default=0.0, kw_only=True)
+    condition_dropout: Dropout = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         self.model.path.require_gaussian("variational bound")
-        check_dropout(self.condition_dropout)
+        check_dropout(self.condition_dropout, self.model)
         if self.chain.path != self.model.path:
             raise InputError(
                 f"steps of {self.chain.path} are not those of {self.model.path}, the model's path"
@@ -62,7 +62,7 @@ class Chain(ABC):
 
     def __call__(self, batch: Batch | Tensor, noise: Noise) -> dict[str, Tensor]:
         """{"loss": (B,)}. batch: a Batch, or data (B, ...) alone; noise: keyed by the global ids of its samples."""
-        drawn = draw(self.model.path, batch, noise, self.chain, self.condition_dropout)
+        drawn = draw(self.model, batch, noise, self.chain, self.condition_dropout)
         x_t = self.model.path.sample(drawn.x0, drawn.x1, drawn.t)
         k = self.chain.index(drawn.t)
         loss = self._losses(x_t, drawn, k, self.chain.shares.to(k.device)[k])

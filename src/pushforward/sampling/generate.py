@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pushforward.core import conditions
+from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError, NonFiniteError
-from pushforward.core.fields import Field, FlowMap
+from pushforward.core.fields import (
+    Field,
+    FlowMap,
+    breaks_of,
+    find_inside,
+    networks,
+    nulls_of,
+    parameters_of,
+)
 from pushforward.core.noise import START, Noise
 from pushforward.guidance import ClassifierFree
 from pushforward.laws.law import Law
 from pushforward.likelihood import Carry, Estimate, source_log_prob, summary
 from pushforward.likelihood.flow import Probe
 from pushforward.runtime.processes import Processes
-from pushforward.sampling.sampler import Grid, find_inside, find_sampler
+from pushforward.sampling.given import Label, conditions_of, labels_of
+from pushforward.sampling.sampler import Grid, find_sampler
 from pushforward.solvers import Solver, integrate
-from pushforward.solvers.base import Callback
+from pushforward.solvers.base import Callback, Edit
 
-# Options of `generate` that are tensors and do not go with the samples.
-WHOLE = ("grid",)
+Progress = Callable[[int, int], None]
 
 
 def generate(
@@ -34,66 +44,190 @@ def generate(
     nfe: int | None = None,
     guidance: float | None = None,
     interval: tuple[float, float] = (0.0, 1.0),
+    negative: Mapping[str, Any] | None = None,
     grid: Tensor | Grid | None = None,
     source: Tensor | Law | None = None,
+    from_time: float = 0.0,
+    to_time: float = 1.0,
+    mask: Tensor | None = None,
     seed: int = 0,
     start: int = 0,
     batch_size: int = 256,
     shape: Sequence[int] | None = None,
     callback: Callback | None = None,
-    label: int | Sequence[int] | Tensor | None = None,
-    **cond: Tensor,
+    edit: Edit | None = None,
+    progress: Progress | None = None,
+    label: Label | None = None,
+    **cond: Any,
 ) -> Tensor:
     """Draw `num` samples.
 
     model:      a Field, or a flow map, which takes a step a call; with `shape`, or one of the library's models and
                 exact laws, which know theirs. What is wrapped (guidance, ScheduleTransfer) is as good as what is
                 inside.
-    solver:     the best known for this model and number of calls if left out (`default_sampler`); with a grid of yours,
+    solver:     the best known for this model and number of calls by default (`default_sampler`); with a grid of yours,
                 `Learned(None)`.
     nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call is one.
-                If left out, what the model's info holds under "nfe"; else 50, or of a flow map 1 or its own grid's.
+                By default what the model's SamplingDefaults say; else 50, or of a flow map 1 or its own grid's.
     guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none. A flow map has none
                 but what it was trained with.
-    grid:       times (n + 1,) instead of nfe, or a rule for them such as `times.karras`; if left out, the solver's own,
+    negative:   conditions to move away from instead of none, such as {"label": 3}: one for all samples or one for each.
+    grid:       times (n + 1,) instead of nfe, or a rule for them such as `times.karras`; by default the solver's own,
                 or else `times.straight`.
-    source:     states to start from (num, *shape), or a law to draw them from; Gaussian noise if left out.
+    source:     states to start from (num, *shape), or a law to draw them from; Gaussian noise by default.
+    from_time, to_time: where along the path to start and to end. From a later time than 0, `source` is the state there.
+    mask:       (num, ...) bool, of the samples' number of dimensions: the entries that are data, for samples of
+                different lengths. Each is the sample that it is alone.
     seed:       sample i is a function of (seed, start + i), whatever the batch size, up to rounding in the network.
     start:      id of the first sample: calls that take shares make the samples of one.
-    label:      one class for all, or one for each sample; -1 or None for no class. cond: other conditions (num, ...).
-    callback:   called as by `integrate`, for each batch.
+    label:      one class for all, or one for each sample, by number or by name; -1, "none" or None for no class.
+    cond:       other conditions, by the names that the network or the model's encoders take them by.
+    callback, edit: called as by `integrate`, for each batch.
+    progress:   called with (network steps done, of how many).
 
-    Returns (num, *shape) on the model's device. Raises NonFiniteError if any sample is not finite.
+    Returns (num, *shape) on the model's device; `generate_batches` yields them batch by batch instead. Raises
+    NonFiniteError if any sample is not finite.
     """
+    options = {
+        name: value for name, value in locals().items() if name not in ("model", "num", "cond")
+    }
+    return torch.cat(list(generate_batches(model, num, **options, **cond)))
+
+
+def generate_batches(
+    model: Field | FlowMap,
+    num: int,
+    *,
+    solver: Solver | None = None,
+    nfe: int | None = None,
+    guidance: float | None = None,
+    interval: tuple[float, float] = (0.0, 1.0),
+    negative: Mapping[str, Any] | None = None,
+    grid: Tensor | Grid | None = None,
+    source: Tensor | Law | None = None,
+    from_time: float = 0.0,
+    to_time: float = 1.0,
+    mask: Tensor | None = None,
+    seed: int = 0,
+    start: int = 0,
+    batch_size: int = 256,
+    shape: Sequence[int] | None = None,
+    callback: Callback | None = None,
+    edit: Edit | None = None,
+    progress: Progress | None = None,
+    label: Label | None = None,
+    **cond: Any,
+) -> Iterator[Tensor]:
+    """The samples of `generate` (b, *shape), b <= batch_size at a time: memory does not grow with `num`.
+
+    Arguments are checked at once, before the first batch is asked for.
+    """
+    _check_count(num, batch_size, start)
+    if not 0 <= from_time < to_time <= 1:
+        raise InputError(
+            f"from_time = {from_time}, to_time = {to_time}: need 0 <= from_time < to_time <= 1"
+        )
+    field = model if guidance is None else _guided(model, guidance, interval, negative)
+    if negative is not None and guidance is None:
+        raise InputError("negative conditions act by guidance: give its scale, as in guidance=2.0")
+    breaks = sum(from_time < b < to_time for b in breaks_of(field))
+    solver, grid, *_ = find_sampler(
+        model, solver, grid, nfe, guidance, span=(from_time, to_time), breaks=breaks
+    )
+    size = shape_of(model, shape, isinstance(source, Tensor))
+    device, dtype = home(model, source)
+    given = conditions_of(model, num, label, cond, ARGUMENTS)
+    if isinstance(source, Tensor):
+        source = _states(source, num, size)
+    elif from_time > 0:
+        raise InputError(
+            f"from_time is {from_time:g}, where the state is not noise: give it as source=, (num, *shape)"
+        )
+    if mask is not None:
+        if len(mask) != num:
+            raise InputError(f"mask has {len(mask)} entries for {num} samples")
+        if find_inside(model, "takes_masks") is False:
+            raise InputError(
+                "this model's network takes no mask: draw samples of one length, or take a network whose forward has "
+                "an argument mask"
+            )
+    if guidance is not None and guidance != 1:
+        _require_guided(field, given, negative)
+    return _batches(
+        model, field, solver, grid, source, given, mask, num, batch_size, seed, start, size, device, dtype,
+        callback, edit, progress,
+    )  # fmt: skip
+
+
+def _batches(
+    model: Any, field: Any, solver: Solver, grid: Tensor, source: Any, given: dict[str, Any], mask: Tensor | None,
+    num: int, batch_size: int, seed: int, start: int, size: tuple[int, ...], device: torch.device,
+    dtype: torch.dtype, callback: Callback | None, edit: Edit | None, progress: Progress | None,
+) -> Iterator[Tensor]:  # fmt: skip
+    steps = grid.shape[-1] - 1
+    total = steps * -(-num // batch_size)
+    for number, first in enumerate(range(0, num, batch_size)):
+        rows = slice(first, min(first + batch_size, num))
+        noise = Noise.batch(rows.stop - first, seed, start=start + first, device=device)
+        part = None if mask is None else mask[rows].to(device)
+
+        def watched(i: int, t: Tensor, x: Tensor, done: int = number * steps) -> None:
+            if callback is not None:
+                callback(i, t, x)
+            if progress is not None and i:
+                progress(min(done + i, total), total)
+
+        with torch.no_grad(), evaluating(model):
+            x = _start(source, noise.masked(part), rows, size, model, dtype)
+            here = conditions.to(conditions.take(given, rows), device)
+            x = integrate(
+                solver, field, x, grid, seed=seed, ids=noise.ids, mask=part, edit=edit,
+                callback=watched if callback or progress else None, **here,
+            )  # fmt: skip
+        bad = (~x.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+        if bad:
+            raise NonFiniteError(
+                f"{len(bad)} of {len(x)} samples are not finite (the first: {[first + k for k in bad[:8]]}); take more "
+                f"steps, another solver, or less guidance, and check that the model is trained"
+            )
+        yield x
+
+
+# What `generate` takes, to guess at misspelt names.
+ARGUMENTS = tuple(signature(generate).parameters)[:-1]
+
+
+def _check_count(num: int, batch_size: int, start: int) -> None:
     if num < 1 or batch_size < 1:
         raise InputError(f"num and batch_size must be positive, got {num} and {batch_size}")
     if start < 0:
         raise InputError(f"start is {start}; ids count from 0")
-    solver, grid, *_ = find_sampler(model, solver, grid, nfe, guidance)
-    size = shape_of(model, shape, isinstance(source, Tensor))
-    device, dtype = home(model, source)
-    cond = conditions(model, num, label, cond)
-    field = model if guidance is None else _guided(model, guidance, interval)
 
-    parts = []
-    with torch.no_grad(), evaluating(model):
-        for first in range(0, num, batch_size):
-            rows = slice(first, min(first + batch_size, num))
-            noise = Noise.batch(rows.stop - first, seed, start=start + first, device=device)
-            x = _start(source, noise, rows, size, model, dtype)
-            here = {name: value[rows].to(device) for name, value in cond.items()}
-            x = integrate(
-                solver, field, x, grid, seed=seed, ids=noise.ids, callback=callback, **here
-            )
-            parts.append(x)
-    samples = torch.cat(parts)
-    bad = (~samples.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-    if bad:
-        raise NonFiniteError(
-            f"{len(bad)} of {num} samples are not finite (the first: {bad[:8]}); take more steps, another "
-            f"solver, or less guidance, and check that the model is trained"
+
+def _states(source: Tensor, num: int, size: tuple[int, ...]) -> Tensor:
+    """States to start from, one for each sample."""
+    if not source.is_floating_point():
+        raise InputError(f"source must be floating numbers, got {source.dtype}")
+    if len(source) != num:
+        raise InputError(f"source has {len(source)} states for {num} samples")
+    if size and tuple(source.shape[1:]) != size:
+        raise InputError(f"source has states {tuple(source.shape[1:])}, and samples are {size}")
+    return source
+
+
+def _require_guided(
+    field: Any, given: Mapping[str, Any], negative: Mapping[str, Any] | None
+) -> None:
+    """That guidance has something to act on."""
+    nulls = nulls_of(field)
+    if negative is None and not nulls:
+        raise InputError(
+            "guidance needs a model with classes or other conditions that may be dropped, and this one has none"
         )
-    return samples
+    if negative is None and not any(name in given for name in nulls):
+        raise InputError(
+            f"guidance moves samples towards a condition: give one ({', '.join(f'{name}=' for name in nulls)})"
+        )
 
 
 def generate_together(
@@ -102,13 +236,13 @@ def generate_together(
     *,
     source: Tensor | Law | None = None,
     start: int = 0,
-    label: int | Sequence[int] | Tensor | None = None,
+    label: Label | None = None,
     **options: Any,
 ) -> Tensor:
     """The samples of `generate`, of which each process that takes part in the run draws its share; all get all.
 
-    Options are those of `generate`, tensors (num, ...) among them cut alike. Equal for any number of processes, up to
-    rounding in the network. With fewer samples than processes each one draws them all.
+    Options are those of `generate`, conditions (num, ...) among them cut alike. Equal for any number of processes, up
+    to rounding in the network. With fewer samples than processes each one draws them all.
     """
     processes = Processes.current()
     if processes.count == 1 or num < processes.count:
@@ -116,18 +250,18 @@ def generate_together(
     given = {
         name: value
         for name, value in options.items()
-        if isinstance(value, Tensor) and name not in WHOLE
+        if name == "mask"
+        or (name not in ARGUMENTS and isinstance(value, Tensor | Tokens | Mapping))
     }
-    given = conditions(model, num, label, given)
+    if label is not None:
+        given["label"] = labels_of(model, label, num)
     if isinstance(source, Tensor):
-        if len(source) != num:
-            raise InputError(f"source has {len(source)} states for {num} samples")
         given["source"] = source
+    conditions.check_size(given, num)
     # Shares of one size, so that processes which hold parts of a network call it equally often.
     size = -(-num // processes.count)
     rows = (torch.arange(size) + processes.rank * size).clamp(max=num - 1)
-    options = {"source": source} | options
-    options |= {name: value[rows.to(value.device)] for name, value in given.items()}
+    options = {"source": source} | options | conditions.take(given, rows)
     own = generate(model, size, start=start + processes.rank * size, **options)
     return processes.gather(own)[:num]
 
@@ -141,12 +275,13 @@ def sample_with_log_prob(
     grid: Tensor | None = None,
     source: Law | None = None,
     kind: Probe = "rademacher",
+    mask: Tensor | None = None,
     seed: int = 0,
     start: int = 0,
     batch_size: int = 256,
     shape: Sequence[int] | None = None,
-    label: int | Sequence[int] | Tensor | None = None,
-    **cond: Tensor,
+    label: Label | None = None,
+    **cond: Any,
 ) -> tuple[Tensor, Tensor | Estimate]:
     """Draw `num` samples, and ln p of each along the trajectory that made it.
 
@@ -158,26 +293,28 @@ def sample_with_log_prob(
 
     start: id of the first sample: processes that take shares start ... start + num - 1 make the samples of one.
     """
-    if num < 1 or batch_size < 1 or start < 0:
-        raise InputError(
-            f"num and batch_size must be positive and start not negative, got {num}, {batch_size} and {start}"
-        )
+    _check_count(num, batch_size, start)
     if source is None:
         model.path.require_gaussian("density of the source")
     size = shape_of(model, shape, False)
     device, dtype = home(model)
-    cond = conditions(model, num, label, cond)
+    given = conditions_of(
+        model, num, label, cond, tuple(signature(sample_with_log_prob).parameters)
+    )
     samples, values = [], []
     with torch.no_grad(), evaluating(model):
         for first in range(0, num, batch_size):
             rows = slice(first, min(first + batch_size, num))
             noise = Noise.batch(rows.stop - first, seed, start=start + first, device=device)
-            x0 = _start(source, noise, rows, size, model, dtype)
-            here = {name: value[rows].to(device) for name, value in cond.items()}
-            carry = Carry(model, solver, grid, probes, kind, None, noise)
+            part = None if mask is None else mask[rows].to(device)
+            x0 = _start(source, noise.masked(part), rows, size, model, dtype)
+            here = conditions.to(conditions.take(given, rows), device)
+            carry = Carry(model, solver, grid, probes, kind, part, noise)
             x1, integral = carry(x0, backwards=False, **here)
             density = (
-                source_log_prob(model.path, x0) if source is None else source.log_prob(x0).to(dtype)
+                source_log_prob(model.path, x0, part)
+                if source is None
+                else source.log_prob(x0).to(dtype)
             )
             samples.append(x1)
             values.append(density[:, None] - integral)
@@ -185,7 +322,10 @@ def sample_with_log_prob(
 
 
 def _guided(
-    model: Field | FlowMap, guidance: float, interval: tuple[float, float]
+    model: Field | FlowMap,
+    guidance: float,
+    interval: tuple[float, float],
+    negative: Mapping[str, Any] | None,
 ) -> Field | FlowMap:
     if isinstance(model, FlowMap) and guidance == 1:
         return model
@@ -195,7 +335,7 @@ def _guided(
             f"a flow map has the guidance that it was trained with (scale {trained}), and no other: leave "
             f"guidance out, or train one with another scale"
         )
-    return ClassifierFree(model, guidance, interval)
+    return ClassifierFree(model, guidance, interval, negative)
 
 
 def shape_of(model: Field | FlowMap, shape: Sequence[int] | None, given: bool) -> tuple[int, ...]:
@@ -206,21 +346,6 @@ def shape_of(model: Field | FlowMap, shape: Sequence[int] | None, given: bool) -
             "the shape of a sample is not known: pass shape=, or build the Model with it"
         )
     return size
-
-
-def conditions(
-    model: Field | FlowMap,
-    num: int,
-    label: int | Sequence[int] | Tensor | None,
-    cond: dict[str, Tensor],
-) -> dict[str, Tensor]:
-    """The label, if there is one, as (num,), and all else as it was."""
-    if label is not None:
-        cond = cond | {"label": _labels(label, num, find_inside(model, "classes", None))}
-    for name, value in cond.items():
-        if len(value) != num:
-            raise InputError(f"{name} has {len(value)} entries for {num} samples")
-    return cond
 
 
 def _start(
@@ -242,32 +367,10 @@ def _start(
     return x.to(noise.ids.device, dtype)
 
 
-def _labels(label: int | Sequence[int] | Tensor, num: int, classes: int | None) -> Tensor:
-    value = torch.as_tensor(label)
-    if value.is_floating_point() or value.ndim > 1:
-        raise InputError(f"label must be an integer or a list of {num} integers")
-    value = value.long().expand(num) if value.ndim == 0 else value.long()
-    if classes is not None:
-        bad = sorted({int(v) for v in value if not -1 <= v < classes})
-        if bad:
-            raise InputError(
-                f"label {', '.join(map(str, bad))}: this model knows the classes 0 to {classes - 1}, and -1 for none"
-            )
-    return value
-
-
-def networks(model: Any) -> list[nn.Module]:
-    """The networks of a model and of all that it wraps, its own first."""
-    if model is None or isinstance(model, nn.Module):
-        return [] if model is None else [model]
-    inside = vars(model).values() if is_dataclass(model) else [getattr(model, "field", None)]
-    return [net for value in inside for net in networks(value)]
-
-
 def home(model: Field | FlowMap, source: Any = None) -> tuple[torch.device, torch.dtype]:
     """Where and in what precision a model computes; what has no parameters does so as the states that are given to
     start from, or in float64 on the CPU."""
-    parameter = next((p for net in networks(model) for p in net.parameters()), None)
+    parameter = next(parameters_of(model), None)
     if parameter is None:
         if isinstance(source, Tensor) and source.is_floating_point():
             return source.device, source.dtype

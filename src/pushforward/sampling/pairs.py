@@ -22,13 +22,12 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pushforward.core.errors import CheckpointError, InputError
-from pushforward.core.fields import Field
+from pushforward.core.fields import Field, find_inside, networks
 from pushforward.core.noise import Noise
 from pushforward.data.batch import Batch
 from pushforward.laws.law import Law
 from pushforward.runtime.files import clear_leftovers, locked, sha256, write_file
-from pushforward.sampling.generate import generate, home, networks, shape_of
-from pushforward.sampling.sampler import find_inside
+from pushforward.sampling.generate import generate, home, shape_of
 from pushforward.solvers import Solver
 
 FORMAT = 1

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pushforward.core import times
 from pushforward.core.errors import InputError
-from pushforward.core.fields import Field, FlowMap
+from pushforward.core.fields import Field, FlowMap, find_inside
 from pushforward.core.paths import Path
 from pushforward.models.diffflow import Backward, DiffFlowModel
 from pushforward.solvers import FlowMapSampler, Learned, Multistep, Solver
-from pushforward.solvers.base import check_followed
+from pushforward.solvers.base import check_followed, require_solver
 from pushforward.solvers.fewstep import default_jump
 from pushforward.solvers.learned import Weights, universal
 
@@ -45,6 +45,8 @@ def find_sampler(
     nfe: int | None = None,
     guidance: float | None = None,
     renoise: float | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
+    breaks: int = 0,
 ) -> Sampler:
     """The sampler of a model: what is not given is the best that is known for it.
 
@@ -54,13 +56,16 @@ def find_sampler(
     nfe:      network calls for each sample, at most: nfe // solver.calls steps. By default `default_nfe(model)`.
     guidance: the scale that a fitted sampler was fitted for.
     renoise:  of a flow map; see `FlowMapSampler`.
+    span:     times from which and to which samples go; a part of the way is taken on `times.straight`.
+    breaks:   how many times `integrate` adds, where the field jumps: so many steps less are taken.
 
     Raises InputError for calls that are too few or not the solver's to choose, and for what is no solver.
     """
     given = isinstance(grid, Tensor)
     if given and nfe is not None:
         raise InputError("give either nfe or a grid, not both")
-    _require_solver(solver)
+    if solver is not None:
+        require_solver(solver)
     steps = _own_steps(model)
     if steps is not None and not given and (callable(grid) or nfe not in (None, steps)):
         raise InputError(
@@ -75,7 +80,7 @@ def find_sampler(
             raise InputError("renoise makes a FlowMapSampler: give either it or a solver")
         solver = FlowMapSampler(renoise)
     if solver is None:
-        chosen = grid is None or isinstance(model, FlowMap)
+        chosen = (grid is None and span == (0.0, 1.0)) or isinstance(model, FlowMap)
         solver = (
             default_sampler(model, calls, guidance) if chosen else solver_of_any_grid(model.path)
         )
@@ -90,17 +95,19 @@ def find_sampler(
             )
         if grid is not None:
             raise InputError(f"{name} chooses its own times: it takes no grid")
-        return Sampler(solver, times.uniform(1), None, (name, None))
+        return Sampler(solver, times.uniform(1, *span), None, (name, None))
     if calls < solver.calls:
         raise InputError(
             f"{name} calls the network {solver.calls} times in a step: nfe must be at least that, not {calls}"
         )
-    n = calls // solver.calls
+    n = max(1, calls // solver.calls - breaks)
     if grid is not None:
         return Sampler(solver, grid(n, model.path), calls, (name, "given"))
     if isinstance(model, FlowMap) and isinstance(model.jumps, tuple):
         own = torch.tensor(model.jumps, dtype=torch.float64)
         return Sampler(solver, own, calls, (name, "its own"))
+    if span != (0.0, 1.0):
+        return Sampler(solver, times.straight(n, model.path, *span), calls, (name, "straight"))
     if isinstance(solver, Learned):
         kind = "angle" if solver.weights is None else name
         return Sampler(solver, solver.grid(n, model.path), calls, (name, kind))
@@ -147,29 +154,11 @@ def default_nfe(model: Field | FlowMap) -> int:
     return int(find_inside(model, "info", {}).get("nfe", usual))
 
 
-def find_inside(model: Any, name: str, default: Any) -> Any:
-    """What a model, or else the one that it wraps as its `field` or `map`, has under this name."""
-    while model is not None:
-        if getattr(model, name, None) is not None:
-            return getattr(model, name)
-        model = getattr(model, "field", getattr(model, "map", None))
-    return default
-
-
 def _own_steps(model: Field | FlowMap) -> int | None:
     """How many steps a flow map knows, if it knows no others."""
     if isinstance(model, FlowMap) and isinstance(model.jumps, tuple):
         return len(model.jumps) - 1
     return None
-
-
-def _require_solver(solver: Any) -> None:
-    if isinstance(solver, str):
-        raise InputError(f"solver={solver!r} is a name: pass an object, such as pf.solvers.Heun()")
-    if isinstance(solver, type):
-        raise InputError(f"solver={solver.__name__} is a class: pass {solver.__name__}()")
-    if solver is not None and not callable(getattr(solver, "step", None)):
-        raise InputError(f"{type(solver).__name__} is no solver, such as pf.solvers.Heun()")
 
 
 def _name(solver: Solver) -> str:

@@ -21,18 +21,21 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from inspect import signature
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pushforward.core import conditions
 from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
 from pushforward.core.noise import START, Noise
 from pushforward.core.paths import Path
 from pushforward.core.shapes import expand
 from pushforward.guidance import ClassifierFree
-from pushforward.sampling.generate import conditions, evaluating, home, shape_of
+from pushforward.sampling.generate import evaluating, home, shape_of
+from pushforward.sampling.given import conditions_of
 from pushforward.solvers import Learned, integrate
 from pushforward.solvers.learned import (
     VALUES,
@@ -133,7 +136,8 @@ def tune(
     classes = getattr(model, "classes", None)
     if label is None and classes is not None:
         label = torch.arange(total) % classes
-    given = {k: v.to(device) for k, v in conditions(model, total, label, cond).items()}
+    arguments = tuple(signature(tune).parameters)
+    given = conditions.to(conditions_of(model, total, label, cond, arguments), device)
     field = model if guidance is None else ClassifierFree(model, guidance, interval)
     x0 = path.source_std * Noise.batch(total, seed, STEP, device=device).normal(size, START, dtype)
     learn, judge = slice(0, num), slice(num, total)
@@ -181,7 +185,7 @@ class _Problem(NamedTuple):
     path: Path
     nfe: int
     x0: Tensor
-    cond: dict[str, Tensor]
+    cond: dict[str, Any]
     batch_size: int
 
     def solve(self, solver: Learned, steps: int, rows: slice = slice(None)) -> Tensor:
@@ -197,7 +201,7 @@ class _Problem(NamedTuple):
             )
 
     def given(self, rows: Tensor) -> dict[str, Any]:
-        return {name: value[rows] for name, value in self.cond.items()}
+        return conditions.take(self.cond, rows)
 
 
 def _by_gradient(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pushforward.core import conditions
 from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
 from pushforward.core.noise import Noise
@@ -64,7 +65,7 @@ class DormandPrince:
         rows = torch.arange(len(x), device=x.device)  # samples still on their way
         now, end, here = t, s, x
         slope = field(here, now, **cond)
-        h = self._first_step(here, slope, end - now)
+        h = self._first_step(here, slope, end - now, cond.get("mask"))
         arrived: list[tuple[Tensor, Tensor]] = []
         for _ in range(self.max_steps):
             last = (end - now).abs() <= h.abs() * (1 + 1e-12)
@@ -78,7 +79,7 @@ class DormandPrince:
             error = advance(torch.zeros_like(here), h, E, slopes)
             scale = self.atol + self.rtol * torch.maximum(here.abs(), there.abs())
             # Steps are chosen, not differentiated: gradients are those of the method on the steps it took.
-            size = mean_data((error / scale).detach().double() ** 2).sqrt()
+            size = mean_data((error / scale).detach().double() ** 2, cond.get("mask")).sqrt()
             good = size <= 1
             factor = (0.9 * size.clamp(min=1e-10) ** -0.2).clamp(0.2, 10)
             factor = torch.where(size.isfinite(), factor, 0.2)
@@ -93,7 +94,7 @@ class DormandPrince:
                     break
                 rows, now, end, h = rows[left], now[left], end[left], h[left]
                 here, slope = here[left], slope[left]
-                cond = {name: value[left] for name, value in cond.items()}
+                cond = conditions.take(cond, left)
         else:
             raise NonFiniteError(
                 f"{len(rows)} samples did not arrive in {self.max_steps} steps (the first in row {int(rows[0])}, at "
@@ -102,10 +103,10 @@ class DormandPrince:
         order = torch.cat([rows for rows, _ in arrived]).argsort()
         return torch.cat([states for _, states in arrived])[order], None
 
-    def _first_step(self, x: Tensor, slope: Tensor, span: Tensor) -> Tensor:
+    def _first_step(self, x: Tensor, slope: Tensor, span: Tensor, mask: Tensor | None) -> Tensor:
         """A step over which x moves by about a hundredth of its tolerance-weighted size."""
         x, slope = x.detach(), slope.detach()
         scale = self.atol + self.rtol * x.abs()
-        d0, d1 = (mean_data((v / scale).double() ** 2).sqrt() for v in (x, slope))
+        d0, d1 = (mean_data((v / scale).double() ** 2, mask).sqrt() for v in (x, slope))
         h = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
         return h.to(span.dtype) * span.sign()

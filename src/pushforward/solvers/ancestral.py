@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from pushforward.core import conditions
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field, require_variance
 from pushforward.core.noise import SOLVER, Noise
@@ -142,7 +143,7 @@ def masked(
     rows = mask.nonzero()[:, 0]
     if len(rows) == 0:
         return x
-    here = {name: value[rows] for name, value in cond.items()}
+    here = conditions.take(cond, rows)
     return x.index_copy(0, rows, change(x[rows], *(value[rows] for value in values), **here))
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pushforward.core import conditions
 from pushforward.core.errors import ConvergenceError, InputError
 from pushforward.core.fields import Field
 from pushforward.core.noise import Noise
@@ -81,21 +82,21 @@ class Inverse:
     ) -> tuple[Tensor, None]:
         if len(x) == 0:
             return x, None
-        silent = Silent(noise.seed, noise.ids, noise.step)
+        silent = Silent(noise.seed, noise.ids, noise.step, noise.mask)
         tol = 100 * torch.finfo(x.dtype).eps if self.tol is None else self.tol
         out = x.clone()
         rows = torch.arange(len(x), device=x.device)  # samples still on their way
-        goal, bound = x, tol * (1 + _size(x))
+        goal, bound = x, tol * (1 + _size(x, cond.get("mask")))
         y = self.solver.step(field, x, t, s, None, silent, **cond)[0]
         before: list[Tensor] = []  # y and r of the last evaluations, newest first: (2, B, ...)
         for _ in range(self.max_calls):
             r = goal - self.solver.step(field, y, s, t, None, silent[rows], **cond)[0]
-            left = ~(_size(r) <= bound)
+            left = ~(_size(r, cond.get("mask")) <= bound)
             out[rows[~left]] = y[~left]
             if not bool(left.any()):
                 return out, None
             rows, goal, bound, t, s = rows[left], goal[left], bound[left], t[left], s[left]
-            cond = {name: value[left] for name, value in cond.items()}
+            cond = conditions.take(cond, left)
             before = [torch.stack((y, r))[:, left], *(pair[:, left] for pair in before)]
             before = before[: self.memory + 1]
             y = _anderson(before)
@@ -123,6 +124,6 @@ def _anderson(before: list[Tensor]) -> Tensor:
     return y + r - move.reshape(y.shape).to(y.dtype)
 
 
-def _size(x: Tensor) -> Tensor:
+def _size(x: Tensor, mask: Tensor | None) -> Tensor:
     """Root mean square of each sample, (B,)."""
-    return mean_data(x.double() ** 2).sqrt()
+    return mean_data(x.double() ** 2, mask).sqrt()

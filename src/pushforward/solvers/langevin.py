@@ -39,14 +39,14 @@ class _Dynamics(ABC):
         return self.n
 
     @abstractmethod
-    def size(self, score: Tensor, t: Tensor, path: Path) -> Tensor:
+    def size(self, score: Tensor, t: Tensor, path: Path, mask: Tensor | None = None) -> Tensor:
         """eps, (B,)."""
 
     def correct(self, field: Field, x: Tensor, t: Tensor, noise: Noise, **cond: Any) -> Tensor:
         # All the noise in one draw: each of the n steps has numbers of its own.
         for z in noise.normal((self.n, *x.shape[1:]), CORRECTOR, x.dtype).unbind(1):
             score = field(x, t, "score", **cond)
-            eps = self.size(score, t, field.path)
+            eps = self.size(score, t, field.path, cond.get("mask"))
             x = x + expand(eps / 2, x) * score + expand(eps.sqrt(), x) * z
         return x
 
@@ -74,7 +74,7 @@ class Langevin(_Dynamics):
             raise InputError(f"step is {self.step}; it must be a number >= 0 or a function of t")
         _check_count(self.n)
 
-    def size(self, score: Tensor, t: Tensor, path: Path) -> Tensor:
+    def size(self, score: Tensor, t: Tensor, path: Path, mask: Tensor | None = None) -> Tensor:
         return path.sigma(t) ** 2 * (self.step(t) if callable(self.step) else self.step)
 
 
@@ -101,9 +101,9 @@ class SignalToNoise(_Dynamics):
             raise InputError(f"the signal-to-noise ratio r is {self.r}; it must be a number >= 0")
         _check_count(self.n)
 
-    def size(self, score: Tensor, t: Tensor, path: Path) -> Tensor:
+    def size(self, score: Tensor, t: Tensor, path: Path, mask: Tensor | None = None) -> Tensor:
         bound = 2 * path.sigma(t) ** 2
-        square = mean_data(score**2).to(bound.dtype)
+        square = mean_data(score**2, mask).to(bound.dtype)
         return torch.minimum(4 * self.r**2 / square.clamp(min=1e-30), bound)
 
 

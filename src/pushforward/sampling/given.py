@@ -1,0 +1,119 @@
+"""What a user gives to be sampled under, checked and brought into the form that fields take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pushforward.core import conditions
+from pushforward.core.conditions import Tokens
+from pushforward.core.errors import InputError
+from pushforward.core.fields import find_inside, networks
+from pushforward.core.network import arguments_of
+
+Label = int | str | Sequence[int] | Sequence[str] | Tensor
+
+# Names that other libraries have for arguments of `generate`.
+ELSEWHERE = {
+    "steps": "nfe", "num_steps": "nfe", "num_inference_steps": "nfe", "n_steps": "nfe", "sampling_steps": "nfe",
+    "guidance_scale": "guidance", "cfg": "guidance", "cfg_scale": "guidance", "w": "guidance",
+    "n": "num", "num_samples": "num", "n_samples": "num", "batch": "batch_size", "bs": "batch_size",
+    "generator": "seed", "random_state": "seed", "sampler": "solver", "scheduler": "solver", "method": "solver",
+    "labels": "label", "y": "label", "class_labels": "label", "classes": "label", "x0": "source", "noise": "source",
+    "latents": "source", "size": "shape", "times": "grid", "timesteps": "grid", "negative_prompt": "negative",
+}  # fmt: skip
+
+
+def conditions_of(
+    model: Any, num: int, label: Label | None, given: Mapping[str, Any], arguments: Sequence[str]
+) -> dict[str, Any]:
+    """The conditions of `num` samples: the label as (num,), and the others as they were, one row for each.
+
+    arguments: those of the function that was called, for misspelt ones. Raises InputError for what the model's network
+    does not take.
+    """
+    given = dict(given)
+    for name, encoder in dict(find_inside(model, "encoders", {})).items():
+        if name in given:
+            values = given.pop(name)
+            lines = [values] * num if isinstance(values, str) else list(values)
+            if len(lines) != num:
+                raise InputError(f"{name} has {len(lines)} entries for {num} samples")
+            given |= encoder(lines)
+    for name, value in given.items():
+        if not isinstance(value, Tensor | Tokens | Mapping):
+            if isinstance(value, np.ndarray):
+                given[name] = torch.from_numpy(value)
+                continue
+            raise InputError(unknown(name, arguments))
+    if label is not None:
+        given = {"label": labels_of(model, label, num), **given}
+    conditions.check_size(given, num)
+    known = conditions_known(model)
+    if known is not None:
+        for name in given:
+            if name not in known:
+                takes = ", ".join(known) or "none"
+                raise InputError(
+                    f"{unknown(name, arguments)}, nor does this model's network take such a condition (it takes "
+                    f"{takes})"
+                )
+    return given
+
+
+def unknown(name: str, arguments: Sequence[str]) -> str:
+    """That there is no such argument, with a guess at what was meant."""
+    near = ELSEWHERE.get(name) or next(iter(get_close_matches(name, arguments, 1)), None)
+    hint = f"; did you mean {near}?" if near in arguments else ""
+    return f"there is no argument {name!r}{hint}"
+
+
+def conditions_known(model: Any) -> tuple[str, ...] | None:
+    """The conditions that the networks of a model take, or None where anything may do."""
+    found: tuple[str, ...] | None = None
+    for module in networks(model):
+        net = getattr(module, "net", None) or getattr(getattr(module, "model", None), "net", None)
+        if not isinstance(net, nn.Module):
+            return None
+        names = arguments_of(type(getattr(net, "module", net)))
+        if any(name in ("cond", "kwargs", "args", "conditions") for name in names):
+            return None
+        found = (found or ()) + names
+    return found
+
+
+def labels_of(model: Any, label: Label, num: int) -> Tensor:
+    """Labels (num,) int64 from one for all or one for each, by number or by name; -1 or "none" for no class."""
+    spec = find_inside(model, "spec", None)
+    classes = find_inside(model, "classes", None)
+    if isinstance(label, Tensor | np.ndarray):
+        value = torch.as_tensor(label)
+        if value.is_floating_point() or value.dtype == torch.bool or value.ndim > 1:
+            raise InputError(f"label must be an integer, a name, or a list of {num} of these")
+        value = value.long()
+    else:
+        listed = [label] if isinstance(label, str | int) else list(label)
+        if any(isinstance(one, float | bool) for one in listed):
+            raise InputError(f"label must be an integer, a name, or a list of {num} of these")
+        if any(isinstance(one, str) for one in listed):
+            if spec is None or spec.classes is None:
+                raise InputError("labels by name need a model that knows its classes' names")
+            listed = [spec.label(one) for one in listed]
+        value = torch.tensor([int(str(one)) for one in listed])
+        if isinstance(label, str | int):
+            value = value[0]
+    if value.ndim == 1 and len(value) != num:
+        raise InputError(f"label has {len(value)} entries for {num} samples")
+    value = value.expand(num) if value.ndim == 0 else value
+    if classes is not None:
+        bad = sorted({int(v) for v in value if not -1 <= v < classes})
+        if bad:
+            raise InputError(
+                f"label {', '.join(map(str, bad))}: this model knows the classes 0 to {classes - 1}, and -1 for none"
+            )
+    return value
