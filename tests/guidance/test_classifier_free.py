@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -81,7 +83,7 @@ def test_each_sample_keeps_its_own_condition_whatever_its_kind():
 
     class Field:
         path = pf.CondOT()
-        nulls = {"label": Fill(-1), "text": Fill(0)}
+        nulls: ClassVar = {"label": Fill(-1), "text": Fill(0)}
 
         def __call__(self, x, t, want="velocity", **cond):
             seen.update(cond)
@@ -117,7 +119,8 @@ def test_the_guided_prediction_comes_with_the_variance_of_the_conditional_one():
         value, v = guided.with_variance(X, T, want, label=LABEL)
         assert torch.allclose(value, plain(X, T, want, label=LABEL), rtol=1e-12)
         assert torch.equal(v, (LABEL / 4.0)[:, None].expand_as(X))
-    # Within one step without a break. Nichol & Dhariwal, eq. 15: ln of the variance is v ln beta + (1 - v) ln beta-tilde.
+    # Within one step without a break. Nichol & Dhariwal, eq. 15: ln of the variance is v ln beta + (1 - v) ln
+    # beta-tilde.
     plain, guided = ClassifierFree(LAW.field(path), 2.5), ClassifierFree(inner, 2.5)
     x, s = pf.Noise.batch(5).normal((2,), dtype=torch.float64), T + 0.1
     times = torch.stack((T, s), 1)

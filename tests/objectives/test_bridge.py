@@ -182,7 +182,7 @@ def reached(drift, sign, pair, steps):
     return pf.GaussianPair(*(e.detach() for e in ends))
 
 
-@pytest.mark.parametrize("phase", [0, 1, 2], ids=["both", "back", "ahead"])
+@pytest.mark.parametrize("phase", [0, 1, 2], ids=["both", "backward_drift", "forward_drift"])
 def test_each_phase_of_bridge_matching_has_the_gradient_of_the_markovian_projection(phase):
     pair, steps = correlated(), 5
     model = pf.HalfBridges(Affine(seed=1), Affine(seed=2), BRIDGE)
@@ -194,7 +194,11 @@ def test_each_phase_of_bridge_matching_has_the_gradient_of_the_markovian_project
         2: reached(model.backward_drift, -1, pair, steps),
     }
     field = pairs[phase].field(BRIDGE)
-    trained = {0: ("ahead", "back"), 1: ("back",), 2: ("ahead",)}[phase]
+    trained = {
+        0: ("forward_drift", "backward_drift"),
+        1: ("backward_drift",),
+        2: ("forward_drift",),
+    }[phase]
     differences, exact = [], []
     for k in range(60):
         noise = pf.Noise.batch(200, seed=1, step=1000 * phase + k)
@@ -204,11 +208,11 @@ def test_each_phase_of_bridge_matching_has_the_gradient_of_the_markovian_project
         loss = objective(pf.Batch(x1, x0=x0), noise)["loss"]
         assert loss.shape == (200,)
         loss.mean().backward()
-        assert (model.forward_drift.c.grad is not None) == ("ahead" in trained)
-        assert (model.backward_drift.c.grad is not None) == ("back" in trained)
+        assert (model.forward_drift.c.grad is not None) == ("forward_drift" in trained)
+        assert (model.backward_drift.c.grad is not None) == ("backward_drift" in trained)
         got, truth = [], []
         for name in trained:
-            net, sign = getattr(model, name), 1 if name == "ahead" else -1
+            net, sign = getattr(model, name), 1 if name == "forward_drift" else -1
             x, t, _ = net.asked[-1]
             assert len(x) == 600
             u, score = field.with_score(x, t)
@@ -269,7 +273,13 @@ def test_bridge_matching_follows_its_recursion_into_the_schroedinger_bridge():
     for phase in range(6):
         batch = marginal_batch(pair, 20000, phase)
         noise = pf.Noise.batch(20000, seed=3, step=phase)
-        for name in ("ahead", "back") if phase == 0 else ("back",) if phase % 2 else ("ahead",):
+        for name in (
+            ("forward_drift", "backward_drift")
+            if phase == 0
+            else ("backward_drift",)
+            if phase % 2
+            else ("forward_drift",)
+        ):
             least_squares(objective, getattr(model, name), batch, noise)
         sign = -1 if phase % 2 else 1
         found = reached(
@@ -430,11 +440,11 @@ def test_the_network_at_rest_stays_as_it_is_under_weight_decay_too(make):
         phase = step // 4
         both = isinstance(objective, BridgeMatching) and phase == 0
         moves = {}
-        for name in ("ahead", "back"):
+        for name in ("forward_drift", "backward_drift"):
             then, now = getattr(before, name).state_dict(), getattr(model, name).state_dict()
             moves[name] = any(not torch.equal(then[key], now[key]) for key in now)
         ahead = phase % 2 == (0 if isinstance(objective, BridgeMatching) else 1)
-        assert moves == {"ahead": both or ahead, "back": both or not ahead}
+        assert moves == {"forward_drift": both or ahead, "backward_drift": both or not ahead}
 
 
 @pytest.mark.parametrize("make", SETTINGS)

@@ -63,7 +63,9 @@ def network(kind: str) -> nn.Module:
 
 
 def flow(net: nn.Module, jumps="any", path=None, prediction="velocity", wrap=None) -> FlowMapModel:
-    return FlowMapModel(pf.Model(net, path or pf.CondOT(), prediction, wrap), jumps)
+    return FlowMapModel(
+        pf.Model(net, path or pf.CondOT(), prediction, wrap, nulls={"label": -1}), jumps
+    )
 
 
 def teacher(path=None) -> pf.Model:

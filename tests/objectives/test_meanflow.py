@@ -361,7 +361,7 @@ def test_arguments_that_do_not_fit_are_errors():
             MeanFlow(model, **bad)
     with pytest.raises(pf.InputError, match="guide the teacher"):
         MeanFlow(model, law.field(path), guidance=2.0, condition_dropout=0.1)
-    with pytest.raises(pf.InputError, match="drop > 0"):
+    with pytest.raises(pf.InputError, match="condition_dropout > 0"):
         MeanFlow(model, guidance=2.0)
     with pytest.raises(pf.InputError, match="probability"):
         MeanFlow(model, condition_dropout=1.5)

@@ -393,7 +393,7 @@ def test_losses_do_not_depend_on_the_batch_and_conditions_are_dropped():
             told.append(label)
             return torch.cat((0.1 * x * label[:, None], 0.5 + 0 * x), 1)
 
-    model = pf.Model(Net(), DDPM, "noise", outputs=TWO)
+    model = pf.Model(Net(), DDPM, "noise", outputs=TWO, nulls={"label": -1})
     x1, label, noise = randn(40, 2, seed=1), torch.arange(40) % 3, pf.Noise.batch(40, seed=2)
     for make in (VariationalBound, Hybrid):
         objective = make(model, condition_dropout=0.5, **DENSITY)

@@ -138,7 +138,7 @@ class Steps(TimeDraw):
 
     def index(self, t: Tensor) -> Tensor:
         """Which states the times (B,) that were drawn here are, int64."""
-        return torch.searchsorted(self.levels.to(t.device), t)
+        return torch.searchsorted(self.levels.to(t.device), t.contiguous())
 
 
 def normal_log_prob(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

@@ -91,7 +91,9 @@ def generate(
     options = {
         name: value for name, value in locals().items() if name not in ("model", "num", "cond")
     }
-    return torch.cat(list(generate_batches(model, num, **options, **cond)))
+    samples = torch.cat(list(_prepared(model, num, **options, **cond)))
+    check_finite(samples, num)
+    return samples
 
 
 def generate_batches(
@@ -122,6 +124,54 @@ def generate_batches(
 
     Arguments are checked at once, before the first batch is asked for.
     """
+    options = {
+        name: value for name, value in locals().items() if name not in ("model", "num", "cond")
+    }
+    return _checked(_prepared(model, num, **options, **cond), num)
+
+
+def _checked(batches: Iterator[Tensor], num: int) -> Iterator[Tensor]:
+    first = 0
+    for batch in batches:
+        check_finite(batch, num, first)
+        first += len(batch)
+        yield batch
+
+
+def check_finite(samples: Tensor, num: int, first: int = 0) -> None:
+    """That samples first, first + 1, ... of `num` are finite."""
+    bad = (~samples.flatten(1).isfinite().all(1)).nonzero().flatten()
+    if len(bad):
+        raise NonFiniteError(
+            f"{len(bad)} of {num} samples are not finite (the first: {(bad[:8] + first).tolist()}); take more steps, "
+            f"another solver, or less guidance, and check that the model is trained"
+        )
+
+
+def _prepared(
+    model: Field | FlowMap,
+    num: int,
+    *,
+    solver: Solver | None = None,
+    nfe: int | None = None,
+    guidance: float | None = None,
+    interval: tuple[float, float] = (0.0, 1.0),
+    negative: Mapping[str, Any] | None = None,
+    grid: Tensor | Grid | None = None,
+    source: Tensor | Law | None = None,
+    from_time: float = 0.0,
+    to_time: float = 1.0,
+    mask: Tensor | None = None,
+    seed: int = 0,
+    start: int = 0,
+    batch_size: int = 256,
+    shape: Sequence[int] | None = None,
+    callback: Callback | None = None,
+    edit: Edit | None = None,
+    progress: Progress | None = None,
+    label: Label | None = None,
+    **cond: Any,
+) -> Iterator[Tensor]:
     _check_count(num, batch_size, start)
     if not 0 <= from_time < to_time <= 1:
         raise InputError(
@@ -184,12 +234,6 @@ def _batches(
                 solver, field, x, grid, seed=seed, ids=noise.ids, mask=part, edit=edit,
                 callback=watched if callback or progress else None, **here,
             )  # fmt: skip
-        bad = (~x.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-        if bad:
-            raise NonFiniteError(
-                f"{len(bad)} of {len(x)} samples are not finite (the first: {[first + k for k in bad[:8]]}); take more "
-                f"steps, another solver, or less guidance, and check that the model is trained"
-            )
         yield x
 
 

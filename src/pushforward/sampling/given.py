@@ -97,16 +97,16 @@ def labels_of(model: Any, label: Label, num: int) -> Tensor:
             raise InputError(f"label must be an integer, a name, or a list of {num} of these")
         value = value.long()
     else:
-        listed = [label] if isinstance(label, str | int) else list(label)
-        if any(isinstance(one, float | bool) for one in listed):
+        one = isinstance(label, str | int)
+        listed = [label] if one or not isinstance(label, Sequence) else list(label)
+        if any(not isinstance(entry, str | int) or isinstance(entry, bool) for entry in listed):
             raise InputError(f"label must be an integer, a name, or a list of {num} of these")
-        if any(isinstance(one, str) for one in listed):
+        if any(isinstance(entry, str) for entry in listed):
             if spec is None or spec.classes is None:
                 raise InputError("labels by name need a model that knows its classes' names")
-            listed = [spec.label(one) for one in listed]
-        value = torch.tensor([int(str(one)) for one in listed])
-        if isinstance(label, str | int):
-            value = value[0]
+            listed = [spec.label(entry) for entry in listed]
+        value = torch.tensor(listed, dtype=torch.int64)
+        value = value[0] if one else value
     if value.ndim == 1 and len(value) != num:
         raise InputError(f"label has {len(value)} entries for {num} samples")
     value = value.expand(num) if value.ndim == 0 else value

@@ -63,8 +63,8 @@ def integrate(
     times:    (n + 1,), or (B, n + 1) for times of each sample's own, in [0, 1] and strictly monotone.
     seed, ids: key the randomness of stochastic solvers; ids (B,) int64 default to 0 ... B - 1. A sample with its id
               is the same in any batch.
-    mask:     bool, of x's number of dimensions, each as long or 1: the entries that are data. Padding stays 0, and each
-              sample is the one that it is alone. The field gets it as the condition `mask`.
+    mask:     bool, of x's number of dimensions, each as long or 1: the entries that are data. Padding stays as it is,
+              and each sample is the one that it is alone. The field gets it as the condition `mask`.
     callback: called with (i, t (B,), x (B, ...)) at times[0], ..., times[n]: progress, trajectories.
     edit:     called with (i, t (B,), x (B, ...)) before step i, times[0] included and times[n] too: returns the state
               to go on from, for projections, inpainting or resampling.
@@ -88,7 +88,7 @@ def integrate(
     noise = Noise(seed, ids.to(x.device))
     if mask is not None:
         check_mask(mask, x)
-        noise, x, cond["mask"] = noise.masked(mask), torch.where(mask, x, 0.0), mask
+        noise, cond["mask"] = noise.masked(mask), mask
         field = Masked(cast(Field, field))
     breaks = breaks_of(field)
     if breaks and not _alike(grid):
@@ -171,11 +171,11 @@ def _one_by_one(
 def require_solver(solver: Any) -> None:
     """That this is a solver object, not its class or its name."""
     if isinstance(solver, type):
-        raise InputError(
-            f"solver is the class {solver.__name__}: pass an object, as {solver.__name__}()"
-        )
-    if isinstance(solver, str) or not hasattr(solver, "step"):
-        raise InputError(f"solver is {solver!r}; pass an object such as pushforward.solvers.Heun()")
+        raise InputError(f"solver={solver.__name__} is a class: pass {solver.__name__}()")
+    if isinstance(solver, str):
+        raise InputError(f"solver={solver!r} is a name: pass an object, such as pf.solvers.Heun()")
+    if not callable(getattr(solver, "step", None)):
+        raise InputError(f"{type(solver).__name__} is no solver, such as pf.solvers.Heun()")
 
 
 def check_followed(field: Any, solver: Any) -> None:
