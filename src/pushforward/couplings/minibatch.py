@@ -70,8 +70,8 @@ def _reduced(c: np.ndarray) -> np.ndarray:
     g = np.zeros(len(c))
     for k in range(BLOCKS):
         part = slice(k * size, (k + 1) * size)
-        # From 0 on: a constant changes no plan, and POT takes a problem of very negative costs for infeasible.
-        block = c[part, part] - c[part, part].min()
+        # Not negative: a constant changes no plan, and POT takes a problem of very negative costs for infeasible.
+        block = c[part, part] - min(c[part, part].min(), 0)
         _, dual = emd(ones, ones, block, numItermax=10**8, log=True)
         g += (c[part] - dual["u"][:, None]).min(0) / BLOCKS
     c = c - g

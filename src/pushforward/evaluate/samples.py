@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pushforward.runtime.processes import Processes
-from pushforward.sampling.generate import WHOLE, generate, generate_together
+from pushforward.sampling.generate import generate_batches, generate_together
 
 
 def drawn(
@@ -21,16 +21,5 @@ def drawn(
     """
     if Processes.current().count > 1 or num < 1:
         return generate_together(model, num, label=label, **sampling).cpu()
-    options = sampling if label is None else sampling | {"label": label}
-    start, size = int(options.pop("start", 0)), int(options.get("batch_size", 256))
-    parts = []
-    for first in range(0, num, size):
-        count = min(size, num - first)
-        own: dict[str, Any] = {
-            name: value[first : first + count]
-            if isinstance(value, Tensor) and value.ndim > 0 and name not in WHOLE
-            else value
-            for name, value in options.items()
-        }
-        parts.append(generate(model, count, start=start + first, **own).cpu())
-    return torch.cat(parts)
+    batches = generate_batches(model, num, label=label, **sampling)
+    return torch.cat([batch.cpu() for batch in batches])
