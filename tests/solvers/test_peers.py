@@ -96,12 +96,12 @@ K_DIFFUSION = {
     ),
     "dpmpp_2m_sde-heun": (Multistep(eta=0.6), {"eta": 0.6, "solver_type": "heun"}),
     "dpmpp_2m_sde-none": (Multistep(), {"eta": 0.0, "solver_type": "heun"}),
-    "dpmpp_3m_sde": (Multistep(order=3, corrector="none", weights="halved", eta=1.0), {"eta": 1.0}),
+    "dpmpp_3m_sde": (Multistep(points=3, corrector="none", weights="halved", eta=1.0), {"eta": 1.0}),
     "dpmpp_3m_sde-less": (
-        Multistep(order=3, corrector="none", weights="halved", eta=0.3), {"eta": 0.3},
+        Multistep(points=3, corrector="none", weights="halved", eta=0.3), {"eta": 0.3},
     ),
     "dpmpp_3m_sde-none": (
-        Multistep(order=3, corrector="none", weights="halved"), {"eta": 0.0},
+        Multistep(points=3, corrector="none", weights="halved"), {"eta": 0.0},
     ),
 }  # fmt: skip
 
@@ -214,10 +214,10 @@ def unipc(order: int, solver_type: str = "bh2", **extra) -> dict:
 
 OFF = list(range(N))  # no corrector at any step
 DIFFUSERS = {
-    "DPM++1": (Multistep(order=1), DPM, plus(1), "sample"),
+    "DPM++1": (Multistep(points=1), DPM, plus(1), "sample"),
     "DPM++2M": (Multistep(weights="bh2"), DPM, plus(2), "sample"),
     "DPM++2M-heun": (Multistep(), DPM, plus(2, "heun"), "sample"),
-    "DPM++3M": (Multistep(order=3, corrector="none", weights="halved"), DPM, plus(3, "heun"), "sample"),
+    "DPM++3M": (Multistep(points=3, corrector="none", weights="halved"), DPM, plus(3, "heun"), "sample"),
     "DPM2M": (
         Multistep("noise", weights="bh2"), DPM,
         {"solver_order": 2, "algorithm_type": "dpmsolver"}, "epsilon",
@@ -226,11 +226,11 @@ DIFFUSERS = {
         Multistep("noise"), DPM,
         {"solver_order": 2, "algorithm_type": "dpmsolver", "solver_type": "heun"}, "epsilon",
     ),
-    "SDE-DPM++1": (Multistep(order=1, eta=1.0), DPM, plus(1, sde=True), "sample"),
+    "SDE-DPM++1": (Multistep(points=1, eta=1.0), DPM, plus(1, sde=True), "sample"),
     "SDE-DPM++2M": (Multistep(weights="bh2", eta=1.0), DPM, plus(2, sde=True), "sample"),
     "SDE-DPM++2M-heun": (Multistep(eta=1.0), DPM, plus(2, "heun", True), "sample"),
     "SDE-DPM1": (
-        Multistep("noise", order=1, eta=1.0), DPM,
+        Multistep("noise", points=1, eta=1.0), DPM,
         {"solver_order": 1, "algorithm_type": "sde-dpmsolver"}, "epsilon",
     ),
     "SDE-DPM2M": (
@@ -243,15 +243,15 @@ DIFFUSERS = {
     ),
     "UniP2-bh2": (Multistep(weights="bh2"), UNIPC, unipc(2, disable_corrector=OFF), "sample"),
     "UniP2-bh1": (Multistep(weights="bh1"), UNIPC, unipc(2, "bh1", disable_corrector=OFF), "sample"),
-    "UniPC1-bh2": (Multistep(order=1, corrector="always", weights="bh2"), UNIPC, unipc(1), "sample"),
-    "UniPC2-bh2": (Multistep(order=2, corrector="always", weights="bh2"), UNIPC, unipc(2), "sample"),
+    "UniPC1-bh2": (Multistep(points=1, corrector="always", weights="bh2"), UNIPC, unipc(1), "sample"),
+    "UniPC2-bh2": (Multistep(points=2, corrector="always", weights="bh2"), UNIPC, unipc(2), "sample"),
     "UniPC2-bh1": (
-        Multistep(order=2, corrector="always", weights="bh1"), UNIPC, unipc(2, "bh1"), "sample",
+        Multistep(points=2, corrector="always", weights="bh1"), UNIPC, unipc(2, "bh1"), "sample",
     ),
-    "UniPC3-bh2": (Multistep(order=3, corrector="always", weights="bh2"), UNIPC, unipc(3), "sample"),
-    "DEIS1": (Multistep("noise", order=1), DEIS, {"solver_order": 1}, "epsilon"),
+    "UniPC3-bh2": (Multistep(points=3, corrector="always", weights="bh2"), UNIPC, unipc(3), "sample"),
+    "DEIS1": (Multistep("noise", points=1), DEIS, {"solver_order": 1}, "epsilon"),
     "DEIS2": (Multistep("noise"), DEIS, {"solver_order": 2}, "epsilon"),
-    "DEIS3": (Multistep("noise", order=3, corrector="none"), DEIS, {"solver_order": 3}, "epsilon"),
+    "DEIS3": (Multistep("noise", points=3, corrector="none"), DEIS, {"solver_order": 3}, "epsilon"),
     "DPM++2S": (DPMSolver(2, "data"), SINGLE, plus(2), "sample"),
     "DPM-2": (
         DPMSolver(2), SINGLE,

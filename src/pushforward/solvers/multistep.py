@@ -8,7 +8,7 @@ Each of the three predictions gives a linear equation that is solved exactly but
 
 Under the integral the prediction is replaced by the polynomial, in some variable z, through its last values; the
 weights `int l_j(z) dw` of its Lagrange basis are worked out once for the whole grid, to rounding, for any path. What
-is known under many names is a choice of prediction, variable and order:
+is known under many names is a choice of prediction, variable and number of points:
 
     Adams-Bashforth                     velocity, time
     DEIS, tAB (Zhang & Chen 2023, arXiv 2204.13902)                      noise, time
@@ -17,7 +17,7 @@ is known under many names is a choice of prediction, variable and order:
     DPM-Solver++ 2M, 3M (Lu et al. 2022, arXiv 2211.01095)               data, log-SNR
     UniPC (Zhao et al. 2023, arXiv 2302.04867)                           data, log-SNR, with the corrector always
 
-At order 1 the data and the noise methods are one and the same: DDIM, DPM-Solver-1.
+With one point the data and the noise methods are one and the same: DDIM, DPM-Solver-1.
 
 With noise, eta > 0, the equation solved is the SDE that has the same marginals and eta times the noise of the time
 reversal, g^2 = eta (-sigma^2 d ln(alpha/sigma)^2/dt); lambda = ln(alpha/sigma), h = lambda_s - lambda_t:
@@ -110,31 +110,30 @@ class Multistep:
     """A linear multistep method on one prediction.
 
     form:      the prediction that is extrapolated. variable: in which it is a polynomial; velocity knows only time.
-    order:     1 to 4: how many values are used, and the order of convergence.
+    points:    1 to 4, how many values the polynomial goes through.
     corrector: "always" redoes every step with the value found at its end, at no further call (UniC; the last step
                excepted, since nothing is asked at its end). That raises orders 1 and 2 by one; order 3 stays, since
                the first steps lack values. "start" does so with the first steps alone where the method would lose its
-               order there: the first at order 3, three at order 4. "none": never; orders 3 and 4 are then lost.
+               order there: the first with 3 points, three with 4. "none": never; 3 and 4 points then have order 2.
     weights:   "exact" integrates the polynomial. Others have published approximations of it, in log-SNR: of a line
                (rules of two values), "bh2" takes `int (l - l_t) dw` to be h/2 times `int dw`, as DPM-Solver++ 2M does
                (its "midpoint") and UniPC with B(h) = e^h - 1; "bh1" takes h^2/2 times alpha_s (sigma_s for noise),
                UniPC with B(h) = h. "halved" takes half of the quadratic term of a parabola, as the 3M of DPM-Solver++'s
                authors, diffusers and k-diffusion do: its order is 2, not 3.
-    eta:       noise, 0 for none; from noise to data only. The error in law is then of order 1, whatever `order`, which
-               is that of the limit of no noise.
+    eta:       noise, 0 for none; from noise to data only. The error in law is then of order 2 at most.
 
     Where the variable is infinite at an end of time, sigma/alpha or alpha/sigma takes its place: the last step goes to
     sigma = 0 itself. The order of the data and noise methods holds between times where the log-SNR is finite; over a
     uniform grid up to an end where it is not, steps do not shrink in log-SNR, and order 3 is not kept.
 
-    The start of order 4: a value asked at a state of error h^p is itself wrong by h^p. Of the first values those at
+    The start with 4 points: a value asked at a state of error h^p is itself wrong by h^p. Of the first values those at
     points 0, 2, 3 are right to h^3, and with them the state at point 3 is redone from point 0; the value at point 1,
     right to h^2 only, is used no more.
     """
 
     form: Form = "data"
     variable: Variable = "log_snr"
-    order: int = 2
+    points: int = 2
     corrector: Literal["none", "start", "always"] = "start"
     weights: Weights = "exact"
     eta: float = 0.0
@@ -146,8 +145,8 @@ class Multistep:
             raise InputError(f"variable is 'time', 'log_snr' or 'ratio', not {self.variable!r}")
         if self.form == "velocity" and self.variable != "time":
             raise InputError("the velocity is extrapolated in time: pass variable='time'")
-        if self.order not in (1, 2, 3, 4):
-            raise InputError(f"order is {self.order}; it must be 1, 2, 3 or 4")
+        if self.points not in (1, 2, 3, 4):
+            raise InputError(f"points is {self.points}; it must be 1, 2, 3 or 4")
         if self.corrector not in ("none", "start", "always"):
             raise InputError(f"corrector is 'none', 'start' or 'always', not {self.corrector!r}")
         if self.weights not in ("exact", "bh1", "bh2", "halved"):
@@ -156,8 +155,18 @@ class Multistep:
             raise InputError(f"weights={self.weights!r} is for variable='log_snr'")
         if not 0 <= self.eta < float("inf"):
             raise InputError(f"eta is {self.eta}; it must be a number >= 0")
-        if self.eta > 0 and (self.form == "velocity" or self.order == 4):
-            raise InputError("eta > 0 is for form 'data' or 'noise' and order 1, 2 or 3")
+        if self.eta > 0 and (self.form == "velocity" or self.points == 4):
+            raise InputError("eta > 0 is for form 'data' or 'noise' and 1, 2 or 3 points")
+
+    @property
+    def order(self) -> int:
+        """The order of convergence, of states without noise and of their law with noise."""
+        values = self.points + (self.corrector == "always")  # in the last rule of a step
+        order = values if self.points <= 2 else self.points
+        if self.weights == "halved":
+            # Rules of three values have order 2; with four points one of them is in the start.
+            order = 2 if values == 3 else min(order, 3)
+        return min(order, 2) if self.eta > 0 or self.corrector == "none" else order
 
     @property
     def calls(self) -> int:
@@ -276,15 +285,15 @@ def check_eta(method: Multistep, grid: Tensor, path: Path) -> None:
 
 def _nodes(method: Multistep, n: int) -> tuple[list[Rule], list[Rule | None]]:
     """From where, to where and by which values each step is taken, and redone."""
-    form, order = method.form, method.order
-    used = [tuple(range(i, max(-1, i - order), -1)) for i in range(n)]
+    form, points = method.form, method.points
+    used = [tuple(range(i, max(-1, i - points), -1)) for i in range(n)]
     redone: list[tuple[int, tuple[int, ...]] | None] = [None] * n
     if method.corrector == "always":
         redone = [(i, (i + 1, *used[i])) for i in range(n)]
-    elif method.corrector == "start" and order == 3:
+    elif method.corrector == "start" and points == 3:
         # A first step of order 1 would be felt at order 3.
         redone[0] = (0, (1, 0))
-    if method.corrector != "none" and order == 4:
+    if method.corrector != "none" and points == 4:
         used[3:5] = [(3, 2, 0), (4, 3, 2, 0)][: max(0, n - 3)]
         redone[:3] = [(0, (1, 0)), (0, (2, 1, 0)), (0, (3, 2, 0))][:n]
         if method.corrector == "always":
