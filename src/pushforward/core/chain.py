@@ -1,4 +1,4 @@
-"""The steps of a diffusion model against those of the noising process: what the variational bound is made of.
+"""The steps of a diffusion model against those of the noising process: the terms of the variational bound.
 
     q(x_s | x_t, x1) = N(m(x_t, x1), b~)          p(x_s | x_t) = N(m(x_t, data(x_t, t)), v)          t < s
     m(x_t, x1) = (alpha_t/alpha_s)(sigma_s/sigma_t)^2 x_t + alpha_s b/sigma_t^2 x1
@@ -26,7 +26,7 @@ from pushforward.core.times import TimeDraw, straight, uniform
 def levels(path: Path, grid: Tensor | None) -> Tensor:
     """The times of the states on a grid, of which the data themselves, at sigma = 0, are none.
 
-    Left out, the grid is that of the steps of a DDPMPath, or else 1000 steps of `times.straight`.
+    The default is the steps of a DDPMPath, and 1000 steps of `times.straight` on any other path.
     """
     if grid is None:
         grid = uniform(path.steps) if isinstance(path, DDPMPath) else straight(1000, path)
@@ -119,7 +119,7 @@ class Steps(TimeDraw):
     def table(self) -> tuple[Tensor, Tensor, Tensor]:
         """(b, b~, pull), (n,) each, `pull = alpha_s b/sigma_t^2`.
 
-        The decoder is a step to alpha_s = 1, sigma_s = 0; in place of its b~ = 0 stands that of the step before.
+        The decoder is a step to alpha_s = 1, sigma_s = 0; its b~ is that of the step before instead of 0.
         """
         t, s = self.levels[:-1], self.levels[1:]
         added, tilde = step_variances(self.path, t, s)

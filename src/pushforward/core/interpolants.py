@@ -32,9 +32,9 @@ from pushforward.core.shapes import as_time, expand
 class Interpolant(Path):
     """A path with gamma(t): `x_t = alpha x1 + sigma x0 + gamma z`.
 
-    A new one writes alpha, sigma and gamma, and `latent` and `growth` in closed form where gamma' is infinite. Of the
-    five predictions only the velocity follows from a network that knows the velocity: data and noise are two of three
-    unknowns here. No noising diffusion leads along it, so that `forward_sde` is an error.
+    A new one writes alpha, sigma and gamma, and `latent` and `growth` in closed form where gamma' is infinite. A
+    velocity gives none of the other predictions: data and noise are two of three unknowns. There is no noising
+    diffusion with these marginals, so that `forward_sde` is an error.
     """
 
     gaussian_source: bool = field(default=False, kw_only=True)

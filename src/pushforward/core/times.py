@@ -23,8 +23,8 @@ from pushforward.core.paths import Path
 class TimeDraw(ABC):
     """A law of training times, given by its quantile function: `t = quantile(u)`, u uniform on (0, 1).
 
-    low_discrepancy: take u from the golden-ratio sequence over sample ids in place of independent draws; every
-    t keeps its law, and a batch covers (0, 1) evenly, which lowers the variance of the loss.
+    low_discrepancy: take u from the golden-ratio sequence over sample ids instead of independent draws; every t keeps
+    its law, and a batch covers (0, 1) evenly, which lowers the variance of the loss.
     """
 
     low_discrepancy: bool = field(default=False, kw_only=True)
@@ -179,7 +179,7 @@ def shifted(n: int, shift: float = 3.0, start: float = 0.0, end: float = 1.0) ->
     """Noise time shifted towards the noise: `s -> shift s / (1 + (shift - 1) s)` of uniform s = 1 - t.
 
     On CondOT sigma/alpha is multiplied by `shift`. Between other ends, s is uniform between those that go to them.
-    SD3 (arXiv 2403.03206), eq. 23: shift = sqrt(m/n) for images of m pixels in place of n.
+    SD3 (arXiv 2403.03206), eq. 23: shift = sqrt(m/n) for images of m pixels instead of n.
     """
     if shift <= 0:
         raise InputError(f"shift is {shift}; it must be positive")
@@ -240,5 +240,5 @@ def _check_range(start: float, end: float) -> None:
 
 def _check_grid(n: int, start: float, end: float) -> None:
     if n < 1:
-        raise InputError(f"a grid of {n} steps was asked for; it takes at least 1")
+        raise InputError(f"a grid has at least 1 step, not {n}")
     _check_range(start, end)

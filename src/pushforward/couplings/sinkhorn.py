@@ -2,7 +2,7 @@
 
 The plan is computed here and not by POT: `ot.sinkhorn` of method "sinkhorn_stabilized" returns infinities for
 epsilon = 1e-3 of the mean cost, "sinkhorn_log" is five to twenty times slower, neither uses the device of the data in
-the log domain, and both return what is no coupling once their iterations are used up (measured in docs/log.md).
+the log domain, and both return plans without the right marginals when they run out of iterations (docs/log.md).
 """
 
 from __future__ import annotations
