@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 import pushforward as pf
@@ -20,11 +19,6 @@ FIVE_PATHS = [
     }.items()
 ]  # fmt: skip
 LINE = mixture(1, 3)
-LAWS = [
-    pytest.param(mixture(3, 1), id="full"),
-    pytest.param(mixture(3, 1, "diagonal"), id="diagonal"),
-    pytest.param(LINE, id="line"),
-]
 
 
 def column(*values: float) -> Tensor:
@@ -38,17 +32,6 @@ def states(law: pf.GaussianMixture, path: pf.Path, t: Tensor, seed: int = 0) -> 
     x = path.sample(x0, x1, t)
     x[::2] = 2 * x[::2] + 0.1
     return x
-
-
-def followed(field: pf.ExactField, x: Tensor, t: float, s: float) -> Tensor:
-    """x_s by DOP853."""
-
-    def slope(at: float, y: object) -> object:
-        return field(torch.as_tensor(y).reshape(x.shape), at).numpy().ravel()
-
-    run = solve_ivp(slope, (t, s), x.numpy().ravel(), method="DOP853", rtol=1e-12, atol=1e-12)
-    assert run.success
-    return torch.from_numpy(run.y[:, -1]).reshape(x.shape)
 
 
 # DDIM's step, and the prediction that makes one.
