@@ -13,7 +13,7 @@ from torch import nn
 
 import pushforward as pf
 from contracts.members import randn
-from core.test_interpolants import Curved, correlated, entropic
+from laws.pairs import Curved, correlated, entropic
 from pushforward.core.noise import LATENT, SOURCE
 from pushforward.core.times import Uniform
 from pushforward.nets import MLP

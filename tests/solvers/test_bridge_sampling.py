@@ -11,7 +11,7 @@ from torch import nn
 
 import pushforward as pf
 from contracts.members import randn
-from core.test_interpolants import correlated, entropic
+from laws.pairs import correlated, entropic
 from pushforward.core.noise import SOLVER
 from pushforward.nets import MLP
 from pushforward.solvers import (
