@@ -15,10 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from benchmarks.measure import Row
-
 if TYPE_CHECKING:
     from benchmarks.against import Tree
+    from benchmarks.measure import Row
 
 ROUNDS = 15
 # What is measured, in steps or calls a turn, and the bound on new / old: a time, so that less is faster.

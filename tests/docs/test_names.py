@@ -29,9 +29,26 @@ def test_every_name_of_the_library_can_be_imported(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_exists(page):
-    named = set(re.findall(r"`((?:\w+/)+\w+\.(?:py|toml|md|txt))`", prose(page)))
+    named = set(re.findall(r"`([\w/]+\.py|(?:\w+/)+\w+\.(?:toml|md|txt))`", prose(page)))
     places = (SOURCE, TESTS, ROOT)
     assert not [n for n in sorted(named) if not any((place / n).is_file() for place in places)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_named_with_its_file_is_defined_there(page):
+    wrong = []
+    pattern = r"`(pf|\w+)\.?([\w.]*)(?:\([^`]*\))?`,?\s+in\s+`([\w/]+\.py)`"
+    for first, rest, file in re.findall(pattern, prose(page)):
+        if first == "pf":
+            found = reduce(getattr, rest.split("."), pf)
+            module = getattr(found, "__module__", getattr(found, "__name__", ""))
+            if module != "pushforward." + file.removesuffix(".py").replace("/", "."):
+                wrong.append(f"pf.{rest} is in {module}, not in {file}")
+        elif (SOURCE / file).is_file():
+            name = rest.split(".")[0] or first
+            if not re.search(rf"\b{name}\b", (SOURCE / file).read_text()):
+                wrong.append(f"{first}.{rest} is not in {file}")
+    assert not wrong
 
 
 @pytest.mark.parametrize("page", [*PAGES, "docs/log.md", "CHANGELOG.md"])
