@@ -131,14 +131,14 @@ ERRORS = {
     "train images --data nowhere --out new": "there is no folder nowhere",
     "train bridge --out new": "--source-data and --data are missing: two .npy or .npz files, or folders of images",
     "train images --data nowhere.npz --out new": "there is no file nowhere.npz",
-    "train images --data file --out new": "file is not a folder; load a .npy or .npz file with load_array",
+    "train images --data file --out new": "file is none of the data that are read: *",
     "train images --data empty --out new": "empty has no images (png, jpg, jpeg, webp, bmp, gif); it holds no files",
     "train images --data other --out new": "other has no images (png, jpg, jpeg, webp, bmp, gif); it holds 1 x .txt",
     "train images --data bad.npz --out new": "bad.npz cannot be read as a NumPy file, it is damaged: "
     "File is not a zip file; save it again",
     "train images --data vectors.npy --out new":
     "vectors.npy holds samples of shape (3,); this recipe takes images (C, H, W)",
-    "train images --data vectors.npy --size 8 --out new": "--size is for folders; an array keeps the size it has",
+    "train images --data vectors.npy --size 8 --out new": "--size is for images, and the data are 4 vectors, 3",
     "train images --data vectors.npy --crop --out new":
     'crop="random" is for image files; an array holds what was cut already',
     "train images --data pictures --crop --lazy no --out new":
@@ -146,7 +146,7 @@ ERRORS = {
     "train images --data nowhere.tar --out new": "there is no archive nowhere.tar",
     "train images --data bad.tar --out new": "bad.tar is no tar archive: at byte 0 is no header (*",
     "pack nowhere --out new": "there is no folder nowhere",
-    "pack file --out new": "file is not a folder; load a .npy or .npz file with load_array",
+    "pack file --out new": "file is none of the data that are read: *",
     "pack empty --out new": "empty has no images (png, jpg, jpeg, webp, bmp, gif); it holds no files",
     "pack pictures --out new": "pictures/cut.png is none of PNG, JPEG, WEBP, BMP, GIF. Mend or remove it, *",
     "pack pictures --out other": "other is there already: name a folder that is new or empty",
