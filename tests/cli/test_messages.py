@@ -146,7 +146,7 @@ ERRORS = {
     "train images --data nowhere.tar --out new": "there is no archive nowhere.tar",
     "train images --data bad.tar --out new": "bad.tar is no tar archive: at byte 0 is no header (*",
     "pack nowhere --out new": "there is no folder nowhere",
-    "pack file --out new": "file is none of the data that are read: *",
+    "pack file --out new": "file is not a folder; load a .npy or .npz file with load_array",
     "pack empty --out new": "empty has no images (png, jpg, jpeg, webp, bmp, gif); it holds no files",
     "pack pictures --out new": "pictures/cut.png is none of PNG, JPEG, WEBP, BMP, GIF. Mend or remove it, *",
     "pack pictures --out other": "other is there already: name a folder that is new or empty",
