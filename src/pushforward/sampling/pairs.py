@@ -16,8 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -32,7 +32,6 @@ from pushforward.solvers import Solver
 
 FORMAT = 1
 MANIFEST = "pairs.json"
-KINDS: dict[str, Any] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
 
 
 def generate_pairs(
@@ -161,9 +160,9 @@ class Pairs:
         out: dict[str, Tensor] = {}
         for k in (index // size).unique().tolist():
             here = index // size == k
-            rows = (index[here] - k * size).numpy()
+            rows = index[here] - k * size
             for name, values in self._shard(k).items():
-                part = torch.from_numpy(values[rows])
+                part = values[rows]
                 whole = out.setdefault(name, part.new_empty((len(index), *part.shape[1:])))
                 whole[here] = part
         cond = {"label": out["label"]} if "label" in out else {}
@@ -173,23 +172,12 @@ class Pairs:
         """SHA-256, in hexadecimal, of how the pairs were made and of all shards."""
         return _digest(self.made | {"shards": self.shards})
 
-    def _open(self, k: int) -> Mapping[str, np.ndarray]:
+    def _open(self, k: int) -> Mapping[str, Tensor]:
         path = self.folder / f"{k:05d}.safetensors"
         _check(path, self.shards[path.name])
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        return {
-            name: np.memmap(
-                path,
-                KINDS[entry["dtype"]],
-                "r",
-                8 + length + entry["data_offsets"][0],
-                tuple(entry["shape"]),
-            )
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
+        # Tensors in the memory of the file, of which only the rows that are asked for are read.
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def fingerprint(model: Field, shape: tuple[int, ...]) -> str:
