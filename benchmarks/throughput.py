@@ -18,7 +18,8 @@ from pushforward.data import Dataset
 from pushforward.nets import DiT, UNet
 from pushforward.objectives import FlowMatching
 from pushforward.streams.shuffled import Shuffled
-from pushforward.train.trainer import Settings, Trainer
+from pushforward.train.settings import Settings
+from pushforward.train.trainer import Trainer
 
 SIZE, SHAPE, CLASSES = 64, (1, 32, 32), 10
 

@@ -48,6 +48,7 @@ _NAMES = {
     "laws.gaussian_pair": ("GaussianPair",),
     "models.model": ("Model",),
     "models.preconditioning": ("EDMPreconditioning",),
+    "models.nulls": ("LearnedNull",),
     "models.flow_map": ("FlowMapModel", "InstantaneousField"),
     "models.bridge": ("BridgeModel", "HalfBridges"),
     "models.diffflow": ("DiffFlowModel",),
@@ -122,6 +123,7 @@ if TYPE_CHECKING:
     from pushforward.models.flow_map import FlowMapModel as FlowMapModel
     from pushforward.models.flow_map import InstantaneousField as InstantaneousField
     from pushforward.models.model import Model as Model
+    from pushforward.models.nulls import LearnedNull as LearnedNull
     from pushforward.models.preconditioning import EDMPreconditioning as EDMPreconditioning
     from pushforward.sampling.generate import generate as generate
     from pushforward.sampling.generate import sample_with_log_prob as sample_with_log_prob

@@ -23,7 +23,8 @@ from pushforward.recipes.experiment import train as train_recipe
 from pushforward.recipes.tables import PATHS
 from pushforward.runtime.files import sha256
 from pushforward.solvers import Learned
-from pushforward.train.trainer import Settings, Trainer
+from pushforward.train.settings import Settings
+from pushforward.train.trainer import Trainer
 
 TINY = [
     "--device",

@@ -16,7 +16,7 @@ from pushforward.recipes.options import PathName, PredictionName, Recipe, TimesN
 from pushforward.recipes.tables import GRIDS, PATHS, SOLVERS, STOCHASTIC, training_times
 from pushforward.recipes.toy2d import LawName, SourceName
 from pushforward.train.schedules import Decay
-from pushforward.train.trainer import Settings
+from pushforward.train.settings import Settings
 
 
 @pytest.mark.parametrize(

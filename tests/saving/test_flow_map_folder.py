@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tinyrun import IDENTITY, dataset, outcome
+from tinyrun import IDENTITY, dataset, newest, outcome
 
 import pushforward as pf
 from pushforward.models.preconditioning import EDMPreconditioning
@@ -17,8 +17,9 @@ from pushforward.objectives import ConsistencyDistillation, Levels, Matching, Ob
 from pushforward.solvers import FlowMapSampler, Heun, SolverFlowMap
 from pushforward.streams.shuffled import Shuffled
 from pushforward.streams.stream import Stream
-from pushforward.train.checkpoint import Checkpoints, under
-from pushforward.train.trainer import Settings, Trainer
+from pushforward.train.settings import Settings
+from pushforward.train.state import under
+from pushforward.train.trainer import Trainer
 from saving.folders import refusal, reweigh, rewrite
 
 GRID = (0.0, 0.25, 0.6, 1.0)
@@ -251,7 +252,7 @@ def test_the_slow_copy_in_a_checkpoint_is_that_of_its_step_and_no_other_weights_
     run = trainer(tmp_path / "run", steps=12)
     run.start()
     assert run.run()
-    _, tensors = Checkpoints(tmp_path / "run" / "checkpoints").read(IDENTITY)
+    _, tensors = newest(tmp_path / "run", IDENTITY)
     parts = {name: under(name, tensors) for name in ("objective", "model", "ema")}
     assert equal(parts["objective"], slow(run))
     # What it follows, by the definition, from the weights after each step.
@@ -283,7 +284,7 @@ def test_a_checkpoint_without_the_slow_copy_is_refused(tmp_path: Path) -> None:
     run = trainer(tmp_path / "run", decay=None, steps=3)
     run.start()
     assert run.run()
-    _, tensors = Checkpoints(tmp_path / "run" / "checkpoints").read(IDENTITY)
+    _, tensors = newest(tmp_path / "run", IDENTITY)
     assert not under("objective", tensors)
     with pytest.raises(
         pf.CheckpointError, match=r"the checkpoint does not fit .*missing: objective"

@@ -10,14 +10,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tinyrun import outcome, trainer
+from tinyrun import newest, outcome, trainer
 
 import pushforward as pf
 from pushforward.cli import main
 from pushforward.core.errors import DivergenceError
 from pushforward.objectives import Matching
 from pushforward.streams.stream import Stream
-from pushforward.train.checkpoint import Checkpoints
 from pushforward.train.divergence import Watch
 from pushforward.train.trainer import Trainer
 
@@ -133,7 +132,7 @@ def test_the_checkpoint_that_is_kept_and_the_model_are_whole(tmp_path: Path) -> 
     run.start()
     diverge(run)
     again = trainer(tmp_path, objective=Blowing, **OPTIONS)
-    state, tensors = Checkpoints(tmp_path / "checkpoints").read(again.identity)
+    state, tensors = newest(tmp_path, again.identity)
     assert state.step == 15
     assert all(bool(value.isfinite().all()) for value in tensors.values())
     model = pf.load(tmp_path)
@@ -170,8 +169,8 @@ def test_a_run_that_was_interrupted_diverges_at_the_same_step(
     assert first.step == cut
     second = trainer(tmp_path / "cut", objective=Blowing, **OPTIONS)
     second.resume()
-    assert second.watch == first.watch
-    assert second.watch.above == above
+    assert second.watches == first.watches
+    assert second.watches["loss"].above == above
     kept = max(15, cut)
     assert diverge(second) == message.replace("step 15 is kept", f"step {kept} is kept")
     assert (tmp_path / "cut" / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tinyrun import outcome, steps_logged, trainer, tree
+from tinyrun import optimizer, outcome, steps_logged, trainer, tree
 from zygote import Zygote
 
 from pushforward.core.errors import CheckpointError
@@ -218,11 +218,11 @@ def test_a_resumed_trainer_holds_the_whole_state_of_the_one_that_was_saved(tmp_p
     first.run()  # The checkpoint of the last step, one step after a line of the log.
     second = trainer(tmp_path / "run", steps=9)
     second.resume()
-    assert (second.step, second.loss_sum, second.loss_count) == (9, 0.0, 0)
-    for a, b in zip(first.optimizer.state.values(), second.optimizer.state.values(), strict=True):
+    assert (second.step, second.tally.sums) == (9, {})
+    for a, b in zip(optimizer(first).state.values(), optimizer(second).state.values(), strict=True):
         assert a.keys() == b.keys() == {"step", "exp_avg", "exp_avg_sq"}
         assert all(torch.equal(a[key], b[key]) for key in a)
-    assert len(second.optimizer.state) == len(list(second.model.parameters()))
+    assert len(optimizer(second).state) == len(list(second.model.parameters()))
 
 
 def test_a_run_does_not_depend_on_the_callers_generator_nor_touch_it(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_signal_lets_the_step_at_hand_finish_and_the_handlers_come_back(tmp_pa
         run = trainer(tmp_path / "run", wrap=lambda s: Signalled(s, 10, signal.SIGTERM))
         run.start()
         assert run.run() is False
-        assert (run.step, run.signal) == (11, signal.SIGTERM)
+        assert (run.step, run.signals.number) == (11, signal.SIGTERM)
         assert checkpoints_are_whole(tmp_path / "run") == [7, 11]
         assert signal.getsignal(signal.SIGTERM) is mine
     finally:

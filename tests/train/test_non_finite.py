@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tinyrun import trainer, tree
+from tinyrun import optimizer, trainer, tree
 
 import pushforward as pf
 from pushforward.data.batch import Batch
@@ -28,7 +28,7 @@ class Poisoned:
 
 
 def everything(run) -> list[torch.Tensor]:
-    moments = [value for state in run.optimizer.state.values() for value in state.values()]
+    moments = [value for state in optimizer(run).state.values() for value in state.values()]
     tensors = [*run.model.state_dict().values(), *run.ema.model.state_dict().values(), *moments]
     return [tensor.clone() for tensor in tensors]
 
@@ -112,8 +112,8 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path) -> None:
     run = trainer(tmp_path, checkpoint_every=1)
     run.start()
     files = tree(tmp_path)
-    step = run.optimizer.step
-    run.optimizer.step = lambda: (step(), run.model.net.conv_out.bias.data.fill_(float("inf")))  # type: ignore
+    step = optimizer(run).step
+    optimizer(run).step = lambda: (step(), run.model.net.conv_out.bias.data.fill_(float("inf")))  # type: ignore
     with pytest.raises(
         pf.NonFiniteError, match=r"not finite after step 1; the checkpoint of step 0 is kept"
     ):
@@ -124,7 +124,7 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path) -> None:
 def test_the_gradient_is_clipped_to_the_norm_that_was_asked_for(tmp_path: Path) -> None:
     run = trainer(tmp_path, clip=1e-3)
     seen = []
-    run.optimizer.step = lambda: seen.append(  # type: ignore[method-assign]
+    optimizer(run).step = lambda: seen.append(  # type: ignore[method-assign]
         torch.stack([p.grad.norm() for p in run.model.parameters() if p.grad is not None]).norm()
     )
     entry = run._one_step()

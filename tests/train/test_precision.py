@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_kill_and_resume import TOY, Failing
-from tinyrun import dataset, outcome, trainer
+from tinyrun import dataset, newest, optimizer, outcome, trainer
 from together import everything
 from together import trainer as judged_trainer
 from zygote import Zygote
@@ -115,7 +115,7 @@ def test_each_of_several_averages_follows_its_recurrence_is_shared_and_resumed(
             weights = [p.detach().double() for p in run.model.parameters()]
             want[d] = [now * a + (1 - now) * w for a, w in zip(average, weights, strict=True)]
 
-    run.optimizer.register_step_post_hook(lambda *_: follow())
+    optimizer(run).register_step_post_hook(lambda *_: follow())
     assert run.run()
     for decay, folder in ((0.8, "run"), (0.5, "run/emas/0.5"), (0.9, "run/emas/0.9")):
         shared = pf.load(tmp_path / folder)
@@ -133,7 +133,7 @@ def test_each_of_several_averages_follows_its_recurrence_is_shared_and_resumed(
     again.resume()
     assert again.run()
     assert outcome(tmp_path / "cut" / "run") == outcome(tmp_path / "run")
-    _, tensors = Checkpoints(tmp_path / "run" / "checkpoints").read(run.identity)
+    _, tensors = newest(tmp_path / "run", run.identity)
     for name in ("ema", "ema-0.5", "ema-0.9"):
         assert f"{name}.net.conv_in.weight" in tensors
 

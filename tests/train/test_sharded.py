@@ -651,14 +651,3 @@ def test_processes_refuse_what_does_not_fit_as_one_does(
         for (said, untouched), (_, words) in zip(found, some * 4, strict=True):
             assert untouched
             assert all(part in said for part in words), (said, words)
-
-
-def test_checkpoints_that_do_not_say_what_was_untrained_are_taken_up(saved: Path) -> None:
-    state = saved / "checkpoints" / "00000003" / "state.json"
-    fields = json.loads(state.read_text())
-    assert fields.pop("untrained") == []
-    state.write_text(json.dumps(fields))
-    listed_anew(state.parent)
-    run = short(saved, "ddp")
-    run.resume()
-    assert run.step == 3

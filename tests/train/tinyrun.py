@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from pushforward.data import Dataset
 from pushforward.nets import MLP, UNet
 from pushforward.objectives import Matching
 from pushforward.streams.shuffled import Shuffled
-from pushforward.train.trainer import Settings, Trainer
+from pushforward.train.checkpoint import Checkpoints, State
+from pushforward.train.settings import Settings
+from pushforward.train.state import read_state
+from pushforward.train.trainer import Trainer
 
 IDENTITY = {"recipe": "tiny", "seed": "0"}
 
@@ -48,6 +52,18 @@ def trainer(
         folder,
         IDENTITY,
     )
+
+
+def optimizer(run: Trainer) -> torch.optim.Optimizer:
+    """The optimiser of a run that has one."""
+    (built,) = run.optimizers
+    return built.optimizer
+
+
+def newest(folder: Path, identity: Mapping[str, str]) -> tuple[State, dict[str, torch.Tensor]]:
+    """What is in the newest checkpoint of a run."""
+    state, path = Checkpoints(folder / "checkpoints").open(identity)
+    return state, read_state(path)
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from tinyrun import IDENTITY, dataset
+from tinyrun import IDENTITY, dataset, optimizer
 from torch import Tensor
 
 import pushforward as pf
@@ -27,7 +27,8 @@ from pushforward.streams.drawn import Drawn
 from pushforward.streams.prefetch import Prefetch
 from pushforward.streams.shuffled import Shuffled
 from pushforward.train.parallel import local, whole
-from pushforward.train.trainer import Settings, Trainer
+from pushforward.train.settings import Settings
+from pushforward.train.trainer import Trainer
 
 # A share of it is no binary fraction, and an epoch ends within a batch.
 BATCH, SIZE = 10, 23
@@ -157,7 +158,7 @@ def everything(run: Trainer) -> dict[str, Tensor]:
     """All that a run keeps: weights, averages, and what the optimiser knows, whole."""
     found = {name: whole(value).detach().clone() for name, value in run._tensors().items()}
     for name, parameter in run.parameters.items():
-        for key, value in run.optimizer.state.get(parameter, {}).items():
+        for key, value in optimizer(run).state.get(parameter, {}).items():
             found[f"optimizer.{name}.{key}"] = whole(value).clone()
     return found
 
@@ -165,7 +166,7 @@ def everything(run: Trainer) -> dict[str, Tensor]:
 def followed(run: Trainer, steps: int | None = None) -> dict[str, Any]:
     """What a run does: its rows, gradients, log, and what it holds in the end."""
     gradients: list[dict[str, Tensor]] = []
-    run.optimizer.register_step_pre_hook(
+    optimizer(run).register_step_pre_hook(
         lambda *_: gradients.append(
             {name: whole(p.grad).clone() for name, p in run.parameters.items()}
         )
@@ -333,7 +334,7 @@ def said(resume: bool, share: bool, **more: Any) -> None:
             room = os.statvfs(".").f_bavail * os.statvfs(".").f_frsize
             Path("filler").write_bytes(bytes(room - (12 << 10)))
         if not share and not resume:
-            run._share = lambda: None  # type: ignore[method-assign]
+            run.publisher.write = lambda step: None  # type: ignore[method-assign]
         processes.wait()
         print(fails(run.run) or "done")
 

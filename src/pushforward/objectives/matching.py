@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,17 @@ from pushforward.objectives.weights import Weight
 
 
 class Objective(Protocol):
-    """What the training loop minimises: per-sample losses (B,), under one key for each optimiser."""
+    """What the training loop minimises.
 
-    def __call__(self, batch: Batch, noise: Noise) -> dict[str, Tensor]: ...
+    Returns per-sample losses (B,), under one key for each optimiser; under "figures" what is only logged, by name, each
+    a number or one for each sample. An objective may also have these attributes, True where they hold:
+
+    whole_batch: a loss depends on the other samples of the batch. It gets all rows of its process at once, and those of
+                 other processes by `Processes.gather_rows`.
+    shardable:   it only calls its networks, and takes no other derivative of them, so that FSDP2 can split them.
+    """
+
+    def __call__(self, batch: Batch, noise: Noise) -> Mapping[str, Any]: ...
 
 
 @runtime_checkable
@@ -188,6 +196,9 @@ class Matching:
     weight: Callable[[Tensor], Tensor] | None = None
     coupling: Coupling = independent
     condition_dropout: Dropout = 0.0
+
+    # Networks are only called, so that their weights can be split over processes.
+    shardable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_defined(self.measured, self.model.path)

@@ -40,7 +40,8 @@ from pushforward.streams.drawn import Drawn
 from pushforward.streams.shuffled import Shuffled
 from pushforward.streams.stream import Stream
 from pushforward.train.log import Reporter
-from pushforward.train.trainer import Settings, Trainer, Validate
+from pushforward.train.settings import Settings
+from pushforward.train.trainer import Trainer, Validate
 
 CONFIG = "config.toml"
 # The folder in that of a distilled run which holds those of its earlier stages.
@@ -208,7 +209,9 @@ def train(name: str, recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
         processes.first(lambda: require_new(folder))
     recipe = settle(recipe)
     experiment = recipe.build()
-    chosen = {key: getattr(recipe, key) for key in Settings.__dataclass_fields__}
+    chosen = {
+        key: getattr(recipe, key) for key in Settings.__dataclass_fields__ if hasattr(recipe, key)
+    }
     settings = Settings(**chosen | {"compile": recipe.compile == "on"})
     recorded = recipe.recorded()
     identity = {

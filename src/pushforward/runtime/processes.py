@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pushforward.core.errors import Error, InputError
 
@@ -86,6 +87,22 @@ class Processes:
         dist.all_gather(parts, padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
+    def gather_rows(self, rows: Tensor) -> tuple[Tensor, slice]:
+        """As `gather`, with gradients, and which of the rows are this process's own.
+
+        The gradient of this process's rows is the sum of those that the losses of all processes have, so that with
+        each process's losses of its own rows the gradient is that of one process with all rows.
+        """
+        if self.count == 1:
+            return rows, slice(0, len(rows))
+        sizes = torch.zeros(self.count, dtype=torch.int64, device=rows.device)
+        sizes[self.rank] = len(rows)
+        counts = self.sum(sizes).tolist()
+        start = sum(counts[: self.rank])
+        mine = slice(start, start + len(rows))
+        gathered: Tensor = _Gather.apply(rows, counts, mine)
+        return gathered, mine
+
     def first(self, action: Callable[[], T]) -> T:
         """What the lead finds, told to all. Where it fails all fail, the others with its words."""
         if self.count == 1:
@@ -108,6 +125,26 @@ class Processes:
         """Until all are here."""
         if self.count > 1:
             dist.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all processes; backwards the sum of all processes' gradients of this one's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int], mine: slice) -> Tensor:
+        ctx.mine = mine
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[ctx.mine], None, None
 
 
 @contextmanager

@@ -70,8 +70,10 @@ class _Builder:
                 part = self.network(cls, config, header, place)
             else:
                 part = rebuild(cls, config)
-        except Error:
+        except CheckpointError:
             raise
+        except Error as error:
+            raise CheckpointError(f"{place}: {error}") from error
         except Exception as error:  # whatever arguments of the wrong type or size lead to
             raise CheckpointError(
                 f"{place} cannot be built: {cls.__name__} with {_shown(entry['config'])}: "
@@ -176,7 +178,8 @@ def check_rebuilds(described: Described) -> None:
             f"it could not be loaded again: {error}. Let to_config return all arguments of the constructor"
         ) from error
     held = {place: entry["reference"] for place, entry in parts.items() if "reference" in entry}
-    again = json.loads(json.dumps(describe(whole, held, digests=False).parts))
+    known = {place: parts[place]["digest"] for place in held}
+    again = json.loads(json.dumps(describe(whole, held, known).parts))
     for place, entry in parts.items():
         if place not in held and again.get(place) != entry:
             raise CheckpointError(

@@ -52,15 +52,17 @@ class Described:
 
 
 def describe(
-    whole: Any, references: Mapping[str, str] | None = None, digests: bool = True
+    whole: Any,
+    references: Mapping[str, str] | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> Described:
     """The tree of parts of `whole`.
 
-    references: names of the parts that are held by reference, by place. digests: whether theirs are computed. Raises
-    CheckpointError for what has no configuration, with its place and what to add.
+    references: names of the parts that are held by reference, by place. known: their digests, where these need not be
+    computed. Raises CheckpointError for what has no configuration, with its place and what to add.
     """
     out, wanted = Described(), dict(references or {})
-    _Describe(out, wanted, digests).part(whole, SELF)
+    _Describe(out, wanted, known or {}).part(whole, SELF)
     if missing := sorted(wanted.keys() - out.held.keys()):
         raise CheckpointError(
             f"there is no part {missing[0]!r} to hold by reference; the parts are {', '.join(out.parts)}"
@@ -69,8 +71,10 @@ def describe(
 
 
 class _Describe:
-    def __init__(self, out: Described, references: Mapping[str, str], digests: bool) -> None:
-        self.out, self.references, self.digests = out, references, digests
+    def __init__(
+        self, out: Described, references: Mapping[str, str], known: Mapping[str, str]
+    ) -> None:
+        self.out, self.references, self.known = out, references, known
         self.places: dict[int, str] = {}
 
     def part(self, part: Any, place: str) -> dict[str, str]:
@@ -109,7 +113,9 @@ class _Describe:
                 f"{place} is trained, so it cannot be held by reference: freeze it, {place}.requires_grad_(False), or "
                 f"save it with the rest"
             )
-        found = digest(part.state_dict()) if self.digests else ""
+        found = self.known.get(place)
+        if found is None:
+            found = digest(part.state_dict())
         return {"reference": self.references[place], "digest": found}
 
     def value(self, value: Any, place: str, cls: type) -> Any:

@@ -65,8 +65,13 @@ def write(
     described: Described,
     folder: str | Path,
     tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+    kept: Mapping[str, Mapping[str, str]] | None = None,
 ) -> str:
-    """Write what is described. tensors: those of its modules, by place, if they are not to be asked for them."""
+    """Write what is described.
+
+    tensors: those of its modules, by place, if they are not to be asked for them. kept: file and SHA-256 of what was
+    written earlier and has not changed, by place.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,8 +80,10 @@ def write(
         raise explain(folder, error) from error
     weights = dict(described.tensors()) if tensors is None else tensors
     parts: Parts = json.loads(json.dumps(described.parts))
+    for place, entry in (kept or {}).items():
+        parts[place]["weights"] = dict(entry)
     for place, some in weights.items():
-        name = WEIGHTS if len(weights) == 1 else f"{place}.safetensors"
+        name = WEIGHTS if len(weights) + len(kept or {}) == 1 else f"{place}.safetensors"
         content = serialise(some)
         found = hashlib.sha256(content).hexdigest()
         parts[place]["weights"] = {"file": name, "sha256": found}

@@ -2,7 +2,7 @@
 
     checkpoints/00000500/state.safetensors    weights, EMA, optimiser; or, of a run whose processes hold parts of them,
                          shard-*.safetensors  those of each process
-                         state.json           step, running sums, length of the log, identity of the run
+                         state.json           step, running sums, length of the log, identity of the run, frozen parts
                          manifest.json        SHA-256 of all of them
 
 A checkpoint is written beside its place, brought to the disk and renamed, so that a folder with a number for a name is
@@ -18,17 +18,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pushforward.core.errors import CheckpointError
 from pushforward.runtime.files import explain, sha256, sync_folder, write_file, write_folder
+from pushforward.saving.tensors import serialise
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 SUFFIX = ".safetensors"
 
@@ -37,17 +36,21 @@ SUFFIX = ".safetensors"
 class State:
     """What a checkpoint holds besides tensors.
 
-    identity: what must be the same for a run to go on. untrained: weights of which the optimiser keeps nothing; None in
-    checkpoints that do not say.
+    step:      optimiser steps taken. steps: of the whole run, which may have been prolonged since.
+    sums:      of losses and figures since the last line of the log, by name, each with its number of terms.
+    log_bytes: length of the log.
+    identity:  what must be the same for a run to go on.
+    untrained: parameters of which the optimiser keeps nothing. frozen: SHA-256 of the parts that are not trained.
     """
 
     step: int
-    loss_sum: float
-    loss_count: int
+    steps: int
+    sums: dict[str, list[float]]
     log_bytes: int
     identity: dict[str, str]
+    untrained: list[str]
+    frozen: dict[str, str]
     format: int = FORMAT
-    untrained: list[str] | None = None
 
 
 class Checkpoints:
@@ -70,7 +73,7 @@ class Checkpoints:
         if path.exists():
             return  # Steps are deterministic: it holds the same.
         files = {
-            TENSORS: save_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}),
+            TENSORS: serialise(tensors),
             STATE: (json.dumps(asdict(state), indent=1) + "\n").encode(),
         }
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -103,22 +106,6 @@ class Checkpoints:
             raise explain(self.folder, error) from error
         for leftover in self.folder.glob(".*"):
             shutil.rmtree(leftover, ignore_errors=True)
-
-    def read(self, identity: Mapping[str, str]) -> tuple[State, dict[str, Tensor]]:
-        """The newest checkpoint, after its hashes and the run's identity have been compared."""
-        state, path = self.open(identity)
-        if (path / TENSORS).is_file():
-            return state, self.tensors(path)
-        from pushforward.train.sharded import read_whole
-
-        return state, read_whole(path)
-
-    def tensors(self, path: Path) -> dict[str, Tensor]:
-        """Those of a checkpoint that one process has written."""
-        try:
-            return load_tensors((path / TENSORS).read_bytes())
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
 
     def open(self, identity: Mapping[str, str]) -> tuple[State, Path]:
         """What the newest checkpoint holds besides tensors, and its folder, all of whose files are as written."""
@@ -167,13 +154,9 @@ class Checkpoints:
         return state, path
 
 
-def prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}.{name}": value for name, value in tensors.items()}
-
-
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(f"{prefix}."): value
-        for name, value in tensors.items()
-        if name.startswith(f"{prefix}.")
-    }
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that one process has written."""
+    try:
+        return load_tensors((path / TENSORS).read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error

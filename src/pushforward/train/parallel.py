@@ -1,4 +1,4 @@
-"""One optimiser step shared by several processes: whole copies of the networks (DDP), or parts of each (FSDP2).
+"""One optimiser step shared by several processes: whole copies of the networks (DDP), or a part of each (FSDP2).
 
 Every process takes its rows of the global batch, with the noise of their global ids, and
 
@@ -10,7 +10,7 @@ so that the gradient is that of one process but for the order of summation.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -25,62 +25,68 @@ from pushforward.runtime.processes import Processes
 Strategy = Literal["ddp", "fsdp"]
 
 
-def places(model: ModelBase) -> list[tuple[nn.Module, str]]:
-    """The networks of a model, each as the module that holds it and its name there."""
-    found = []
-    for dotted in model.networks():
-        holder, _, name = dotted.rpartition(".")
-        found.append((model.get_submodule(holder), name))
-    return found
-
-
-def networks(model: ModelBase) -> list[nn.Module]:
-    return list(model.networks().values())
+def is_trained(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
 
 
 def replicate(model: ModelBase, processes: Processes) -> None:
-    """Wrap each network of the model by DistributedDataParallel, which averages gradients over the processes."""
+    """Wrap each trained network of the model by DistributedDataParallel, which averages gradients over processes."""
     if processes.count == 1:
         return
     # Of a 1 x 1 convolution, where those of sides of length 1 differ, which mean nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    for holder, name in places(model):
-        net = getattr(holder, name)
+    for place, net in model.networks().items():
+        if not is_trained(net):
+            continue
         device = next(net.parameters()).device
         wrapped = DistributedDataParallel(net, [device.index] if device.type == "cuda" else None)
         # The buffers of the library's networks are constants.
         wrapped.require_forward_param_sync = False
-        setattr(holder, name, wrapped)
+        holder, _, name = place.rpartition(".")
+        setattr(model.get_submodule(holder), name, wrapped)
 
 
 def shard(model: ModelBase) -> None:
     """Split weights, gradients and so the optimiser's moments of each network over the processes (FSDP2).
 
     Each module in a ModuleList of a network, its blocks, is gathered by itself when it is called. What is not trained
-    is split again after every call: no backward pass comes to do so.
+    is split again after every call: no backward pass comes to do so. What is split already stays as it is.
     """
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    for net in networks(model):
+    for net in model.networks().values():
+        if isinstance(net, FSDPModule):
+            continue
         for module in list(net.modules()):
             if isinstance(module, nn.ModuleList):
                 for block in module:
                     if any(True for _ in block.parameters()):
                         fully_shard(block)
-        trained = any(p.requires_grad for p in net.parameters())
-        fully_shard(net, reshard_after_forward=None if trained else True)
+        fully_shard(net, reshard_after_forward=None if is_trained(net) else True)
 
 
 @contextmanager
-def gathering(model: ModelBase, last: bool) -> Iterator[None]:
+def gathering(networks: Iterable[Any], last: bool) -> Iterator[None]:
     """Gradients go between processes only after the last part of a batch that is taken in several."""
-    nets: list[Any] = list(networks(model))
-    for net in nets:
+    for net in networks:
         if isinstance(net, DistributedDataParallel):
             net.require_backward_grad_sync = last
         elif hasattr(net, "set_requires_gradient_sync"):
             net.set_requires_gradient_sync(last)
     yield
+
+
+def average(parameters: Sequence[nn.Parameter], processes: Processes) -> None:
+    """Average the gradients of parameters that each process holds whole. One without a gradient counts as 0 where
+    another process has one."""
+    have = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float64)
+    counts = processes.sum(have.to(parameters[0].device)).tolist()
+    for parameter, count in zip(parameters, counts, strict=True):
+        if count:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            processes.sum(parameter.grad)
+            parameter.grad /= processes.count
 
 
 def local(x: Tensor) -> Tensor:
@@ -93,15 +99,47 @@ def whole(x: Tensor) -> Tensor:
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
-def require_shardable(objective: Any, model: nn.Module) -> None:
-    """FSDP2 gathers weights in the forward pass of a network: what differentiates it otherwise cannot be sharded."""
-    from pushforward.models.model import Model
-    from pushforward.objectives import Matching
+def is_sharded(x: Tensor) -> bool:
+    return hasattr(x, "to_local")
 
-    if type(model) is not Model or not isinstance(objective, Matching):
+
+def clip(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
+    """Scale the gradients so that their norm is `most` at most; returns what it was."""
+    some = list(parameters)
+    sharded = [p for p in some if is_sharded(p)]
+    if len(sharded) in (0, len(some)):
+        return whole(nn.utils.clip_grad_norm_(some, most))
+    plain = [p for p in some if not is_sharded(p)]
+    norms = [
+        whole(nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]))
+        for part in (sharded, plain)
+    ]
+    total = torch.stack(norms).norm()
+    for part in (sharded, plain):
+        nn.utils.clip_grads_with_norm_(part, most, total)
+    return total
+
+
+def to_lead(tensors: Iterable[tuple[str, Tensor]], processes: Processes) -> dict[str, Tensor]:
+    """All of each tensor, on the CPU of the first process; nothing in the others. One is gathered after the other."""
+    found = {}
+    for name, value in tensors:
+        gathered = whole(value)
+        if processes.lead:
+            found[name] = gathered.cpu()
+    return found
+
+
+def require_shardable(objective: Any, keys: int) -> None:
+    """FSDP2 gathers weights in the forward pass of a network: what differentiates it otherwise cannot be sharded."""
+    if not getattr(objective, "shardable", False):
         raise InputError(
-            f"{type(objective).__name__} cannot be trained with --parallel fsdp, which is for regression by one "
-            f"network: take --parallel ddp"
+            f"{type(objective).__name__} cannot be trained with --parallel fsdp, which is for objectives that only "
+            f"call their networks, and say so by `shardable = True`: take --parallel ddp"
+        )
+    if keys > 1:
+        raise InputError(
+            "--parallel fsdp is for one optimiser, and this run has several: take --parallel ddp"
         )
     if torch.__version__ < "2.8":
         raise InputError(f"--parallel fsdp needs torch 2.8 or later, this is {torch.__version__}")
