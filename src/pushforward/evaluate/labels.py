@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pushforward.core.fields import find_inside
 from pushforward.core.spec import DataSpec
 from pushforward.data.dataset import Dataset
 from pushforward.data.match import match_labels
 from pushforward.data.shares import labels_in_shares
-from pushforward.sampling.sampler import find_inside
 
 
 def present(spec: DataSpec) -> tuple[int, ...]:

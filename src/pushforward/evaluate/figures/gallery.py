@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pushforward.core import conditions
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field
 from pushforward.core.times import uniform
@@ -59,7 +60,7 @@ def trace(
     """The entry of any Field: x0 (N, 2) carried along it, by default by Heun's method in 100 equal steps."""
     device, dtype = home(field, x0)
     states: list[Tensor] = []
-    here: dict[str, Any] = {name: value.to(device) for name, value in cond.items()}
+    here = conditions.to(cond, device)
     with torch.no_grad(), evaluating(field):
         integrate(
             solver or Heun(),

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.core import conditions
 from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
 from pushforward.core.shapes import sum_data
@@ -118,7 +119,7 @@ def follow(
     with torch.no_grad(), evaluating(field):
         for rows in torch.arange(len(x0)).split(batch_size):
             start = x0[rows].to(device, dtype)
-            here: dict[str, Any] = {name: c[rows].to(device) for name, c in cond.items()}
+            here: dict[str, Any] = conditions.to(conditions.take(cond, rows), device)
             energy = torch.zeros(len(rows), dtype=torch.float64, device=device)
             velocity = torch.zeros_like(start, dtype=torch.float64)
 
