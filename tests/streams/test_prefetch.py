@@ -13,10 +13,7 @@ import pytest
 import torch
 
 import pushforward as pf
-from pushforward.core.noise import SOURCE
-from pushforward.streams.coupled import Coupled
-from pushforward.streams.drawn import Drawn, Sourced
-from pushforward.streams.prefetch import Prefetch
+from pushforward.streams import Coupled, Drawn, Prefetch
 
 
 class Numbered:
@@ -141,71 +138,3 @@ def test_a_program_ends_without_closing(end):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
     assert (done.returncode == 0) == (end == "pass")
-
-
-def test_coupled_batches_train_as_the_coupling_in_the_objective_does():
-    path = pf.CondOT(gaussian_source=False)
-    torch.manual_seed(0)
-    model = pf.Model(pf.nets.MLP(2, 16, 1, classes=2), path, classes=2)
-    with torch.no_grad():
-        model.net.conv_out.weight.normal_()
-    for coupling in (
-        pf.couplings.OptimalTransport(),
-        pf.couplings.ConditionalTransport(),
-        pf.couplings.Sinkhorn(1.0),
-        lambda x0, x1, noise, cond=None: (torch.arange(16), torch.arange(16).flip(0)),
-    ):
-        stream = Labelled(Drawn(law(), 16, seed=3))
-        whole = pf.objectives.FlowMatching(model, coupling=coupling, condition_dropout=0.3)
-        plain = pf.objectives.FlowMatching(model, condition_dropout=0.3)
-        pairs = Coupled(stream, coupling, seed=3)
-        for step in (0, 5):
-            noise = pf.Noise.batch(16, 3, step)
-            truth = whole(stream.at(step), noise)["loss"]
-            assert torch.equal(plain(pairs.at(step), noise)["loss"], truth)
-
-
-class Labelled:
-    def __init__(self, stream):
-        self.stream, self.batch_size = stream, stream.batch_size
-
-    def at(self, step):
-        batch = self.stream.at(step)
-        return pf.Batch(batch.x1, {"label": (batch.x1[:, 0] > 0).long()}, ids=batch.ids + 100)
-
-
-def test_labels_and_ids_follow_their_data():
-    stream = Labelled(Drawn(law(), 16, seed=3))
-    flip = lambda x0, x1, noise, cond=None: (torch.arange(16), torch.arange(16).flip(0))  # noqa: E731
-    batch, plain = Coupled(stream, flip, seed=3).at(2), stream.at(2)
-    assert torch.equal(batch.x1, plain.x1.flip(0))
-    assert torch.equal(batch.ids, plain.ids.flip(0))
-    assert torch.equal(batch.cond["label"], (batch.x1[:, 0] > 0).long())
-    assert torch.equal(batch.x0, pf.Noise.batch(16, 3, 2).normal((2,), SOURCE))
-
-
-def test_source_samples_follow_their_law_and_are_independent_of_the_data():
-    # The same law, the same seed: draws that shared numbers would be equal.
-    stream = Sourced(Drawn(law(), 500, seed=3), law(), seed=3)
-    pairs = [stream.at(step) for step in range(8)]
-    x0, x1 = torch.cat([b.x0 for b in pairs]).double(), torch.cat([b.x1 for b in pairs]).double()
-    assert pairs[0].x0.dtype == pairs[0].x1.dtype == torch.float32
-    n = len(x0)
-    truth = torch.tensor([0.0, 0.5], dtype=torch.float64)
-    assert ((x0.mean(0) - truth).abs() < 4.5 * x0.std(0) / n**0.5).all()
-    correlation = torch.corrcoef(torch.cat((x0, x1), 1).T)[:2, 2:]
-    assert (correlation.abs() < 4.5 / n**0.5).all()
-    assert not torch.equal(stream.at(0).x0, stream.at(1).x0)
-    assert torch.equal(stream.at(4).x0, pairs[4].x0)
-    both = coupled(source=law()).at(4)
-    plain = Sourced(Drawn(law(), 16, seed=3), law(), seed=3).at(4)
-    assert torch.equal(both.x1, plain.x1)
-    assert torch.equal(both.x0.sort(0).values, plain.x0.sort(0).values)
-
-
-def test_source_laws_that_do_not_fit_are_errors():
-    stream = Sourced(Drawn(law(), 4, seed=0), law(), seed=0)
-    with pytest.raises(pf.InputError, match="source samples of its own"):
-        Sourced(stream, law(), seed=0).at(0)
-    with pytest.raises(pf.InputError, match=r"shape \(3,\), and the data have \(2,\)"):
-        Sourced(Drawn(law(), 4, seed=0), pf.GaussianMixture([[0.0] * 3], 1.0), seed=0).at(0)

@@ -1,4 +1,4 @@
-"""The average of the weights, the learning rate, and the order of the data."""
+"""The average of the weights and the learning rate."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import math
 
 import pytest
 import torch
-from tinyrun import dataset
 
 import pushforward as pf
-from pushforward.core.noise import DATA
-from pushforward.laws import EightGaussians
 from pushforward.nets import MLP
-from pushforward.streams.drawn import Drawn
-from pushforward.streams.shuffled import Shuffled
 from pushforward.train.ema import EMA
 from pushforward.train.schedules import learning_rate
 
@@ -102,74 +97,3 @@ def test_a_warmup_longer_than_the_run_still_gives_a_rate() -> None:
         [0.1, 0.2, 0.3, 0.4, 0.5]
     )
     assert learning_rate(10, 5, 1.0, 10, "linear") == 1.0
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 8, 20, 33, 50])
-def test_every_entry_comes_exactly_once_in_each_epoch(batch_size: int) -> None:
-    stream = Shuffled(dataset(), batch_size, seed=3)
-    drawn = torch.cat([stream.indices(step) for step in range(-(-100 // batch_size))])
-    for epoch in range(5):
-        assert drawn[20 * epoch : 20 * epoch + 20].sort().values.tolist() == list(range(20))
-
-
-def test_the_order_of_the_data_does_not_depend_on_the_batch_size() -> None:
-    def order(batch_size: int) -> list[int]:
-        stream = Shuffled(dataset(), batch_size, seed=3)
-        return torch.cat([stream.indices(s) for s in range(120 // batch_size)]).tolist()
-
-    assert order(1) == order(8) == order(24) == order(60)
-
-
-def test_a_batch_is_a_pure_function_of_the_step_and_brings_its_data_and_labels() -> None:
-    data = dataset()
-    stream = Shuffled(data, 8, seed=3)
-    first = [stream.at(step) for step in range(30)]
-    for step in (29, 0, 17, 3, 28):
-        again = Shuffled(data, 8, seed=3).at(step)
-        assert again.ids is not None
-        assert torch.equal(again.ids, first[step].ids)
-        assert torch.equal(stream.at(step).x1, first[step].x1)
-        assert torch.equal(again.x1, torch.from_numpy(data.values)[again.ids])
-        assert torch.equal(again.cond["label"], data.labels[again.ids])
-
-
-def test_the_order_differs_from_epoch_to_epoch_and_from_seed_to_seed() -> None:
-    def epoch(number: int, seed: int) -> list[int]:
-        return Shuffled(dataset(), 20, seed).indices(number).tolist()
-
-    orders = [epoch(number, seed) for number in range(3) for seed in range(3)]
-    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
-
-
-def test_draws_from_a_law_are_a_pure_function_of_the_seed_and_the_step() -> None:
-    law = EightGaussians()
-    stream = Drawn(law, 16, seed=5)
-    assert torch.equal(stream.at(7).x1, Drawn(law, 16, seed=5).at(7).x1)
-    assert torch.equal(stream.at(7).x1, Drawn(law, 64, seed=5).at(7).x1[:16])
-    assert torch.equal(stream.at(7).x1, law.draw(pf.Noise.batch(16, 5, 7)).float())
-    assert not torch.equal(stream.at(7).x1, stream.at(8).x1)
-    assert not torch.equal(stream.at(7).x1, Drawn(law, 16, seed=6).at(7).x1)
-    assert stream.at(7).x1.dtype == torch.float32
-    assert torch.equal(stream.at(7).ids, torch.arange(16))
-
-
-def test_data_and_noise_of_a_step_are_independent() -> None:
-    """The draws of a law and the source noise of the same step use streams of their own."""
-    noise = pf.Noise.batch(20_000, 0, 0)
-    law = pf.GaussianMixture(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1))
-    drawn, source = law.draw(noise).double(), noise.normal((2,)).double()
-    correlation = (drawn * source).mean(0) / (drawn.std(0) * source.std(0))
-    assert correlation.abs().max() < 0.03
-    assert DATA != 0
-
-
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_batch_of_no_samples_is_refused(size: int) -> None:
-    for make in (lambda: Shuffled(dataset(), size, 0), lambda: Drawn(EightGaussians(), size, 0)):
-        with pytest.raises(pf.InputError, match="batch_size"):
-            make()
-
-
-def test_an_empty_data_set_is_refused() -> None:
-    with pytest.raises(pf.InputError, match="empty"):
-        Shuffled([], 4, 0)  # type: ignore[arg-type]
