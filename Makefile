@@ -8,7 +8,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 TORCH := -c constraints.txt torch==2.13.0
 INSTALL := $(BIN)/python $(PIP) $(TORCH)
 
-.PHONY: demo test test-slow test-peers bench bench-laws bench-few-steps bench-fashion lint clean
+.PHONY: demo test test-slow test-peers bench bench-laws bench-few-steps bench-fashion mutate lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
@@ -24,6 +24,13 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# Small changes of formulas and of default values, drawn by a seed: which are noticed by no test? About an hour on one core
+# for all areas; one area by AREA=couplings, another sample by SEED=1.
+AREA ?=
+SEED ?= 0
+mutate: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation --seed $(SEED) $(if $(AREA),--area $(AREA))
 
 # Other libraries, to compare with in one process.
 $(PEERS)/.installed: pyproject.toml constraints.txt $(wildcard benchmarks/peers/*.txt)
