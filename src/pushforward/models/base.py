@@ -23,6 +23,8 @@ class ModelBase(nn.Module):
                 {"label": Fill(-1)}. A null that is a module, such as a learned row, is trained with the model.
 
     The records are frozen; to change one, assign another. A model that wraps another has the records of that one.
+
+    A new model calls `set_records` when it is made, and adds `records()` to what its `to_config` returns.
     """
 
     _spec: DataSpec
@@ -31,7 +33,7 @@ class ModelBase(nn.Module):
     _fixed_nulls: dict[str, Null]
     _info: dict[str, Any]
 
-    def _describe(
+    def set_records(
         self,
         shape: Sequence[int] = (),
         classes: int | None = None,
@@ -119,8 +121,8 @@ class ModelBase(nn.Module):
         """
         return dict(_networks(self, ""))
 
-    def _records(self) -> dict[str, Any]:
-        """The constructor's arguments that `_describe` takes."""
+    def records(self) -> dict[str, Any]:
+        """The constructor's arguments that `set_records` takes."""
         info = {name: value for name, value in self.info.items() if name != "sha256"}
         config: dict[str, Any] = {
             "spec": self.spec,

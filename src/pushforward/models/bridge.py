@@ -64,7 +64,7 @@ class BridgeModel(_Process):
         info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._describe(
+        self.set_records(
             shape,
             classes,
             spec=spec,
@@ -82,7 +82,7 @@ class BridgeModel(_Process):
         self.net, self.path = net, path
 
     def to_config(self) -> dict[str, Any]:
-        return {"net": self.net, "path": self.path, **self._records()}
+        return {"net": self.net, "path": self.path, **self.records()}
 
     def heads(self, x: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
         """Line and score as the network has them. x: (B, ...), t: (B,)."""
@@ -129,7 +129,7 @@ class HalfBridges(_Process):
         info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._describe(
+        self.set_records(
             shape,
             classes,
             spec=spec,
@@ -157,7 +157,7 @@ class HalfBridges(_Process):
             "forward_drift": self.forward_drift,
             "backward_drift": self.backward_drift,
             "path": self.path,
-            **self._records(),
+            **self.records(),
         }
 
     def with_score(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:

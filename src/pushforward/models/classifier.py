@@ -37,7 +37,7 @@ class NoisyClassifier(ModelBase):
         info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._describe(
+        self.set_records(
             shape, classes, spec=spec, nulls={}, sampling=sampling, provenance=provenance, info=info
         )
         if self.classes is None or self.classes < 2:
@@ -45,7 +45,7 @@ class NoisyClassifier(ModelBase):
         self.net, self.path, self.clean = net, path, clean
 
     def to_config(self) -> dict[str, Any]:
-        config = self._records() | {"net": self.net, "path": self.path, "clean": self.clean}
+        config = self.records() | {"net": self.net, "path": self.path, "clean": self.clean}
         del config["nulls"]
         return config
 

@@ -85,7 +85,7 @@ class Model(ModelBase):
         if nulls is None and spec is None and classes is None:
             known = getattr(net, "config", {}).get("classes")
             nulls = {"label": -1} if known else None
-        self._describe(
+        self.set_records(
             shape,
             classes,
             spec=spec,
@@ -109,7 +109,7 @@ class Model(ModelBase):
             "preconditioning": self.preconditioning,
             "margin": self.margin,
             "outputs": self.outputs,
-            **self._records(),
+            **self.records(),
         }
 
     def forward(
