@@ -199,7 +199,9 @@ def test_the_fingerprint_follows_conditions_texts_and_masks() -> None:
         ({"label": np.zeros(6)}, "cannot be called 'label'"),
         ({"two words": np.zeros(6)}, "cannot be called 'two words'"),
         ({"age": np.zeros(5)}, "6 samples, but 5 rows of the condition 'age'"),
-        ({"age": [1, 2, 3, 4, np.nan, 6]}, "condition 'age': 1 rows are not finite.* 4"),
+        ({"age": [1, 2, 3, 4, np.inf, 6]}, "condition 'age': 1 rows are infinite.* 4"),
+        ({"age": [1, 2, 3, 4, 1e39, 6]}, "condition 'age': 1 rows are infinite.* 4"),
+        ({"seed": np.zeros(6)}, "cannot be called 'seed'"),
         ({"age": np.array(3.0)}, "is a single number"),
         ({"age": list("abcdef")}, "conditions are numbers"),
         ({"group": {"age": np.zeros(5)}}, r"condition 'group\.age'"),
@@ -208,6 +210,20 @@ def test_the_fingerprint_follows_conditions_texts_and_masks() -> None:
 def test_conditions_that_do_not_fit_are_refused(columns: dict[str, Any], match: str) -> None:
     with pytest.raises(DataError, match=match):
         Dataset.from_arrays(np.zeros((6, 2)), columns=columns)
+
+
+def test_unknown_numbers_are_nan_and_are_counted() -> None:
+    columns = {
+        "age": [1, np.nan, 3],
+        "place": [[0, 1], [np.nan, 1], [np.nan, np.nan]],
+        "n": [1, 2, 3],
+    }
+    dataset = Dataset.from_arrays(np.zeros((3, 2)), columns=columns)
+    assert dataset.notes == (
+        "the condition 'age' is unknown (NaN) for 1 of 3 samples",
+        "the condition 'place' is unknown (NaN) for 2 of 3 samples",
+    )
+    assert dataset[torch.arange(3)].cond["age"].isnan().tolist() == [False, True, False]
 
 
 def test_texts_and_channels_must_fit() -> None:
@@ -301,3 +317,14 @@ def test_the_record_says_what_the_data_are() -> None:
     plane = Dataset.from_arrays(np.array([[0.0, -4.0], [2.0, 1.0]])).spec
     assert plane.kind == "plane"
     assert plane.extent == pytest.approx(4.4)
+
+
+def test_a_condition_never_has_the_name_of_another_argument() -> None:
+    import inspect
+
+    import pushforward as pf
+    from pushforward.data.columns import TAKEN
+
+    for function in (pf.generate, pf.integrate, pf.Model.forward):
+        names = set(inspect.signature(function).parameters) - {"self", "cond", "field", "times"}
+        assert names <= set(TAKEN), function

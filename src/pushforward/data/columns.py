@@ -18,22 +18,26 @@ from pushforward.core.spec import Kind
 from pushforward.data.kinds import KINDS
 from pushforward.data.values import as_samples, layout_of
 
-# What networks are called with besides conditions.
-TAKEN = ("x", "t", "label", "mask", "want")
+# Arguments of networks, of fields, and of `generate` besides conditions.
+TAKEN = (
+    "x", "t", "s", "want", "label", "mask", "ids", "model", "num", "solver", "nfe", "guidance", "interval", "negative",
+    "grid", "source", "from_time", "to_time", "seed", "start", "batch_size", "shape", "callback", "edit", "progress",
+)  # fmt: skip
 
 
 def as_columns(columns: Mapping[str, Any], n: int, where: str) -> dict[str, Condition]:
     """Conditions as tensors with n rows: floating numbers as float32, whole ones as int64, truth values as bool.
 
-    Bytes of images (n, H, W), (n, H, W, C) or (n, C, H, W) become images (n, C, H, W) in [-1, 1]. Raises DataError for
-    names that networks are called with, other dtypes, numbers that are not finite, and another number of rows.
+    Bytes of images (n, H, W), (n, H, W, C) or (n, C, H, W) become images (n, C, H, W) in [-1, 1]. NaN stands for an
+    unknown number. Raises DataError for names that are arguments of networks, other dtypes, infinite numbers, and
+    another number of rows.
     """
     out = {}
     for name, value in columns.items():
         if name in TAKEN or not name.isidentifier():
             raise DataError(
-                f"{where}: a condition cannot be called {name!r}: networks are called with it as an argument, and it "
-                f"must be a name other than {', '.join(TAKEN)}"
+                f"{where}: a condition cannot be called {name!r}: it must be a name in Python's sense, and none that "
+                f"networks or generate have as an argument"
             )
         out[name] = _column(value, f"{where}, condition {name!r}")
     for name, leaf in conditions.leaves(out):
@@ -56,10 +60,10 @@ def _column(value: Any, where: str) -> Condition:
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):
             real = array.astype(np.float32)
-        rows = np.flatnonzero(~np.isfinite(real).reshape(len(real), -1).all(1))
+        rows = np.flatnonzero(np.isinf(real).reshape(len(real), -1).any(1))
         if len(rows):
             raise DataError(
-                f"{where}: {len(rows)} rows are not finite in float32, first {', '.join(map(str, rows[:10]))}"
+                f"{where}: {len(rows)} rows are infinite in float32, first {', '.join(map(str, rows[:10]))}"
             )
         return torch.from_numpy(real)
     if array.dtype.kind in "iu":
@@ -69,6 +73,23 @@ def _column(value: Any, where: str) -> Condition:
     raise DataError(
         f"{where} holds {array.dtype}; conditions are numbers, and texts are given as texts"
     )
+
+
+def notes_on_unknown(columns: Mapping[str, Condition]) -> list[str]:
+    """How often a condition is unknown, for those that sometimes are."""
+    notes = []
+    for name, leaf in conditions.leaves(columns):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            count = (
+                int(leaf.isnan().flatten(1).any(1).sum())
+                if leaf.ndim > 1
+                else int(leaf.isnan().sum())
+            )
+            if count:
+                notes.append(
+                    f"the condition {name!r} is unknown (NaN) for {count} of {len(leaf)} samples"
+                )
+    return notes
 
 
 def as_mask(mask: np.ndarray | Tensor, shape: tuple[int, ...], kind: Kind, where: str) -> Tensor:

@@ -20,7 +20,7 @@ from pushforward.core.noise import Noise
 from pushforward.core.spec import DataSpec, Kind
 from pushforward.data import kinds, shares
 from pushforward.data.batch import Batch
-from pushforward.data.columns import as_columns, as_mask, digest_columns
+from pushforward.data.columns import as_columns, as_mask, digest_columns, notes_on_unknown
 from pushforward.data.images.augment import Augment
 from pushforward.data.images.lazy import Pictures
 from pushforward.data.labels import encode_labels, note_on_empty
@@ -107,7 +107,7 @@ class Dataset:
                 have the shorter short side. Or a list of arrays (L_i, ...): sequences, which are padded.
         kind:   what they are, where the axes do not say; an axis for one channel is added where none is stored.
         labels: (N,) integers from 0 on, or strings: classes in the order of `class_names`, or of their names.
-        columns: other conditions by name, one row a sample: numbers, Tokens, or groups of these.
+        columns: other conditions by name, one row a sample: numbers, NaN where unknown; Tokens; groups of these.
         texts:  strings by name, one a sample; captions: those called "caption".
         mask:   bool, (N, L) for sequences or with the axes of the samples: which entries are data. Padded entries are
                 read as zeros, whatever is stored there.
@@ -149,6 +149,8 @@ class Dataset:
                 raise DataError(f"{where}: {n} samples, but {len(column)} {name}s")
         if channels is not None and len(channels) not in (shape[0], shape[-1]):
             raise DataError(f"{where}: {len(channels)} names of channels for samples {shape}")
+        given = as_columns(columns or {}, n, where)
+        remarks += notes_on_unknown(given)
         return cls(
             stored,
             layout,
@@ -159,7 +161,7 @@ class Dataset:
             kind,
             summary.value_range,
             summary.bin_width,
-            as_columns(columns or {}, n, where),
+            given,
             {name: tuple(map(str, column)) for name, column in lines.items()},
             held,
             None if channels is None else tuple(channels),

@@ -157,9 +157,18 @@ def test_numbers_of_the_metadata_become_conditions_by_name(tmp_path: Path) -> No
     assert batch.cond["age"].tolist() == [3, 0.5]
     assert batch.cond["place"].tolist() == [[1, 2.5], [0, 1]]
     assert dataset.notes == ()
-    describe(tmp_path, {"file_name": "a.png", "age": "old"}, {"file_name": "b.png"})
-    with pytest.raises(DataError, match=r"(?s)its age is 'old', not a number.*its age is None"):
+    describe(tmp_path, {"file_name": "a.png", "age": None}, {"file_name": "b.png", "age": 2})
+    dataset = load_folder(tmp_path, columns=["age"])
+    assert "'age' is unknown (NaN) for 1 of 2 samples" in dataset.notes[0]
+    assert dataset[torch.tensor([0])].cond["age"].isnan().all()
+    describe(tmp_path, {"file_name": "a.png", "age": "old"}, {"file_name": "b.png", "age": 2})
+    with pytest.raises(DataError, match=r"its age is 'old', not a number or a list of numbers"):
         load_folder(tmp_path, columns=["age"])
+    describe(tmp_path, {"file_name": "a.png", "age": [1, 2]}, {"file_name": "b.png", "age": 2})
+    with pytest.raises(DataError, match=r"some are \(\) and some \(2,\)"):
+        load_folder(tmp_path, columns=["age"])
+    with pytest.raises(DataError, match="no line has one"):
+        load_folder(tmp_path, columns=["height"])
     (tmp_path / "metadata.jsonl").unlink()
     with pytest.raises(DataError, match=r"no metadata\.jsonl, which the conditions age"):
         load_folder(tmp_path, columns=["age"])

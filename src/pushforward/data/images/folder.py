@@ -100,11 +100,8 @@ def list_folder(root: Path, columns: Sequence[str] = ()) -> Listing:
     if entries is not None and any(entry.about.text is not None for entry in entries.values()):
         captions = [entries[name].about.text or "" for name in names]
     given = {}
-    if entries is not None and columns:
-        given = {
-            column: np.array([entries[name].columns[column] for name in names], np.float32)
-            for column in columns
-        }
+    if entries is not None:
+        given = {column: _column(column, [entries[name] for name in names]) for column in columns}
     source = Files(root, names)
     return Listing(str(root), source, names, labels, class_names, captions, problems, notes, given)
 
@@ -179,16 +176,32 @@ def _parse_line(line: str, number: int, columns: Sequence[str]) -> tuple[str, _E
         raise ValueError("has no file_name")
     numbers = {}
     for column in columns:
-        try:
-            value = np.array(item.get(column), np.float32)
-        except (TypeError, ValueError):
-            value = np.array(np.nan)
-        if not np.isfinite(value).all():
-            raise ValueError(
-                f"its {column} is {item.get(column)!r}, not a number or a list of numbers"
-            )
-        numbers[column] = value
+        value = item.get(column)
+        flat = value if isinstance(value, list) else [value]
+        if not all(
+            v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in flat
+        ):
+            raise ValueError(f"its {column} is {value!r}, not a number or a list of numbers")
+        numbers[column] = np.array(value, np.float32) if value is not None else None
     return name, _Entry(number, described(item), numbers)
+
+
+def _column(name: str, entries: Sequence[_Entry]) -> np.ndarray:
+    """The numbers of all images, NaN where a line has none. Raises DataError if they differ in length."""
+    shapes = {value.shape for entry in entries if (value := entry.columns[name]) is not None}
+    if len(shapes) != 1:
+        found = (
+            "no line has one"
+            if not shapes
+            else f"some are {' and some '.join(map(str, sorted(shapes)))}"
+        )
+        raise DataError(
+            f"{METADATA}: the condition {name!r} needs a number, or as many, for each image; {found}"
+        )
+    unknown = np.full(shapes.pop(), np.nan, np.float32)
+    return np.stack(
+        [unknown if entry.columns[name] is None else entry.columns[name] for entry in entries]
+    )
 
 
 def _labels(
