@@ -138,13 +138,20 @@ def _chosen(mutant: Mutant, covers: list[Cover], budget: float) -> tuple[list[st
             groups[re.sub(r"\[.*", "", test)].append((each.seconds.get(test, 0.0), test))
     for group in groups.values():
         group.sort()
-    order = sorted(groups.values(), key=lambda group: group[0][0])
+    # What is written about defaults comes first where one was changed.
+    order = sorted(
+        groups.values(),
+        key=lambda group: (
+            "test_default" not in group[0][1] or mutant.kind != "default",
+            group[0][0],
+        ),
+    )
     chosen, total = [], 0.0
     for row in itertools.zip_longest(*order):
         for entry in row:
             if entry is None:
                 continue
-            if total + entry[0] > budget or len(chosen) >= 400:
+            if total + entry[0] > budget or len(chosen) >= 200:
                 return chosen, total
             chosen.append(entry[1])
             total += entry[0]

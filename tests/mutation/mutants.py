@@ -282,7 +282,7 @@ def _defaults(
                 continue
             if any(isinstance(p, ast.FunctionDef) for p in source.above(node)):
                 continue
-            if any("overload" in ast.unparse(d) for d in node.decorator_list):
+            if any("overload" in ast.unparse(d) for d in node.decorator_list) or _is_stub(node):
                 continue
             arguments = node.args
             positional = [*arguments.posonlyargs, *arguments.args]
@@ -304,6 +304,11 @@ def _field_default(value: ast.expr) -> ast.expr | None:
     if isinstance(value, ast.Call) and _name(value) == "field":
         return next((k.value for k in value.keywords if k.arg == "default"), None)
     return value
+
+
+def _is_stub(node: ast.FunctionDef) -> bool:
+    """A method of a protocol: a docstring or `...` and nothing else."""
+    return all(isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) for s in node.body)
 
 
 def _is_dataclass(node: ast.ClassDef) -> bool:
