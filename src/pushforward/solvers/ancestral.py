@@ -135,12 +135,12 @@ def both(field: Field, x: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tenso
 
 
 def masked(
-    mask: Tensor, x: Tensor, change: Callable[..., Tensor], *values: Any, **cond: Any
+    rows: Tensor, x: Tensor, change: Callable[..., Tensor], /, *values: Any, **cond: Any
 ) -> Tensor:
-    """`change(x, *values, **cond)` for the samples in mask (B,), x for the others: nothing is asked in vain."""
-    if bool(mask.all()):
+    """`change(x, *values, **cond)` for the samples in rows (B,), x for the others: nothing is asked in vain."""
+    if bool(rows.all()):
         return change(x, *values, **cond)
-    rows = mask.nonzero()[:, 0]
+    rows = rows.nonzero()[:, 0]
     if len(rows) == 0:
         return x
     here = conditions.take(cond, rows)
