@@ -25,6 +25,7 @@ from benchmarks.overhead import overhead
 from benchmarks.processes import processes
 from benchmarks.reflow import reflow
 from benchmarks.solver_error import solver_error
+from benchmarks.solver_error_models import solver_error_models
 from benchmarks.superresolution import superresolution
 from benchmarks.throughput import throughput
 from benchmarks.training import training
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
         processes,
         reflow,
         solver_error,
+        solver_error_models,
         superresolution,
         throughput,
         training,
