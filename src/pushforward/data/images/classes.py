@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pushforward.data.labels import encode, some
+from pushforward.data.labels import encode, in_order, some
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,15 @@ def of_folder(names: Sequence[str]) -> ByFolder:
     half of all or more, the folders are no classes.
     """
     strays = tuple(i for i, name in enumerate(names) if "/" not in name)
-    inside = [name.split("/", 1)[0] for name in names if "/" in name]
-    if not inside or 2 * len(strays) >= len(names):
-        note = None
-        if inside:
-            note = (
-                f"{len(strays)} of {len(names)} images lie beside the folders {some(dict.fromkeys(inside), 5)}: these "
-                f"are not taken for classes"
-            )
-        return ByFolder(note=note)
-    labels, class_names = encode(inside)
+    if 2 * len(strays) >= len(names):
+        beside = in_order(name.split("/", 1)[0] for name in names if "/" in name)
+        if not beside:
+            return ByFolder()
+        return ByFolder(
+            note=f"{len(strays)} of {len(names)} images lie beside the folders {some(beside, 5)}: these are not taken "
+            f"for classes"
+        )
+    labels, class_names = encode(name.split("/", 1)[0] for name in names if "/" in name)
     note = None
     if len(class_names) == 1:
         note = f"all images lie in one folder, {class_names[0]!r}: there is one class"
@@ -52,20 +51,21 @@ def of_archive(names: Sequence[str]) -> ByFolder:
 
     One folder for all is none, as archives often have it; nor are there classes where some images lie outside.
     """
-    paths = [name.split("/")[:-1] for name in names]
+    paths = {name.rpartition("/")[0]: None for name in names}
+    parts = [path.split("/") if path else [] for path in paths]
     depth = 0
-    while all(len(path) > depth for path in paths) and len({path[depth] for path in paths}) == 1:
+    while all(len(part) > depth for part in parts) and len({part[depth] for part in parts}) == 1:
         depth += 1
-    folders = {path[depth] for path in paths if len(path) > depth}
+    folders = in_order(part[depth] for part in parts if len(part) > depth)
     if not folders:
         return ByFolder()
-    outside = sum(len(path) <= depth for path in paths)
-    if outside:
+    if any(len(part) <= depth for part in parts):
+        outside = sum(name.count("/") <= depth for name in names)
         note = (
-            f"{outside} of {len(names)} images lie outside of the folders {some(sorted(folders), 5)}: these are not "
-            f"taken for classes"
+            f"{outside} of {len(names)} images lie outside of the folders {some(folders, 5)}: these are not taken for "
+            f"classes"
         )
         return ByFolder(note=note)
-    labels, class_names = encode(path[depth] for path in paths)
+    labels, class_names = encode(name.split("/", depth + 1)[depth] for name in names)
     note = f"the {len(class_names)} folders in the archives are the classes: {some(class_names, 5)}"
     return ByFolder(labels, class_names, (), note)
