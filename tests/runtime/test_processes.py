@@ -38,6 +38,7 @@ def test_a_process_alone_is_the_lead_and_nothing_is_changed() -> None:
     assert alone.lead
     assert alone.sum(x) is x
     assert alone.gather(x) is x
+    assert alone.gather_rows(x) == (x, slice(0, 3))
     assert alone.everybody("a") == ["a"]
     assert alone.first(lambda: 7) == 7
     with pytest.raises(KeyError, match="mine"):
@@ -46,6 +47,32 @@ def test_a_process_alone_is_the_lead_and_nothing_is_changed() -> None:
     with joined("cpu") as processes:
         assert processes == alone
     assert not dist.is_initialized()
+
+
+TOTAL = 7
+
+
+def loss_of(z: torch.Tensor, all_z: torch.Tensor) -> torch.Tensor:
+    """(b,) for rows z among all_z; no two rows enter it alike."""
+    weight = torch.linspace(-1, 2, len(all_z), dtype=torch.float64)
+    return ((z @ all_z.T).tanh() * weight).sum(1) + (z**2).sum(1).exp()
+
+
+def whole_batch(processes: Processes, count: int) -> dict:
+    """Loss and gradient of rows that depend on those of all processes; one process gathers its own."""
+    x = torch.randn(TOTAL, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = torch.eye(3, dtype=torch.float64).requires_grad_()
+    rows = x[processes.share(TOTAL)] if count > 1 else x
+    z = (rows @ matrix).sin()
+    all_z, mine = processes.gather_rows(z)
+    loss = loss_of(z, all_z)
+    (gradient,) = torch.autograd.grad(loss.sum(), matrix)
+    return {
+        "rows": [mine.start, mine.stop],
+        "gathered": all_z.tolist(),
+        "losses": processes.gather(loss.detach()).tolist(),
+        "gradient": processes.sum(gradient).tolist(),
+    }
 
 
 def tell(rank: int, count: int) -> dict:
@@ -62,6 +89,7 @@ def tell(rank: int, count: int) -> dict:
     rows = torch.arange(3 * rank).reshape(rank, 3) + 100 * rank
     found["gather"] = processes.gather(rows).tolist()
     assert processes.gather(rows).dtype == rows.dtype
+    found |= whole_batch(processes, count)
     total = torch.arange(10)
     found["shares"] = processes.gather(total[processes.share(10)]).tolist()
     calls = []
@@ -105,6 +133,7 @@ def test_processes_add_gather_tell_and_fail_together(tmp_path: Path, count: int)
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * count
     found = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(count)]
     total = count * (count + 1) // 2
+    alone = whole_batch(Processes(), 1)
     want = [[100 * r + 3 * k + j for j in range(3)] for r in range(count) for k in range(r)]
     for rank, result in enumerate(found):
         for kind in ("float64", "float32", "int64"):
@@ -112,6 +141,14 @@ def test_processes_add_gather_tell_and_fail_together(tmp_path: Path, count: int)
         assert result["everybody"] == [{"rank": r} for r in range(count)]
         assert result["gather"] == want
         assert result["shares"] == list(range(10))
+        assert result["rows"] == [TOTAL * rank // count, TOTAL * (rank + 1) // count]
+        for key in ("gathered", "losses", "gradient"):
+            torch.testing.assert_close(
+                torch.tensor(result[key], dtype=torch.float64),
+                torch.tensor(alone[key], dtype=torch.float64),
+                rtol=1e-12,
+                atol=1e-12,
+            )
         assert result["first"] == "by 0"
         kind = "InputError" if rank == 0 else ElsewhereError.__name__
         assert result["failure"] == [kind, "wrong at 0"]

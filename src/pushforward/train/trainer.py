@@ -108,6 +108,9 @@ class Trainer:
         # How the losses of each key are called in the log.
         keys = list(self.optimizers.rules)
         self.names = {key: "" if keys == ["loss"] else f"/{key}" for key in keys}
+        kinds = ("loss", "lr", "grad_norm")
+        self.reserved = {f"{kind}{name}" for kind in kinds for name in self.names.values()}
+        self.reserved |= {"step", "loss", "validation_loss"}
         self.watches = {key: Watch() for key in keys}
         self.log, self.speed = JSONLines(folder / "log.jsonl"), JSONLines(folder / "speed.jsonl")
         self.step, self.tally, self.signals = 0, Tally(), Signals()
@@ -332,7 +335,7 @@ class Trainer:
         }
         if "loss" not in sums:
             sums = {"loss": torch.stack(list(sums.values())).sum()} | sums
-        if clash := sorted(losses.figures.keys() & {"step", "validation_loss", *sums}):
+        if clash := sorted(losses.figures.keys() & self.reserved):
             raise InputError(f"the figure {clash[0]!r} has a name that the log takes for itself")
         sums |= losses.figures
         words = torch.zeros(len(sums) + 3, dtype=torch.float64, device=self.device)
