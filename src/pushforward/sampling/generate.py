@@ -263,6 +263,11 @@ def _require_guided(
     field: Any, given: Mapping[str, Any], negative: Mapping[str, Any] | None
 ) -> None:
     """That guidance has something to act on."""
+    for name in negative or ():
+        if name not in given:
+            raise InputError(
+                f"the negative condition {name} has no positive one beside it: give both"
+            )
     nulls = nulls_of(field)
     if negative is None and not nulls:
         raise InputError(
