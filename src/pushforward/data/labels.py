@@ -28,7 +28,7 @@ def encode(names: Iterable[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     seen: dict[str, int] = {}
     codes = np.fromiter((seen.setdefault(name, len(seen)) for name in names), np.int64)
     classes = in_order(seen)
-    place = np.empty(len(classes), np.int64)
+    place = np.zeros(len(classes), np.int64)
     place[[seen[name] for name in classes]] = np.arange(len(classes))
     return place[codes], tuple(classes)
 

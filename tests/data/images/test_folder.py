@@ -100,6 +100,13 @@ def test_a_few_folders_beside_many_images_are_no_classes_and_that_is_said(tmp_pa
     dataset = load_folder(tmp_path)
     assert (len(dataset), dataset.labels) == (3, None)
     assert "2 of 3 images lie beside the folders more" in dataset.notes[0]
+    for i in range(9):
+        paint(tmp_path / "more" / f"{i}.png")
+    dataset = load_folder(tmp_path)
+    assert (len(dataset), dataset.labels) == (11, None)
+    paint(tmp_path / "other" / "1.png")
+    with pytest.raises(DataError, match=r"1\.png: lies beside the class folders more, other"):
+        load_folder(tmp_path)
 
 
 def test_one_class_folder_is_one_class(tmp_path: Path) -> None:

@@ -25,19 +25,18 @@ class ByFolder:
 def of_folder(names: Sequence[str]) -> ByFolder:
     """Of images in a folder: the first folder within it is the class.
 
-    names: relative, with slashes. A few images beside such folders are strays, which have no label; where they are
-    half of all or more, the folders are no classes.
+    names: relative, with slashes. A few images beside such folders are strays, which have no label; beside a
+    single folder, or where they are half of all or more, the folders are no classes.
     """
     strays = tuple(i for i, name in enumerate(names) if "/" not in name)
-    if 2 * len(strays) >= len(names):
-        beside = in_order(name.split("/", 1)[0] for name in names if "/" in name)
-        if not beside:
-            return ByFolder()
-        return ByFolder(
-            note=f"{len(strays)} of {len(names)} images lie beside the folders {some(beside, 5)}: these are not taken "
-            f"for classes"
-        )
     labels, class_names = encode(name.split("/", 1)[0] for name in names if "/" in name)
+    if not class_names:
+        return ByFolder()
+    if strays and (len(class_names) == 1 or 2 * len(strays) >= len(names)):
+        return ByFolder(
+            note=f"{len(strays)} of {len(names)} images lie beside the folders {some(class_names, 5)}: these are not "
+            f"taken for classes"
+        )
     note = None
     if len(class_names) == 1:
         note = f"all images lie in one folder, {class_names[0]!r}: there is one class"
