@@ -288,3 +288,19 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     for bad in (torch.tensor([4]), torch.tensor([-1]), torch.tensor([0.0]), torch.tensor(1)):
         with pytest.raises(pf.InputError):
             pairs[bad]
+
+
+def test_pairs_are_labelled_in_the_shares_of_the_training_data(tmp_path):
+    from pushforward.core.spec import DataSpec
+
+    class Net(torch.nn.Module):
+        def forward(self, x, t, label=None):
+            return 0 * x
+
+    spec = DataSpec((2,), "plane", classes=4, class_counts=(190, 10, 0, 200))
+    model = pf.Model(Net(), pf.CondOT(), spec=spec)
+    pairs = generate_pairs(model, tmp_path, 80, nfe=3, shard_size=33)
+    labels = pairs[torch.arange(80)].cond["label"]
+    assert torch.bincount(labels, minlength=4).tolist() == [38, 2, 0, 40]
+    # All classes within each shard, not one after the other.
+    assert len(labels[:33].unique()) == 3

@@ -25,6 +25,7 @@ from pushforward.core.errors import CheckpointError, InputError
 from pushforward.core.fields import Field, find_inside, networks
 from pushforward.core.noise import Noise
 from pushforward.data.batch import Batch
+from pushforward.data.shares import labels_in_shares
 from pushforward.laws.law import Law
 from pushforward.runtime.files import clear_leftovers, locked, sha256, write_file
 from pushforward.sampling.generate import generate, home, shape_of
@@ -44,7 +45,7 @@ def generate_pairs(
     guidance: float | None = None,
     source: Tensor | Law | None = None,
     seed: int = 0,
-    label: int | Literal["balanced"] | None = "balanced",
+    label: int | Literal["shares", "balanced"] | None = "shares",
     shape: tuple[int, ...] | None = None,
     shard_size: int = 10_000,
     batch_size: int = 256,
@@ -53,7 +54,8 @@ def generate_pairs(
     """Write `num` pairs (x0, ODE(x0)) into a folder, or what is missing of them.
 
     model, solver, nfe, guidance, source, shape, batch_size: as for `generate`, which makes them.
-    label:    a class for all; "balanced" gives sample i the class i mod classes, and none if the model knows none.
+    label:    a class for all; "shares" draws labels in the shares of the training data, where the model knows them
+              (`spec.class_counts`), and "balanced" gives sample i the class i mod classes. Without classes, none.
     progress: called with (pairs that are there, num), also before the first shard.
 
     Raises CheckpointError if the folder holds other pairs, a damaged shard, or is not to be written to; what was
@@ -65,8 +67,13 @@ def generate_pairs(
     if isinstance(source, Tensor) and len(source) != num:
         raise InputError(f"source has {len(source)} states for {num} pairs")
     classes: int | None = find_inside(model, "classes", None) if label is not None else None
-    if label == "balanced" and classes is None:
+    if label in ("shares", "balanced") and classes is None:
         label = None
+    spec = find_inside(model, "spec", None)
+    counts = None if spec is None else spec.class_counts
+    if label == "shares" and counts is None:
+        label = "balanced"
+    drawn = labels_in_shares(num, counts, seed) if label == "shares" and counts else None
     made = {
         "format": FORMAT,
         "num": num,
@@ -80,6 +87,7 @@ def generate_pairs(
         "source": _identity(source, seed),
         "seed": seed,
         "label": label,
+        "class_counts": None if drawn is None else list(counts or ()),
     }
     folder = Path(folder)
     try:
@@ -98,7 +106,9 @@ def generate_pairs(
                 continue
             count = min(shard_size, num - first)
             labels: Any = label
-            if classes is not None and label == "balanced":
+            if drawn is not None:
+                labels = drawn[first : first + count]
+            elif classes is not None and label == "balanced":
                 labels = torch.arange(first, first + count) % classes
             starts: list[Tensor] = []
 

@@ -135,7 +135,9 @@ def tune(
     size, (device, dtype) = shape_of(model, shape, False), home(model)
     classes = getattr(model, "classes", None)
     if label is None and classes is not None:
-        label = torch.arange(total) % classes
+        counts = getattr(getattr(model, "spec", None), "class_counts", None)
+        known = [c for c in range(classes) if counts is None or counts[c] > 0]
+        label = torch.tensor(known)[torch.arange(total) % len(known)]
     arguments = tuple(signature(tune).parameters)
     given = conditions.to(conditions_of(model, total, label, cond, arguments), device)
     field = model if guidance is None else ClassifierFree(model, guidance, interval)
