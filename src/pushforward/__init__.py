@@ -40,6 +40,8 @@ _NAMES = {
     "core.fields": ("Field", "FlowMap", "ScoreField"),
     "core.transfer": ("ScheduleTransfer",),
     "core.noise": ("Noise",),
+    "core.conditions": ("Empty", "Fill", "Tokens"),
+    "core.spec": ("DataSpec", "Provenance", "SamplingDefaults"),
     "core.shapes": ("as_time", "expand"),
     "laws.law": ("Law",),
     "laws.exact_field": ("ExactField",),
@@ -56,7 +58,7 @@ _NAMES = {
     "data.batch": ("Batch",),
     "solvers.base": ("Solver", "integrate"),
     "sampling.invert": ("invert", "slerp"),
-    "sampling.generate": ("generate", "sample_with_log_prob"),
+    "sampling.generate": ("generate", "generate_batches", "sample_with_log_prob"),
     "sampling.tune": ("Tuned", "tune"),
     "likelihood": ("log_prob", "variational_bound"),
     "saving.folder": ("load", "save"),
@@ -77,6 +79,9 @@ if TYPE_CHECKING:
     from pushforward.core import noise as noise
     from pushforward.core import predictions as predictions
     from pushforward.core import times as times
+    from pushforward.core.conditions import Empty as Empty
+    from pushforward.core.conditions import Fill as Fill
+    from pushforward.core.conditions import Tokens as Tokens
     from pushforward.core.errors import CheckpointError as CheckpointError
     from pushforward.core.errors import ConvergenceError as ConvergenceError
     from pushforward.core.errors import DataError as DataError
@@ -106,6 +111,9 @@ if TYPE_CHECKING:
     from pushforward.core.predictions import convert as convert
     from pushforward.core.shapes import as_time as as_time
     from pushforward.core.shapes import expand as expand
+    from pushforward.core.spec import DataSpec as DataSpec
+    from pushforward.core.spec import Provenance as Provenance
+    from pushforward.core.spec import SamplingDefaults as SamplingDefaults
     from pushforward.core.transfer import ScheduleTransfer as ScheduleTransfer
     from pushforward.data.batch import Batch as Batch
     from pushforward.laws.exact_field import ExactField as ExactField
@@ -126,6 +134,7 @@ if TYPE_CHECKING:
     from pushforward.models.nulls import LearnedNull as LearnedNull
     from pushforward.models.preconditioning import EDMPreconditioning as EDMPreconditioning
     from pushforward.sampling.generate import generate as generate
+    from pushforward.sampling.generate import generate_batches as generate_batches
     from pushforward.sampling.generate import sample_with_log_prob as sample_with_log_prob
     from pushforward.sampling.invert import invert as invert
     from pushforward.sampling.invert import slerp as slerp

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -192,6 +194,52 @@ def test_guidance_is_that_of_classifier_free_within_its_interval() -> None:
     plain = pf.generate(field, 4, nfe=20, label=label)
     torch.testing.assert_close(pf.generate(field, 4, nfe=20, guidance=1.0, label=label), plain)
     assert not torch.allclose(want, plain)
+
+
+def test_a_negative_condition_is_one_for_all_or_one_for_each_sample_by_number_or_name() -> None:
+    spec = pf.DataSpec((1, 4, 4), kind="image", classes=3, class_names=("a", "b", "c"))
+    torch.manual_seed(1)
+    net = UNet(1, 8, (1, 2), classes=3)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    model = pf.Model(net, pf.CondOT(), spec=spec)
+    options = {"nfe": 4, "guidance": 2.5, "seed": 3, "solver": Euler()}
+
+    def drawn(negative, num: int = 5, **more):
+        return pf.generate(
+            model, num, label=[0, 1, 2, 0, 1][:num], negative=negative, **options | more
+        )
+
+    # By hand: the velocity under the label moves away from that under the negative one.
+    def by_hand(negative: list[int]) -> torch.Tensor:
+        x = pf.Noise.batch(5, 3).normal((1, 4, 4), START, torch.float32)
+        positive, other = torch.tensor([0, 1, 2, 0, 1]), torch.tensor(negative)
+        grid = times.straight(4, pf.CondOT())
+        with torch.no_grad():
+            for t, s in pairwise(grid):
+                u, v = model(x, t, label=other), model(x, t, label=positive)
+                x = x + (s - t) * (u + 2.5 * (v - u))
+        return x
+
+    each = [1, 2, 0, 2, 0]
+    assert torch.allclose(drawn({"label": each}), by_hand(each), atol=1e-5)
+    for batch_size in (2, 5):
+        cut = drawn({"label": torch.tensor(each)}, batch_size=batch_size)
+        assert torch.allclose(cut, by_hand(each), atol=1e-5)
+    for one in (1, "b", torch.tensor([1])):
+        assert torch.allclose(drawn({"label": one}, batch_size=2), by_hand([1] * 5), atol=1e-5)
+    with pytest.raises(pf.InputError, match="no class 'd'"):
+        drawn({"label": "d"})
+
+
+def test_conditions_of_any_name_reach_a_network_that_judges_them_itself() -> None:
+    model = pf.Model(MLP(2, 8, 1, features=["dose"]), pf.CondOT(), shape=(2,))
+    torch.nn.init.normal_(model.net.conv_out.weight)
+    low, high = (pf.generate(model, 3, nfe=4, dose=torch.full((3,), d)) for d in (0.0, 1.0))
+    assert not torch.allclose(low, high)
+    with pytest.raises(pf.InputError, match="did you mean 'dose'"):
+        pf.generate(model, 3, nfe=4, doze=torch.zeros(3))
 
 
 def test_a_label_is_one_for_all_or_one_for_each_sample_and_follows_its_sample() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -23,9 +23,16 @@ def arguments_of(cls: type) -> tuple[str, ...]:
     return _arguments(cls.forward)  # type: ignore[attr-defined]
 
 
+def takes_any(cls: type) -> bool:
+    """Whether `forward` takes arguments of any name, and judges them itself."""
+    parameters = signature(cls.forward).parameters.values()  # type: ignore[attr-defined]
+    return any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
+
+
 @lru_cache(maxsize=256)
 def _arguments(forward: Any) -> tuple[str, ...]:
-    return tuple(signature(forward).parameters)[3:]
+    parameters = list(signature(forward).parameters.values())[3:]
+    return tuple(p.name for p in parameters if p.kind is not Parameter.VAR_KEYWORD)
 
 
 def ask(net: nn.Module, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -28,7 +29,7 @@ from pushforward.laws.law import Law
 from pushforward.likelihood import Carry, Estimate, source_log_prob, summary
 from pushforward.likelihood.flow import Probe
 from pushforward.runtime.processes import Processes
-from pushforward.sampling.given import Label, conditions_of, labels_of
+from pushforward.sampling.given import Label, conditions_of, labels_of, negatives_of
 from pushforward.sampling.sampler import Grid, find_sampler
 from pushforward.solvers import Solver, integrate
 from pushforward.solvers.base import Callback, Edit
@@ -177,9 +178,13 @@ def _prepared(
         raise InputError(
             f"from_time = {from_time}, to_time = {to_time}: need 0 <= from_time < to_time <= 1"
         )
+    if negative is not None:
+        if guidance is None:
+            raise InputError(
+                "negative conditions act by guidance: give its scale, as in guidance=2.0"
+            )
+        negative = negatives_of(model, num, negative, ARGUMENTS)
     field = model if guidance is None else _guided(model, guidance, interval, negative)
-    if negative is not None and guidance is None:
-        raise InputError("negative conditions act by guidance: give its scale, as in guidance=2.0")
     breaks = sum(from_time < b < to_time for b in breaks_of(field))
     solver, grid, *_ = find_sampler(
         model, solver, grid, nfe, guidance, span=(from_time, to_time), breaks=breaks
@@ -220,6 +225,7 @@ def _batches(
         rows = slice(first, min(first + batch_size, num))
         noise = Noise.batch(rows.stop - first, seed, start=start + first, device=device)
         part = None if mask is None else mask[rows].to(device)
+        here_field = _rows_of(field, rows, device)
 
         def watched(i: int, t: Tensor, x: Tensor, done: int = number * steps) -> None:
             if callback is not None:
@@ -231,10 +237,20 @@ def _batches(
             x = _start(source, noise.masked(part), rows, size, model, dtype)
             here = conditions.to(conditions.take(given, rows), device)
             x = integrate(
-                solver, field, x, grid, seed=seed, ids=noise.ids, mask=part, edit=edit,
+                solver, here_field, x, grid, seed=seed, ids=noise.ids, mask=part, edit=edit,
                 callback=watched if callback or progress else None, **here,
             )  # fmt: skip
         yield x
+
+
+def _rows_of(field: Any, rows: slice, device: torch.device) -> Any:
+    """The field for some of the samples: negative conditions have a row for each, or one for all."""
+    negative = getattr(field, "negative", None) if isinstance(field, ClassifierFree) else None
+    if negative is None:
+        return field
+    if conditions.size(negative) != 1:
+        negative = conditions.take(negative, rows)
+    return replace(field, negative=conditions.to(negative, device))
 
 
 # What `generate` takes, to guess at misspelt names.

@@ -14,7 +14,7 @@ from pushforward.core import conditions
 from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError
 from pushforward.core.fields import find_inside, networks
-from pushforward.core.network import arguments_of
+from pushforward.core.network import arguments_of, takes_any
 
 Label = int | str | Sequence[int] | Sequence[str] | Tensor
 
@@ -66,6 +66,20 @@ def conditions_of(
     return given
 
 
+def negatives_of(
+    model: Any, num: int, negative: Mapping[str, Any], arguments: Sequence[str]
+) -> dict[str, Any]:
+    """Negative conditions in the same form: of one row for all samples, or of one for each."""
+    rest = dict(negative)
+    label = rest.pop("label", None)
+    rows = {
+        1 if isinstance(value, str | int) or getattr(value, "ndim", 1) == 0 else len(value)
+        for name, value in negative.items()
+        if value is not None and not isinstance(value, Mapping)
+    }
+    return conditions_of(model, 1 if rows <= {1} else num, label, rest, arguments)
+
+
 def unknown(name: str, arguments: Sequence[str]) -> str:
     """That there is no such argument, with a guess at what was meant."""
     near = ELSEWHERE.get(name) or next(iter(get_close_matches(name, arguments, 1)), None)
@@ -80,10 +94,10 @@ def conditions_known(model: Any) -> tuple[str, ...] | None:
         net = getattr(module, "net", None) or getattr(getattr(module, "model", None), "net", None)
         if not isinstance(net, nn.Module):
             return None
-        names = arguments_of(type(getattr(net, "module", net)))
-        if any(name in ("cond", "kwargs", "args", "conditions") for name in names):
+        kind = type(getattr(net, "module", net))
+        if takes_any(kind):
             return None
-        found = (found or ()) + names
+        found = (found or ()) + arguments_of(kind)
     return found
 
 
