@@ -77,16 +77,31 @@ def test_the_kernel_distance_of_two_sets_of_one_law_is_0_on_average() -> None:
     assert (found < 0).any()
 
 
-@pytest.mark.parametrize("size", [40, 100])
-def test_the_standard_error_is_how_far_distances_of_new_sets_are_spread(size) -> None:
-    """Subsets share samples: by the root of their number alone it would be 0.4 and 0.22 of the truth."""
+@pytest.mark.parametrize(
+    ("n", "m", "size", "subsets"),
+    [(60, 60, 30, 4), (60, 300, 30, 4), (300, 60, 30, 4)],
+)
+def test_the_standard_error_is_how_far_distances_of_new_sets_are_spread(n, m, size, subsets) -> None:  # fmt: skip
+    """The mean of squared errors is the variance over repetitions, within three of the errors of their ratio.
+
+    Sets of equal and of unequal sizes, the narrower law in either: what each set adds to the variance is found apart.
+    """
+    repetitions = 600
     found = [
-        kernel_distance(normals(200, 3, 2 * k), normals(200, 3, 2 * k + 1) + 1.0, 20, size, k)
-        for k in range(120)
+        kernel_distance(
+            normals(n, 2, 2 * k), 0.7 * normals(m, 2, 2 * k + 1) + 1.0, subsets, size, k
+        )
+        for k in range(repetitions)
     ]
-    spread = float(torch.tensor([one.value for one in found]).double().std())
-    said = sum(one.standard_error for one in found) / len(found)
-    assert 0.8 < said / spread < 1.25
+    values = torch.tensor([one.value for one in found]).double()
+    squares = torch.tensor([one.standard_error**2 for one in found]).double()
+    deviations = (values - values.mean()) ** 2
+    ratio = float(squares.mean() / deviations.mean())
+    relative = [float(x.var()) / float(x.mean()) ** 2 for x in (squares, deviations)]
+    error = math.sqrt(sum(relative) / repetitions)
+    assert abs(ratio - 1) < 3 * error
+    # An error that is 18 in 100 off would have a ratio of 0.67 or 1.39.
+    assert 3 * error < 0.32
 
 
 def test_subsets_are_a_function_of_the_seed_and_of_their_number() -> None:

@@ -35,12 +35,26 @@ def squared_mmd(a: Tensor, b: Tensor) -> float:
     Gretton et al. 2012, eq. 3; k as in Binkowski et al. 2018 (arXiv 1801.01401), sec. 4.
     """
     check_points(2, a, b)
+    return _mmd(a, b)[0]
 
-    def within(x: Tensor) -> Tensor:
-        k = polynomial_kernel(x, x)
-        return (k.sum() - k.trace()) / (len(x) * (len(x) - 1))
 
-    return float(within(a) + within(b) - 2 * polynomial_kernel(a, b).mean())
+def _mmd(a: Tensor, b: Tensor) -> tuple[float, float, float]:
+    """The squared discrepancy, and by how much the variance of a sample of a and of one of b goes into it.
+
+    These are the variances of `2 (E k(a_i, A) - E k(a_i, B))` over i, and of the same of b: of the first-order terms.
+    """
+    in_a, in_b, across = polynomial_kernel(a, a), polynomial_kernel(b, b), polynomial_kernel(a, b)
+
+    def within(k: Tensor) -> Tensor:
+        return (k.sum() - k.trace()) / (len(k) * (len(k) - 1))
+
+    value = float(within(in_a) + within(in_b) - 2 * across.mean())
+
+    def spread(k: Tensor, other: Tensor) -> float:
+        rows = (k.sum(1) - k.diagonal()) / (len(k) - 1) - other.mean(1)
+        return float(4 * rows.var())
+
+    return value, spread(in_a, across), spread(in_b, across.T)
 
 
 def kernel_distance(
@@ -51,12 +65,13 @@ def kernel_distance(
     subsets: how many, S. size: samples of each, m, but at most half of n = min(N, M). Subset i is a function of
     (seed, i).
 
-    standard_error: how far values for new samples are spread. With s the standard deviation over the subsets, which
-    share samples and are less spread by the factor 1 - m/n than if they did not,
+    standard_error: how far values for new samples are spread. To first order a sample of a adds va/N, of b vb/M, to the
+    variance of the value. Subsets share samples, so that with s the standard deviation over them
 
-        standard_error^2 = s^2 (1/S + (m/n) / (1 - m/n))
+        s^2 = va (1/m - 1/N) + vb (1/m - 1/M)        standard_error^2 = s^2/S + va/N + vb/M
 
-    For two sets of one law it is too large, since there the values fall faster than 1/sqrt(m).
+    where va : vb is found from the rows of the kernel matrices. For two sets of one law the error is too large, since
+    there the values fall faster than 1/sqrt(m).
 
     Binkowski et al. 2018 (arXiv 1801.01401), sec. 4.
     """
@@ -65,9 +80,9 @@ def kernel_distance(
         raise InputError(f"{subsets} subsets of {size} samples: at least 2 of 2 are needed")
     smaller = min(len(a), len(b))
     size = min(size, smaller // 2)
-    values = torch.tensor(
+    found = torch.tensor(
         [
-            squared_mmd(
+            _mmd(
                 a[_subset(len(a), size, seed, 2 * i).to(a.device)],
                 b[_subset(len(b), size, seed, 2 * i + 1).to(b.device)],
             )
@@ -75,9 +90,13 @@ def kernel_distance(
         ],
         dtype=torch.float64,
     )
-    share = size / smaller
-    error = float(values.std()) * math.sqrt(1 / subsets + share / (1 - share))
-    return Kid(float(values.mean()), error)
+    values = found[:, 0]
+    va, vb = found[:, 1:].mean(0).tolist()
+    share = va / (va + vb) if va + vb > 0 else 0.5
+    between = float(values.var())
+    scale = between / (share * (1 / size - 1 / len(a)) + (1 - share) * (1 / size - 1 / len(b)))
+    variance = between / subsets + scale * (share / len(a) + (1 - share) / len(b))
+    return Kid(float(values.mean()), math.sqrt(variance))
 
 
 def _subset(count: int, size: int, seed: int, step: int) -> Tensor:
