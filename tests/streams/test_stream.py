@@ -149,9 +149,13 @@ def test_padded_samples_are_paired_where_their_lengths_agree() -> None:
         return torch.arange(4), torch.arange(4)
 
     Coupled(Shuffled(Even(), 4, 0), keep, 0).at(0)
-    # What the coupling compares holds nothing but data.
+    # What the coupling compares holds nothing but data, the numbers that the samples have alone.
+    assert torch.equal(seen[0][:, :3], Noise.batch(4, 0, 0).normal((3, 2), SOURCE))
     assert (seen[0][:, 3:] == 0).all()
-    assert (seen[0][:, :3] != 0).all()
+
+    Coupled(Shuffled(Paired(Even(), lambda x: x + 1), 4, 0), keep, 0).at(0)
+    assert (seen[1][:, 3:] == 0).all()
+    assert (seen[1][:, :3] != 0).all()
     with pytest.raises(InputError, match="different lengths"):
         Coupled(Shuffled(Everything(), 4, 0), keep, 0).at(0)
     with pytest.raises(InputError, match="different lengths"):

@@ -35,7 +35,7 @@ class Coupled:
     def at(self, step: int) -> Batch:
         batch = self.stream.at(step)
         x1 = batch.x1
-        noise = Noise.batch(len(batch), self.seed, step, device=x1.device)
+        noise = Noise.batch(len(batch), self.seed, step, device=x1.device).masked(batch.mask)
         x0 = noise.normal(x1.shape[1:], SOURCE, x1.dtype) if batch.x0 is None else batch.x0
         if batch.mask is not None:
             if not torch.equal(batch.mask, batch.mask[:1].expand_as(batch.mask)):
@@ -43,6 +43,6 @@ class Coupled:
                     "samples of different lengths cannot be paired with each other's noise: use batches of one "
                     "length, or no coupling"
                 )
-            x0 = x0 * batch.mask
+            x0 = torch.where(batch.mask, x0, 0.0)
         i, j = self.coupling(x0, x1, noise, batch.cond)
         return replace(replace(batch, x0=None)[j], x0=x0[i])
