@@ -358,6 +358,12 @@ def mixture(
     return pf.GaussianMixture(means, covariances[kind], weights / weights.sum(), **extra)
 
 
+def has_share(hits: Tensor, truth: float) -> bool:
+    """Whether the share of True among independent trials is the true one, within 4.5 standard errors."""
+    error = sqrt(truth * (1 - truth) / hits.numel())
+    return abs(float(hits.double().mean()) - truth) <= 4.5 * error
+
+
 Field = Callable[..., Tensor]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pushforward as pf
 from contracts.flow_maps import ExactNet, Free, flow_model, gradient
-from contracts.members import mixture, randn
+from contracts.members import has_share, mixture, randn
 from objectives.test_meanflow import LAWS
 from pushforward.core.noise import SOURCE
 from pushforward.core.times import Uniform
@@ -166,7 +166,7 @@ def test_the_time_is_drawn_equally_from_those_of_the_student(n):
 def test_the_exact_map_is_the_fixed_point_of_two_jumps_in_one(path, prediction, law):
     """With itself for the shortest; without it, all but those, whose velocity is that of one time."""
     net = ExactNet(law, path, prediction)
-    model, noise = flow_model(net, path, prediction), pf.Noise.batch(32, seed=1)
+    model, noise = flow_model(net, path, prediction), pf.Noise.batch(64, seed=1)
     x1 = law.draw(noise)
     taught = Shortcut(model, law.flow_map(path), finest=8, share=0.0)
     loss = taught(x1, noise)["loss"]
@@ -174,7 +174,8 @@ def test_the_exact_map_is_the_fixed_point_of_two_jumps_in_one(path, prediction, 
     assert float(gradient(loss.mean(), net).abs()) < 1e-6
     alone = replace(taught, teacher=None)(x1, noise)["loss"].detach()
     shortest = alone > 1e-13
-    assert 0.1 < float(shortest.double().mean()) < 0.6
+    # Jumps of 1, 1/2 and 1/4 come up equally often; test_defaults.py has their shares to a few per cent.
+    assert has_share(shortest, 1 / 3)
     with torch.no_grad():
         net.theta.fill_(0.3)
     off = taught(x1, noise)["loss"]
@@ -262,7 +263,7 @@ def test_the_share_that_goes_nowhere_learns_by_flow_matching(share):
 
 
 def test_a_dropped_condition_is_dropped_in_both_jumps_and_in_their_sum():
-    net, path, n = Free(), pf.CondOT(), 400
+    net, path, n = Free(), pf.CondOT(), 6000
     noise, label = pf.Noise.batch(n, seed=2), torch.arange(n) % 3
     Shortcut(flow_model(net, path), finest=4, share=0.0, condition_dropout=0.3)(
         pf.Batch(randn(n, 2), {"label": label}), noise
@@ -270,7 +271,7 @@ def test_a_dropped_condition_is_dropped_in_both_jumps_and_in_their_sum():
     told = [cond["label"] for *_, cond in net.asked]
     assert len(told) == 3
     dropped = told[-1] == -1
-    assert 0.2 < float(dropped.double().mean()) < 0.4
+    assert has_share(dropped, 0.3)
     assert torch.equal(told[-1][~dropped], label[~dropped])
     assert all(torch.equal(part, told[-1]) for part in told)
 
