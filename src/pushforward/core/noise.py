@@ -2,25 +2,20 @@
 
 Nothing is drawn from a stateful generator, so that a sample does not depend on the batch it is in, on the
 number of workers or of processes, and a run that was interrupted goes on bit for bit.
-
-Philox 4x32-10: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", sec. 3.3.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from pushforward.core import philox
 from pushforward.core.errors import InputError
 
-MASK = 0xFFFFFFFF
-ROUNDS = 10
-MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-WEYL = (0x9E3779B9, 0xBB67AE85)
 # (sqrt 5 - 1)/2 in units of 2^-64, as the int64 of the same bits.
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 
@@ -30,33 +25,10 @@ GOLDEN = 0x9E3779B97F4A7C15 - 2**64
     SPAN,
 ) = range(14)  # fmt: skip
 
-# Blocks of four numbers handled at a time: the ten rounds then stay in the processor's cache.
-CHUNK = 1 << 15
-
-
-def philox4x32(
-    counter: Sequence[Tensor], key: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox on four 32-bit counter words, under a key of two 32-bit words.
-
-        (c0, c1, c2, c3) -> (hi(m1 c2) ^ c1 ^ k0, lo(m1 c2), hi(m0 c0) ^ c3 ^ k1, lo(m0 c0))
-        (k0, k1)         -> (k0 + w0, k1 + w1)  mod 2^32
-
-    Words are int64 tensors in [0, 2^32) that broadcast with each other. A product of two of them wraps
-    modulo 2^64, which leaves both of its halves right, and int64 wraps alike on every device.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key[0] & MASK, key[1] & MASK
-    for _ in range(ROUNDS):
-        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & MASK) ^ c1 ^ k0,
-            p1 & MASK,
-            ((p0 >> 32) & MASK) ^ c3 ^ k1,
-            p0 & MASK,
-        )
-        k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
-    return c0, c1, c2, c3
+# Blocks of four numbers handled at a time.
+CHUNK = 1 << 16
+# The float64 2^20, whose last bit is worth 2^-32, as the int64 of the same bits.
+UNIT = 0x413 << 52
 
 
 @dataclass(frozen=True)
@@ -121,23 +93,28 @@ class Noise:
 
         Counter: (block, step, id low, id high 16 bits | stream << 16); key: the two halves of the seed.
         """
+        numbers = -(-count // 4)
+        out = torch.empty(len(self.ids), numbers, 4, dtype=torch.int64, device=self.ids.device)
+        for rows, part, words, _ in self._chunks(numbers, stream):
+            for k, word in zip((0, 2, 1, 3), words, strict=True):
+                out[rows, part, k] = word
+        return out.flatten(1)[:, :count]
+
+    def _chunks(
+        self, count: int, stream: int, high_bits: int = 0
+    ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+        """Samples, blocks of `count`, and what `philox.blocks` returns for them, as many at a time as caches hold."""
         if not 0 <= stream < 2**16:
             raise InputError(f"stream is {stream}; it must lie in [0, 2^16)")
-        blocks = -(-count // 4)
-        out = torch.empty(len(self.ids), blocks, 4, dtype=torch.int64, device=self.ids.device)
-        key = (self.seed & MASK, self.seed >> 32)
-        block = torch.arange(blocks, device=self.ids.device)
-        rows = max(1, CHUNK // max(blocks, 1))
-        step = torch.tensor(self.step, device=self.ids.device)
-        for row in range(0, len(self.ids), rows):
-            ids = self.ids[row : row + rows, None]
-            high = (ids >> 32) & 0xFFFF | stream << 16
-            for start in range(0, blocks, CHUNK):
-                part = slice(start, start + CHUNK)
-                words = philox4x32((block[None, part], step, ids & MASK, high), key)
-                for k, word in enumerate(words):
-                    out[row : row + rows, part, k] = word
-        return out.flatten(1)[:, :count]
+        size = max(1, CHUNK // max(count, 1))
+        for row in range(0, len(self.ids), size):
+            rows = slice(row, row + size)
+            for first in range(0, count, CHUNK):
+                last = min(first + CHUNK, count)
+                words, spare = philox.blocks(
+                    self.ids[rows], first, last, self.step, stream, self.seed, high_bits
+                )
+                yield rows, slice(first, last), words, spare
 
     def uniform(
         self, shape: Sequence[int] = (), stream: int = TIME, dtype: torch.dtype = torch.float64
@@ -151,21 +128,25 @@ class Noise:
     ) -> Tensor:
         """(B, *shape) standard normals by Box and Muller: sqrt(-2 ln u) (cos 2 pi v, sin 2 pi v).
 
-        Worked out in float64 for float64 and in float32, four times as fast, for all others; the tails reach 6.7
+        Computed in float64 for float64 and in float32, four times as fast, for all others; the tails reach 6.7
         standard deviations.
         """
         count = math.prod(shape)
-        real = torch.promote_types(dtype, torch.float32)
-        words = self.words(count + count % 2, stream)
-        out = torch.empty(words.shape, dtype=dtype, device=words.device)
-        rows = max(1, 4 * CHUNK // max(words.shape[1], 1))
-        for row in range(0, len(words), rows):
-            uniform = ((words[row : row + rows].double() + 0.5) * 2.0**-32).to(real)
-            u, v = uniform.unflatten(1, (-1, 2)).unbind(2)
-            radius, angle = (-2 * u.log()).sqrt(), 2 * math.pi * v
-            pair = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=2)
-            out[row : row + rows] = pair.flatten(1).to(dtype)
-        return self._placed(out[:, :count].reshape(-1, *shape))
+        numbers, real = -(-count // 4), torch.promote_types(dtype, torch.float32)
+        out = torch.empty(len(self.ids), numbers, 2, 2, dtype=real, device=self.ids.device)
+        pairs = torch.view_as_complex(out)
+        for rows, part, words, spare in self._chunks(numbers, stream, UNIT):
+            # With the bits of UNIT a word is the float64 2^20 + word/2^32, and (word + 1/2)/2^32 is exact.
+            uniform = words.view(torch.float64).sub_(2.0**20 - 2.0**-33)
+            if real != torch.float64:
+                uniform, spare = _memory(spare, real, words.shape).copy_(uniform), words
+            radius, angle = uniform[:2].log_().mul_(-2).sqrt_(), uniform[2:].mul_(2 * math.pi)
+            cos = torch.cos(angle, out=_memory(spare, real, angle.shape)).mul_(radius)
+            sin = angle.sin_().mul_(radius)
+            for k in (0, 1):
+                torch.complex(cos[k], sin[k], out=pairs[rows, part, k])
+        flat = out.flatten(1)[:, :count].to(dtype)
+        return self._placed(flat.reshape(len(self.ids), *shape))
 
     def _placed(self, numbers: Tensor) -> Tensor:
         """Numbers (B, ..., *data) in the order of the entries that are data, 0 elsewhere; others as they are."""
@@ -195,3 +176,8 @@ class Noise:
         """A uniformly random permutation of `size` indices, keyed by (seed, stream, step); ids play no part."""
         high, low = Noise.batch(size, self.seed, self.step).words(2, stream).unbind(1)
         return torch.argsort(high << 31 | low >> 1, stable=True)
+
+
+def _memory(x: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """The memory of x as a tensor of this kind."""
+    return x.flatten().view(dtype)[: math.prod(shape)].view(*shape)
