@@ -155,7 +155,7 @@ def _compare(*cases: tuple) -> list[Row]:
 
 
 def couplings() -> list[Row]:
-    """What a coupling adds to a training step: ours, worked out ahead in a thread, and torchcfm's, in the step.
+    """What a coupling adds to a training step: ours, computed ahead in a thread, and torchcfm's, in the step.
 
     Wall clock, since the pairing runs beside the step: the median of rounds in which all take turns. A turn is several
     steps in a row; the first ones are not counted, in which batches are used up that were ready before, and what was

@@ -67,7 +67,7 @@ class Problem:
         start = torch.zeros((), dtype=torch.float64)
         alpha, sigma = float(path.alpha(start)), float(path.sigma(start))
         self.denoise, self.path, self.x0, self.calls = denoise, path, x0, 0
-        self.steps = steps  # of Runge-Kutta in place of an adaptive method: what it costs is known
+        self.steps = steps  # of Runge-Kutta instead of an adaptive method: what it costs is known
         self.first, self._states = math.atan2(sigma, alpha), {}
         self._normal = x0 / math.hypot(alpha, sigma)
         self.end = self._carry(self._normal, self.first, 0.0)

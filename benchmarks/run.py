@@ -60,12 +60,12 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; all of them if left out"
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; all of them by default"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--note", default="", help="a remark to keep with the results")
     parser.add_argument(
-        "--threads", type=int, default=0, help="threads of torch; its own choice if left out"
+        "--threads", type=int, default=0, help="threads of torch; its own choice by default"
     )
     options = parser.parse_args()
     if options.threads:

@@ -55,7 +55,7 @@ def followed(field: pf.ExactField, x: Tensor, t: float, s: float) -> Tensor:
 @pytest.mark.parametrize("path", FIVE_PATHS)
 @pytest.mark.parametrize("kind", ["full", "line"])
 def test_the_exact_map_ends_where_dop853_does(kind, path, t, s):
-    if isinstance(path, UserPath):  # whose derivatives are worked out at every call
+    if isinstance(path, UserPath):  # whose derivatives are computed at every call
         t, s = 0.6 * t + 0.2, 0.6 * s + 0.2
     law = mixture(3, 1) if kind == "full" else LINE
     times = torch.full((6,), t, dtype=torch.float64)

@@ -117,7 +117,7 @@ def test_levels_double_as_the_paper_says(first, last, steps):
 
 
 def test_levels_that_are_no_power_of_two_apart_double_until_the_last_of_them():
-    """K' = floor(100/(log2 3 + 1)) = 38: 10, 20, and then 30 in place of 40."""
+    """K' = floor(100/(log2 3 + 1)) = 38: 10, 20, and then 30 instead of 40."""
     levels = Levels(10, 30, 100)
     marks = {0: 10, 37: 10, 38: 20, 75: 20, 76: 30, 99: 30, 100: 30, 10**6: 30}
     assert {k: levels.count(k) for k in marks} == marks

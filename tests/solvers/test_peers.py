@@ -137,7 +137,7 @@ def by_k_diffusion(module, name: str, times: torch.Tensor, extra: dict) -> torch
     asked = []
 
     def model(y, sigma, **_):
-        # The times of the grid for its levels, so that nothing is lost on the way back; others are worked out.
+        # The times of the grid for its levels, so that nothing is lost on the way back; others are computed.
         at = PATH.time_of_edm_sigma(sigma[0])
         near = (levels / sigma[0] - 1).abs().argmin()
         at = times[near] if abs(float(levels[near] / sigma[0]) - 1) < 1e-12 else at

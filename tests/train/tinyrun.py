@@ -34,7 +34,7 @@ def dataset(images: bool = False, size: int = 20) -> Dataset:
 def trainer(
     folder: Path, images: bool = False, wrap=lambda stream: stream, objective=None, **settings
 ) -> Trainer:
-    """A Trainer all of whose objects are new. images: a U-Net with dropout in place of an MLP."""
+    """A Trainer all of whose objects are new. images: a U-Net with dropout instead of an MLP."""
     torch.manual_seed(0)
     net = UNet(1, 8, (1, 2), classes=3, dropout=0.3) if images else MLP(2, 8, 1, classes=3)
     torch.seed()  # No run may depend on the state of the generator.

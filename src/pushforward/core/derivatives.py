@@ -14,7 +14,7 @@ from pushforward.core.shapes import sum_data
 def divergence(value: Tensor, x: Tensor, create_graph: bool = False) -> Tensor:
     """`sum_i d value_i / d x_i`, (B,), by one backward pass for each dimension.
 
-    value: (B, ...), worked out from x (B, ...) row by row, x requiring gradients. create_graph: so that the result can
+    value: (B, ...), computed from x (B, ...) row by row, x requiring gradients. create_graph: so that the result can
     be differentiated.
     """
     flat = value.flatten(1)
@@ -49,7 +49,7 @@ def jvp(
 ) -> tuple[Tensor, Tensor]:
     """The value of a function and its derivative along tangents, by one pass in forward mode.
 
-    Attention is worked out by its definition meanwhile: the fused kernels have no derivative of that kind.
+    Attention is computed by its definition meanwhile: the fused kernels have no derivative of that kind.
     """
     with sdpa_kernel(SDPBackend.MATH):
         value, derivative = torch.func.jvp(function, at, tangents)[:2]

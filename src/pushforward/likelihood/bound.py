@@ -99,9 +99,9 @@ def variational_bound(
     variance: v of each step: b, b~, or "learned", as of `DDPM`; or a function (x_t, t, s, **cond) that gives it. In L_0
               there is no b~: that of the step before stands for it.
     bin_width, value_range: of the values of x; bin_width=None takes the density of x, for data that are not quantised.
-    terms:    how many of the L_k are worked out for each sample, drawn uniformly with replacement; all if left out.
+    terms:    how many of the L_k are computed for each sample, drawn uniformly with replacement; all by default.
     seed, ids: key the draws: a shard of a data set with its own ids gives what the whole would.
-    batch_size: samples at a time; all of them if left out.
+    batch_size: samples at a time; all of them by default.
 
     Ho et al. 2020 (arXiv 2006.11239), eq. 5-8 and 13; variances of the last step: Nichol & Dhariwal 2021, sec. 2.1.
     """

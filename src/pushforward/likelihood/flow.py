@@ -36,7 +36,7 @@ from pushforward.core.shapes import check_mask, count_data, sum_data
 from pushforward.core.times import straight, uniform
 from pushforward.solvers import RK4, DormandPrince, Solver, integrate
 
-# The most dimensions for which the divergence is worked out exactly unless probes are asked for.
+# The most dimensions for which the divergence is computed exactly unless probes are asked for.
 EXACT_DIMENSIONS = 64
 # Steps by which densities are found in float32.
 RK4_STEPS = 200
@@ -150,7 +150,7 @@ def log_prob(
     """ln p_1(x), in nats, of the law that the flow carries the source to.
 
     x:      (B, ...) points at t = 1.
-    probes: None works the divergence out exactly, one backward pass a dimension and call, in up to 64 dimensions. A
+    probes: None computes the divergence exactly, one backward pass a dimension and call, in up to 64 dimensions. A
             number K estimates it by K probes for each sample, drawn ONCE for its whole trajectory and keyed by (seed,
             id): the estimate of the integral is then unbiased and its integrand smooth. Returned is an Estimate, with
             the standard error over the probes (infinite for K = 1). It does not hold what the solver leaves.
@@ -164,9 +164,9 @@ def log_prob(
     mask:   bool, of x's number of dimensions, each as long or 1: the entries that are data. The others stay as they
             are, and are no dimensions: a padded sample has the density that it has alone.
     kind:   probes of signs, "rademacher", which have the least variance, or "gaussian" ones.
-    ids:    (B,) int64, global ids of the samples, 0 ... B - 1 if left out: with them a shard of a data set gives what
+    ids:    (B,) int64, global ids of the samples, 0 ... B - 1 by default: with them a shard of a data set gives what
             the whole would. Nothing is exchanged between processes.
-    batch_size: samples at a time; all of them if left out.
+    batch_size: samples at a time; all of them by default.
     """
     path = field.path
     if source is None:

@@ -33,7 +33,7 @@ class DiffFlowModel(ModelBase):
     drift: (x (B, ...), t (B,), **cond) -> (B, ...), in the direction of the noise; starting at 0, as the networks of
            this library do, it starts from the diffusion model of the path. None for that model itself.
     steps: N; the grid is then `times.quadratic`, whose steps shrink towards the data.
-    grid:  times (N + 1,) that increase from 0 to 1, in place of steps.
+    grid:  times (N + 1,) that increase from 0 to 1, instead of steps.
 
     As a field it answers with the velocity of the probability flow, `u = score's velocity - drift`, and with the
     score. With a drift its marginals are on no path that is known beforehand: `path` then says gaussian_source=False,

@@ -133,7 +133,7 @@ class FlowMapModel(ModelBase):
         want: Prediction | None = None,
         **cond: Any,
     ) -> Tensor:
-        """P as the prediction `want`, the network's own if left out: with it and x_t, DDIM's step is x_s."""
+        """P as the prediction `want`, the network's own by default: with it and x_t, DDIM's step is x_s."""
         told = {"s": self._shown(as_time(s, x))} if self.jumps == "any" else {}
         return self.model(x, t, want or self.prediction, **told, **cond)
 

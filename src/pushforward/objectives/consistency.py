@@ -246,7 +246,7 @@ class ContinuousConsistency:
     times:   the law of t. warmup: optimiser steps over which r rises from 0 to 1. floor: c.
     condition_dropout: as for `Matching`; compiled: as for `MeanFlow`.
 
-    Lu & Song 2024 (arXiv 2410.11081), eq. 6-8 and alg. 1; theirs also learns a weight over t, which is left out.
+    Lu & Song 2024 (arXiv 2410.11081), eq. 6-8 and alg. 1; theirs also learns a weight over t, which is omitted here.
     """
 
     model: FlowMapModel

@@ -33,7 +33,7 @@ from pushforward.objectives.matching import refuse_mask
 from pushforward.solvers import RK4
 from pushforward.solvers.ode import RungeKutta
 
-# The most dimensions for which the divergence is worked out exactly unless probes are asked for.
+# The most dimensions for which the divergence is computed exactly unless probes are asked for.
 EXACT_DIMENSIONS = 64
 
 
@@ -47,16 +47,16 @@ class MaximumLikelihood:
     times and probes.
 
     model:    its velocity is trained. A loss takes steps x solver.calls network calls, each with derivatives in x.
-    probes:   None works the divergence out, by one backward pass for each dimension; K estimates it by K probes of
+    probes:   None computes the divergence, by one backward pass for each dimension; K estimates it by K probes of
               signs (or Gaussian ones), drawn once for a trajectory: the loss and its gradient stay unbiased.
     kinetic, jacobian: weights of the energies of Finlay et al. 2020, eq. 5, which straighten the flow. With probes
               the Frobenius norm is estimated by the same ones, `E |v^T du/dx|^2`.
-    grid:     times (n + 1,) that increase, in place of steps; they are walked backwards. A prediction without a
+    grid:     times (n + 1,) that increase, instead of steps; they are walked backwards. A prediction without a
               velocity at an end of time is moved from it by the model's margin.
     jitter:   move the inner times of the grid at random by up to half a step, for each sample and training step anew.
               On a fixed grid a network that knows the time well lowers the loss by a field that is right at those
               times only: the loss is then no likelihood, which `pf.log_prob` on another grid tells (docs/log.md).
-    source:   ln density of the law at the first time, from (B, ...) to (B,); that of N(0, sigma(0)^2 I) if left out.
+    source:   ln density of the law at the first time, from (B, ...) to (B,); that of N(0, sigma(0)^2 I) by default.
     adjoint:  one step's activations in memory instead of all, for one more evaluation of each step.
     """
 

@@ -60,7 +60,7 @@ class MeanFlow:
               model's own unconditional velocity: one call of the trained map then is a guided one. With a teacher leave
               it at 1, and give a guided teacher.
     condition_dropout: probability of training a sample without its condition; it is then not guided.
-    compiled: work the derivative out by torch.compile: the loss of an MLP is then 1.7 times as fast, after 10 to 40 s
+    compiled: compute the derivative by torch.compile: the loss of an MLP is then 1.7 times as fast, after 10 to 40 s
               (benchmarks/results/derivatives.md). Convolutional networks with GroupNorm cannot be compiled in forward
               mode by torch 2.13.
 
@@ -153,7 +153,7 @@ def mean_velocity(
 ) -> tuple[Tensor, Tensor]:
     """U at (x_t, t; s), with its gradient, and dX/dt where x_t moves along v, without; (B, ...) each.
 
-    compiled: work the derivative out by torch.compile.
+    compiled: compute the derivative by torch.compile.
     """
     drawn = generators(x_t.device)
     with held_fixed(model):

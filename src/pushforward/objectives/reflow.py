@@ -1,4 +1,4 @@
-"""Straightening a flow by its own pairs, and one step in place of a straight one.
+"""Straightening a flow by its own pairs, and one step instead of a straight one.
 
 A flow that was trained on independent x0 and x1 joins its ends along curves. Trained again on the pairs (x0, x1) that
 it joins, as `train.pairs.generate_pairs` writes them, it becomes the 2-rectified flow, of the same marginals: no convex
@@ -44,7 +44,7 @@ class Reflow(FlowMatching):
 
 @dataclass(frozen=True)
 class OneStep:
-    """`E | x0 + u_theta(x0, 0) - x1 |^2`: one step of Euler's method in place of a whole flow.
+    """`E | x0 + u_theta(x0, 0) - x1 |^2`: one step of Euler's method instead of a whole flow.
 
     The model learns what its teacher's flow joins, and nothing of the way: sample it by `Euler()` with nfe=1. It is
     exact where x1 is a function of x0, as for the pairs of any ODE, but such a function is hard to learn unless the

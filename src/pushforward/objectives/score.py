@@ -131,7 +131,7 @@ class SlicedScoreMatching(ScoreObjective):
     """`E ( |s_theta|^2 + 2 v . (ds_theta/dx) v ) / D`: the divergence by random projections v of signs.
 
     projections:      probes for each sample, whose losses are averaged; one backward pass each.
-    variance_reduced: False for (v . s)^2 in place of its mean |s|^2, the plain form.
+    variance_reduced: False for (v . s)^2 instead of its mean |s|^2, the plain form.
 
     Song, Garg, Shi, Ermon 2019 (arXiv 1905.07088), eq. 7-8.
     """

@@ -36,7 +36,7 @@ class Chain(ABC):
     """A loss of the steps of a chain from noise to data.
 
     model:       on any path with a Gaussian source.
-    steps:       the states, and how often each is drawn (see `important_steps`); left out: the path's, equally.
+    steps:       the states, and how often each is drawn (see `important_steps`); by default the path's, equally.
     bin_width, value_range: of quantised data, at the centres of their bins; bin_width=None takes the density of x, for
                  data that are not quantised.
     condition_dropout: probability of training a sample without its condition.

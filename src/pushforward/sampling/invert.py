@@ -30,8 +30,8 @@ def invert(
         x0 = pf.invert(model, x, nfe=50)
         x  = pf.generate(model, len(x), solver=pf.solvers.DDIM(), nfe=50, source=x0)
 
-    solver:    the one that is to lead back: a solver without noise, DDIM if left out.
-    nfe, grid: those of the way back, 50 calls if left out.
+    solver:    the one that is to lead back: a solver without noise, DDIM by default.
+    nfe, grid: those of the way back, 50 calls by default.
     exact:     solve for the solver's own steps (`solvers.Inverse`): the way back then ends in x up to rounding, for
                about 7 calls in each step on smooth laws. False: run the solver backwards, one step a step; the error of
                there and back is then of the solver's order, and large for DDIM: an RMSE of 0.02 to 0.05 at 50 steps on

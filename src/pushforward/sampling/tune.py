@@ -79,7 +79,7 @@ class Tuned(NamedTuple):
         return Learned(self.weights)
 
     def attach(self, model: Any) -> None:
-        """Put it into `model.info`, where `generate` finds it and `save` keeps it; in place of one of the same kind."""
+        """Put it into `model.info`, where `generate` finds it and `save` keeps it; instead of one of the same kind."""
         entry = self._asdict() | {"weights": self.weights.as_json()}
         others = [
             e

@@ -68,7 +68,7 @@ class DDIM:
 
 @dataclass(frozen=True)
 class DDPM:
-    """Ancestral sampling: a draw from q(x_s | x_t, x1) with the predicted data in place of x1.
+    """Ancestral sampling: a draw from q(x_s | x_t, x1) with the predicted data instead of x1.
 
         x_s = (alpha_t/alpha_s) (sigma_s/sigma_t)^2 x_t + alpha_s (b/sigma_t^2) D + sqrt(v) z
         b   = sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2
@@ -77,7 +77,7 @@ class DDPM:
     or "learned", `beta^w beta-tilde^(1 - w) = b (sigma_s/sigma_t)^(2 - 2w)` with w from a `VarianceField`, such as a
     Model whose network has twice the channels, by the call that gives D. On neighbouring steps of a DiscretePath
     b = beta_k and this is Ho et al.'s mean. Any grid will do, each step being that of the schedule with the steps
-    between left out. The last step, to sigma_s = 0, adds no noise.
+    between omitted. The last step, to sigma_s = 0, adds no noise.
 
     Ho et al. 2020 (arXiv 2006.11239), eq. 6-7 and sec. 3.2; learned variance and subsets of steps: Nichol & Dhariwal
     2021 (arXiv 2102.09672), eq. 15 and 19.

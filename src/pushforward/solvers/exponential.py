@@ -63,9 +63,9 @@ class DPMSolver:
     phi(h) = 1 + (e^{-h} - 1)/h; form "noise" is the same with alpha and sigma, data and noise exchanged and h negated.
     Order 1 is DDIM, in either form.
 
-    r1, r2:  where the field is asked, as fractions of h: 1/2 at order 2, 1/3 and 2/3 at order 3 if left out. At order 3
+    r1, r2:  where the field is asked, as fractions of h: 1/2 at order 2, 1/3 and 2/3 at order 3 by default. At order 3
              another r2 than 2/3 leaves order 2: the last formula integrates a parabola for that one alone.
-    eta:     noise as in `DDIM`, from noise to data only: a step to the smaller sqrt(sigma_s^2 - eta^2 v) in place of
+    eta:     noise as in `DDIM`, from noise to data only: a step to the smaller sqrt(sigma_s^2 - eta^2 v) instead of
              sigma_s, and eta sqrt(v) z added, v the variance beta-tilde of q(x_s | x_t, x1). Order 1 is then DDIM(eta),
              order 2 the ancestral 2S of k-diffusion. The flow is followed to a state of less noise, whose law is known
              too, so that errors in law are of the flow's order. Not for order 3, which would ask beyond s.

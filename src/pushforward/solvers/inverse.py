@@ -45,7 +45,7 @@ class Inverse:
     identity up to tol, which leaves no error but that of rounding.
 
     solver:    a one-step method without noise: DDIM(), Euler(), Heun(), ...; others are errors.
-    tol:       100 units of rounding of x's dtype if left out.
+    tol:       100 units of rounding of x's dtype by default.
     max_calls: evaluations of F in one step after which a sample is given up, with a ConvergenceError: the step may be
                too long for F to have an inverse, or sigma(t) = 0 and the data lie on a set without volume.
 

@@ -30,7 +30,7 @@ class ChurnedHeun:
 
     n is the number of steps. s_churn = 0, the default, is deterministic and works in both directions. It is not `Heun`,
     which steps in t: both are of second order, with other errors. The step to sigma = 0 is y~ alone, as in the paper,
-    and so is the one from alpha = 0, where k is infinite; each of them takes one call in place of two. Levels are
+    and so is the one from alpha = 0, where k is infinite; each of them takes one call instead of two. Levels are
     raised to that of t = 0 at most.
 
     (s_churn, s_tmin, s_tmax, s_noise) = (40, 0.05, 50, 1.003) in the paper, on ImageNet-64, scaled to a standard

@@ -90,7 +90,7 @@ class SignalToNoise(_Dynamics):
     take `Langevin(4 r^2)`, to which this comes down where the noise dominates, |score| = sqrt(D)/sigma. The bound is
     for samples where the score vanishes.
 
-    Song et al. 2021 (arXiv 2011.13456), alg. 4 and 5, whose eps is half of this one; its factor 1 - beta_i is left out.
+    Song et al. 2021 (arXiv 2011.13456), alg. 4 and 5, whose eps is half of this one; its factor 1 - beta_i is omitted.
     """
 
     r: float = 0.16
@@ -118,7 +118,7 @@ def langevin(
     ids: Tensor | None = None,
     **cond: Any,
 ) -> Tensor:
-    """A corrector, `Langevin()` if left out, `steps` times on x (B, ...) at a time t; seed, ids as in `integrate`."""
+    """A corrector, `Langevin()` by default, `steps` times on x (B, ...) at a time t; seed, ids as in `integrate`."""
     _check_count(steps)
     check_defined("score", field.path)
     corrector, t = Langevin() if corrector is None else corrector, as_time(t, x)

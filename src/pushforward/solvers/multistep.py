@@ -7,7 +7,7 @@ Each of the three predictions gives a linear equation that is solved exactly but
     noise:      x_s = (alpha_s/alpha_t) x_t + alpha_s int E d(sigma/alpha)
 
 Under the integral the prediction is replaced by the polynomial, in some variable z, through its last values; the
-weights `int l_j(z) dw` of its Lagrange basis are worked out once for the whole grid, to rounding, for any path. What
+weights `int l_j(z) dw` of its Lagrange basis are computed once for the whole grid, to rounding, for any path. What
 is known under many names is a choice of prediction, variable and number of points:
 
     Adams-Bashforth                     velocity, time
@@ -53,7 +53,7 @@ Weights = Literal["exact", "bh1", "bh2", "halved"]
 # Gauss-Legendre nodes and weights on [0, 1] for the weights of a step.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 NODES, WEIGHTS = torch.from_numpy(_NODES + 1) / 2, torch.from_numpy(_WEIGHTS) / 2
-# Numbers of quadrature worked out at a time.
+# Numbers of quadrature computed at a time.
 CHUNK = 1 << 20
 
 

@@ -1,4 +1,4 @@
-"""Features of images: what they are of, what they do not depend on, and that those of data are worked out once."""
+"""Features of images: what they are of, what they do not depend on, and that those of data are computed once."""
 
 from __future__ import annotations
 
