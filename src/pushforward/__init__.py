@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from pushforward.core.version import __version__ as __version__
 
 # Public name -> module that defines it; None where the name is the module.
 _MODULES = {
@@ -58,7 +58,8 @@ _NAMES = {
     "data.batch": ("Batch",),
     "solvers.base": ("Solver", "integrate"),
     "sampling.invert": ("invert", "slerp"),
-    "sampling.generate": ("generate", "generate_batches", "sample_with_log_prob"),
+    "sampling.generate": ("generate", "generate_batches"),
+    "sampling.density": ("sample_with_log_prob",),
     "sampling.tune": ("Tuned", "tune"),
     "likelihood": ("log_prob", "variational_bound"),
     "saving.folder": ("load", "save"),
@@ -133,9 +134,9 @@ if TYPE_CHECKING:
     from pushforward.models.model import Model as Model
     from pushforward.models.nulls import LearnedNull as LearnedNull
     from pushforward.models.preconditioning import EDMPreconditioning as EDMPreconditioning
+    from pushforward.sampling.density import sample_with_log_prob as sample_with_log_prob
     from pushforward.sampling.generate import generate as generate
     from pushforward.sampling.generate import generate_batches as generate_batches
-    from pushforward.sampling.generate import sample_with_log_prob as sample_with_log_prob
     from pushforward.sampling.invert import invert as invert
     from pushforward.sampling.invert import slerp as slerp
     from pushforward.sampling.tune import Tuned as Tuned

@@ -310,8 +310,9 @@ class Broken(nn.Module):
 
 
 def test_samples_that_are_not_finite_are_counted_and_named() -> None:
-    with pytest.raises(pf.NonFiniteError, match=r"2 of 5 samples are not finite \(the first: \[1, 4\]\)"):  # fmt: skip
-        pf.generate(Broken(), 5, nfe=4, label=[0, 1, 0, 0, 1], batch_size=2)
+    words = r"1 of the samples 2 to 3 are not finite \(the first: \[3\]\)"
+    with pytest.raises(pf.NonFiniteError, match=words):
+        pf.generate(Broken(), 5, nfe=4, label=[0, 0, 0, 1, 1], batch_size=2)
 
 
 def test_a_model_samples_without_dropout_or_gradient_and_is_left_as_it_was() -> None:

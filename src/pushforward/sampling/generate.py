@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -26,8 +25,6 @@ from pushforward.core.fields import (
 from pushforward.core.noise import START, Noise
 from pushforward.guidance import ClassifierFree
 from pushforward.laws.law import Law
-from pushforward.likelihood import Carry, Estimate, source_log_prob, summary
-from pushforward.likelihood.flow import Probe
 from pushforward.runtime.processes import Processes
 from pushforward.sampling.given import Label, conditions_of, labels_of, negatives_of
 from pushforward.sampling.sampler import Grid, find_sampler
@@ -92,9 +89,7 @@ def generate(
     options = {
         name: value for name, value in locals().items() if name not in ("model", "num", "cond")
     }
-    samples = torch.cat(list(_prepared(model, num, **options, **cond)))
-    check_finite(samples, num)
-    return samples
+    return torch.cat(list(generate_batches(model, num, **options, **cond)))
 
 
 def generate_batches(
@@ -125,55 +120,7 @@ def generate_batches(
 
     Arguments are checked at once, before the first batch is asked for.
     """
-    options = {
-        name: value for name, value in locals().items() if name not in ("model", "num", "cond")
-    }
-    return _checked(_prepared(model, num, **options, **cond), num)
-
-
-def _checked(batches: Iterator[Tensor], num: int) -> Iterator[Tensor]:
-    first = 0
-    for batch in batches:
-        check_finite(batch, num, first)
-        first += len(batch)
-        yield batch
-
-
-def check_finite(samples: Tensor, num: int, first: int = 0) -> None:
-    """That samples first, first + 1, ... of `num` are finite."""
-    bad = (~samples.flatten(1).isfinite().all(1)).nonzero().flatten()
-    if len(bad):
-        raise NonFiniteError(
-            f"{len(bad)} of {num} samples are not finite (the first: {(bad[:8] + first).tolist()}); take more steps, "
-            f"another solver, or less guidance, and check that the model is trained"
-        )
-
-
-def _prepared(
-    model: Field | FlowMap,
-    num: int,
-    *,
-    solver: Solver | None = None,
-    nfe: int | None = None,
-    guidance: float | None = None,
-    interval: tuple[float, float] = (0.0, 1.0),
-    negative: Mapping[str, Any] | None = None,
-    grid: Tensor | Grid | None = None,
-    source: Tensor | Law | None = None,
-    from_time: float = 0.0,
-    to_time: float = 1.0,
-    mask: Tensor | None = None,
-    seed: int = 0,
-    start: int = 0,
-    batch_size: int = 256,
-    shape: Sequence[int] | None = None,
-    callback: Callback | None = None,
-    edit: Edit | None = None,
-    progress: Progress | None = None,
-    label: Label | None = None,
-    **cond: Any,
-) -> Iterator[Tensor]:
-    _check_count(num, batch_size, start)
+    check_count(num, batch_size, start)
     if not 0 <= from_time < to_time <= 1:
         raise InputError(
             f"from_time = {from_time}, to_time = {to_time}: need 0 <= from_time < to_time <= 1"
@@ -234,30 +181,32 @@ def _batches(
                 progress(min(done + i, total), total)
 
         with torch.no_grad(), evaluating(model):
-            x = _start(source, noise.masked(part), rows, size, model, dtype)
+            x = start_states(source, noise.masked(part), rows, size, model, dtype)
             here = conditions.to(conditions.take(given, rows), device)
             x = integrate(
                 solver, here_field, x, grid, seed=seed, ids=noise.ids, mask=part, edit=edit,
                 callback=watched if callback or progress else None, **here,
             )  # fmt: skip
+        check_finite(x, first)
         yield x
 
 
-def _rows_of(field: Any, rows: slice, device: torch.device) -> Any:
-    """The field for some of the samples: negative conditions have a row for each, or one for all."""
-    negative = getattr(field, "negative", None) if isinstance(field, ClassifierFree) else None
-    if negative is None:
-        return field
-    if conditions.size(negative) != 1:
-        negative = conditions.take(negative, rows)
-    return replace(field, negative=conditions.to(negative, device))
+def check_finite(samples: Tensor, first: int) -> None:
+    """That a batch of samples, from number `first` on, is finite."""
+    bad = (~samples.flatten(1).isfinite().all(1)).nonzero().flatten() + first
+    if len(bad):
+        last = first + len(samples) - 1
+        raise NonFiniteError(
+            f"{len(bad)} of the samples {first} to {last} are not finite (the first: {bad[:8].tolist()}); take more "
+            f"steps, another solver, or less guidance, and check that the model is trained"
+        )
 
 
 # What `generate` takes, to guess at misspelt names.
 ARGUMENTS = tuple(signature(generate).parameters)[:-1]
 
 
-def _check_count(num: int, batch_size: int, start: int) -> None:
+def check_count(num: int, batch_size: int, start: int) -> None:
     if num < 1 or batch_size < 1:
         raise InputError(f"num and batch_size must be positive, got {num} and {batch_size}")
     if start < 0:
@@ -331,61 +280,6 @@ def generate_together(
     return processes.gather(own)[:num]
 
 
-def sample_with_log_prob(
-    model: Field,
-    num: int,
-    *,
-    probes: int | None = None,
-    solver: Solver | None = None,
-    grid: Tensor | None = None,
-    source: Law | None = None,
-    kind: Probe = "rademacher",
-    mask: Tensor | None = None,
-    seed: int = 0,
-    start: int = 0,
-    batch_size: int = 256,
-    shape: Sequence[int] | None = None,
-    label: Label | None = None,
-    **cond: Any,
-) -> tuple[Tensor, Tensor | Estimate]:
-    """Draw `num` samples, and ln p of each along the trajectory that made it.
-
-        ln p_1(X_1) = ln p_0(X_0) - int_0^1 div u_t(X_t) dt
-
-    Equal to `log_prob(model, samples)` up to the error of the solver, which is that of `log_prob`, and must be
-    deterministic. Other options are those of `generate`, whose samples these are at a given seed, and of `log_prob`
-    (probes, kind; an Estimate with probes).
-
-    start: id of the first sample: processes that take shares start ... start + num - 1 make the samples of one.
-    """
-    _check_count(num, batch_size, start)
-    if source is None:
-        model.path.require_gaussian("density of the source")
-    size = shape_of(model, shape, False)
-    device, dtype = home(model)
-    given = conditions_of(
-        model, num, label, cond, tuple(signature(sample_with_log_prob).parameters)
-    )
-    samples, values = [], []
-    with torch.no_grad(), evaluating(model):
-        for first in range(0, num, batch_size):
-            rows = slice(first, min(first + batch_size, num))
-            noise = Noise.batch(rows.stop - first, seed, start=start + first, device=device)
-            part = None if mask is None else mask[rows].to(device)
-            x0 = _start(source, noise.masked(part), rows, size, model, dtype)
-            here = conditions.to(conditions.take(given, rows), device)
-            carry = Carry(model, solver, grid, probes, kind, part, noise)
-            x1, integral = carry(x0, backwards=False, **here)
-            density = (
-                source_log_prob(model.path, x0, part)
-                if source is None
-                else source.log_prob(x0).to(dtype)
-            )
-            samples.append(x1)
-            values.append(density[:, None] - integral)
-    return torch.cat(samples), summary(torch.cat(values), probes)
-
-
 def _guided(
     model: Field | FlowMap,
     guidance: float,
@@ -413,7 +307,7 @@ def shape_of(model: Field | FlowMap, shape: Sequence[int] | None, given: bool) -
     return size
 
 
-def _start(
+def start_states(
     source: Tensor | Law | None,
     noise: Noise,
     rows: slice,

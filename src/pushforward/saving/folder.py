@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pushforward import __version__
 from pushforward.core.errors import CheckpointError, Error, InputError
+from pushforward.core.version import __version__
 from pushforward.models.base import ModelBase
 from pushforward.models.classifier import NoisyClassifier
 from pushforward.runtime.files import explain, sha256, write_file

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pushforward import __version__
 from pushforward.core.errors import InputError
+from pushforward.core.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
