@@ -61,7 +61,7 @@ def test_labels_that_are_none_are_said(label, words):
         ({"sead": 3}, "did you mean seed"),
         ({"labels": torch.zeros(4).long()}, "did you mean label"),
         ({"text": torch.zeros(4, 3)}, "nor does this model's network take such a condition"),
-        ({"label": 1, "guidance": 2.0, "negative": {"txt": torch.zeros(4)}}, "txt has no positive one"),
+        ({"label": 1, "guidance": 2.0, "negative": {"txt": torch.zeros(4)}}, "no argument .txt."),
         ({"negative": {"label": torch.tensor([1])}, "label": 0}, "negative conditions act by guidance"),
         ({"guidance": 2.0}, "guidance moves samples towards a condition: give one"),
         ({"from_time": 0.5}, "give it as source="),

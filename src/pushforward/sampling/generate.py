@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -189,6 +190,16 @@ def _batches(
             )  # fmt: skip
         check_finite(x, first)
         yield x
+
+
+def _rows_of(field: Any, rows: slice, device: torch.device) -> Any:
+    """The field for some of the samples: negative conditions have a row for each, or one for all."""
+    negative = getattr(field, "negative", None) if isinstance(field, ClassifierFree) else None
+    if negative is None:
+        return field
+    if conditions.size(negative) != 1:
+        negative = conditions.take(negative, rows)
+    return replace(field, negative=conditions.to(negative, device))
 
 
 def check_finite(samples: Tensor, first: int) -> None:
