@@ -62,6 +62,7 @@ def main() -> int:
     parser.add_argument(
         "--budget", type=float, default=60, help="Seconds of tests for each mutant."
     )
+    parser.add_argument("--tests", nargs="*", help="Only these test files.")
     parser.add_argument("--list", action="store_true", help="Print the mutants, and test nothing.")
     options = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
@@ -74,7 +75,9 @@ def main() -> int:
         if options.list:
             print(*drawn, sep="\n")
             continue
-        covers = [cover(lab, file, FOLDER / "cover", 1500) for file in _test_files(area)]
+        covers = [
+            cover(lab, file, FOLDER / "cover", 1500) for file in options.tests or _test_files(area)
+        ]
         for mutant in drawn:
             results.append(_try(lab, mutant, area, covers, options.budget, excused))
     _report(results)
