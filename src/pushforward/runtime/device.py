@@ -1,4 +1,4 @@
-"""Devices by name, and networks whose weights are a function of a seed."""
+"""Devices by name, and seeded initialisation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Made = TypeVar("Made")
 
 
 def seeded(make: Callable[[], Made], seed: int) -> Made:
-    """Networks whose weights are a function of the seed; the generator of the caller is left as it was."""
+    """`make()` with the global generator seeded, and restored afterwards: weights are a function of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         return make()
 
 
 def find_device(name: str) -> torch.device:
-    """A device by its name; "auto" and "cuda" are, for one of several processes, the CUDA device that is its own."""
+    """A device by name. "auto" takes CUDA if there is any; for one of several processes it is its own CUDA device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and Processes.current().count > 1:
@@ -35,7 +35,7 @@ def find_device(name: str) -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are quicker than in float32 there: the processor has instructions for them."""
+    """Whether the device has instructions for bfloat16, so that matrix products are faster than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

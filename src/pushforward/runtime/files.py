@@ -1,4 +1,4 @@
-"""Files that are either wholly there or not at all."""
+"""Atomic writes: a file or a folder is complete or absent."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a writer that was killed has left behind in a folder."""
+    """Remove the temporary files of writers that were killed."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process alone; the lock goes with the process, however that ends."""
+    """Lock the folder for this process; the lock ends with the process, however that ends."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
@@ -55,7 +55,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Create the folder `path` with these files; nobody ever sees it with fewer."""
+    """Create the folder `path` with these files, in one rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)

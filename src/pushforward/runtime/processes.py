@@ -1,7 +1,7 @@
-"""Who takes part in a run: one process, or several that share its samples.
+"""The processes of a run: one, or several that share its samples.
 
-Processes are started by `torchrun`; sample and batch ids are global, so that what each one makes is a part of what one
-alone would have made.
+`torchrun` starts them. Ids of samples and batches are global, so that each process computes a part of what a single one
+would compute.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pushforward.core.errors import Error, InputError
 
 T = TypeVar("T")
 
-# How long one process waits for the others: for as long as the slowest picture or checkpoint of the lead may take.
+# How long a process waits for the others: as long as the slowest picture or checkpoint of rank 0 may take.
 PATIENCE = timedelta(minutes=60)
-# How long one that has failed waits whether the lead says so, too.
+# How long a process that has failed waits for the error of rank 0.
 ECHO = timedelta(seconds=2)
 
 # Groups are kept: where a network is the last to hold one, torch frees it under Python's lock and waits for its thread,
@@ -33,14 +33,14 @@ _groups: list[Any] = []
 
 
 class ElsewhereError(Error, RuntimeError):
-    """Another process has failed, and says why."""
+    """Another process has failed; its message."""
 
 
 @dataclass(frozen=True)
 class Processes:
     """This process among those that share a run: number `rank` of `count`.
 
-    Every method but `share` is to be called by all of them alike. With one process all of them do nothing at all.
+    All processes call every method but `share` in the same order. With one process they do nothing.
     """
 
     rank: int = 0
@@ -48,28 +48,28 @@ class Processes:
 
     @classmethod
     def current(cls) -> Processes:
-        """As torch.distributed knows them; one alone if it was not set up."""
+        """Those of torch.distributed; a single one if it is not initialised."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
     def lead(self) -> bool:
-        """Whether this one writes and speaks for all."""
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     def share(self, total: int) -> slice:
-        """The rows of `total` that are this one's: all in order, in parts that differ by one at most."""
+        """This process's rows out of `total`: consecutive, in parts whose sizes differ by at most one."""
         return slice(total * self.rank // self.count, total * (self.rank + 1) // self.count)
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum of all processes' x, in place."""
+        """All-reduce: the sum of x over the processes, in place."""
         if self.count > 1:
             dist.all_reduce(x)
         return x
 
     def everybody(self, value: T) -> list[T]:
-        """The values of all, by rank."""
+        """All-gather of Python objects: the values of all processes, by rank."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -77,7 +77,7 @@ class Processes:
         return values
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows (n_r, ...) of all, in the order of ranks: (sum n_r, ...). The numbers of rows may differ."""
+        """All-gather: the rows (n_r, ...) of all processes in the order of ranks, (sum n_r, ...). n_r may differ."""
         if self.count == 1:
             return rows
         sizes = self.everybody(len(rows))
@@ -88,10 +88,10 @@ class Processes:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def gather_rows(self, rows: Tensor) -> tuple[Tensor, slice]:
-        """As `gather`, with gradients, and which of the rows are this process's own.
+        """`gather` with gradients, and which of the rows are this process's own.
 
-        The gradient of this process's rows is the sum of those that the losses of all processes have, so that with
-        each process's losses of its own rows the gradient is that of one process with all rows.
+        The backward pass sums the gradients of a row over all processes. If each process then takes the losses of its
+        own rows, the total gradient is that of a single process with all rows.
         """
         if self.count == 1:
             return rows, slice(0, len(rows))
@@ -104,7 +104,7 @@ class Processes:
         return gathered, mine
 
     def first(self, action: Callable[[], T]) -> T:
-        """What the lead finds, told to all. Where it fails all fail, the others with its words."""
+        """Run on rank 0 and broadcast the result; if it raises, every process raises, with the same message."""
         if self.count == 1:
             return action()
         found: list[Any] = [None, None]
@@ -122,13 +122,13 @@ class Processes:
         return found[0]
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Barrier."""
         if self.count > 1:
             dist.barrier()
 
 
 class _Gather(torch.autograd.Function):
-    """The rows of all processes; backwards the sum of all processes' gradients of this one's rows."""
+    """All-gather of rows; its backward pass is an all-reduce of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int], mine: slice) -> Tensor:
@@ -149,10 +149,10 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Processes]:
-    """Take one's place among the processes that torchrun has started; alone without it.
+    """Join the process group of torchrun; a single process without it.
 
-    gloo on the CPU, with NCCL beside it where each process has a CUDA device of its own. All leave together. What fails
-    alike in all of them is an error of the lead's; the others leave by SystemExit.
+    Backends: gloo on the CPU, and NCCL where each process has a CUDA device of its own. All processes leave together.
+    An error that all of them raise is raised by rank 0 alone; the others exit with SystemExit.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or dist.is_initialized():
@@ -175,7 +175,7 @@ def joined(device: str = "auto") -> Iterator[Processes]:
         # torchrun stops the others when one ends with a code that is not 0: all end together.
         processes.wait()
     except Error as error:
-        if _said(processes, str(error)):
+        if _raised_by_lead(processes, str(error)):
             raise SystemExit(1) from error
         raise
     except RuntimeError as error:
@@ -188,8 +188,8 @@ def joined(device: str = "auto") -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def _said(processes: Processes, words: str) -> bool:
-    """Whether the lead fails with the same words, so that they need not be said again."""
+def _raised_by_lead(processes: Processes, words: str) -> bool:
+    """Whether rank 0 raises the same message, so that this process need not repeat it."""
     store = dist.distributed_c10d._get_default_store()
     try:
         if processes.lead:
@@ -197,10 +197,10 @@ def _said(processes: Processes, words: str) -> bool:
             return False
         store.wait(["pushforward/error"], ECHO)
         return bool(store.get("pushforward/error").decode() == words)
-    except RuntimeError:  # The lead does not fail, or is gone.
+    except RuntimeError:  # rank 0 does not fail, or is gone
         return False
 
 
 def _lost(error: RuntimeError) -> bool:
-    """Whether it is that another process does not answer any more."""
+    """Whether an error means that another process no longer answers."""
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "by peer" in str(error)

@@ -5,8 +5,8 @@
                          state.json           step, running sums, length of the log, identity of the run, frozen parts
                          manifest.json        SHA-256 of all of them
 
-A checkpoint is written beside its place, brought to the disk and renamed, so that a folder with a number for a name is
-whole. Nothing in it is executed when it is read.
+A checkpoint is written to a temporary folder, synced and renamed, so that a folder named by a number is complete.
+Nothing in it is executed when it is read.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Checkpoints:
         self.prune()
 
     def adopt(self, state: State, folder: Path) -> None:
-        """Make a checkpoint of a folder beside it, into which others have written its tensors; or remove it."""
+        """Turn a folder into which all processes have written their shards into a checkpoint; remove it on failure."""
         try:
             write_file(folder / STATE, (json.dumps(asdict(state), indent=1) + "\n").encode())
             digests = {part.name: sha256(part) for part in sorted(folder.iterdir())}
@@ -97,7 +97,7 @@ class Checkpoints:
         self.prune()
 
     def prune(self) -> None:
-        """Remove all but the newest, and what a writer that was killed has left behind."""
+        """Remove all but the newest `keep`, and temporary folders of writers that were killed."""
         try:
             for step in self.steps()[: -self.keep]:
                 # Renamed first: a number always stands for a whole checkpoint.
@@ -108,7 +108,7 @@ class Checkpoints:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def open(self, identity: Mapping[str, str]) -> tuple[State, Path]:
-        """What the newest checkpoint holds besides tensors, and its folder, all of whose files are as written."""
+        """The state in the newest checkpoint and its folder, after all hashes and the identity have been checked."""
         steps = self.steps()
         if not steps:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Has a run diverged?"""
+"""Detects divergence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Watch:
-    """Follows the losses of a run, entry of the log by entry, and tells when it has left what it had learned.
+    """Follows the losses in the log, and reports that a run has lost what it had learned.
 
         loss > least + factor (|first - least| + |least|),    `patience` entries in a row
 

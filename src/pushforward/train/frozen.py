@@ -1,6 +1,6 @@
 """Parts of a model that are not trained: in no average, no checkpoint and no gradient.
 
-A run remembers the SHA-256 of each, and compares it when it is taken up.
+A checkpoint holds the SHA-256 of each, which is compared on resume.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run tells: a log that is a function of the run alone, its speed apart from it, and progress on the console."""
+"""The log of a run, a function of the run alone; its speed in another file; progress on the console."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pushforward.runtime.files import explain
 
 
 class JSONLines:
-    """A file of one JSON object a line, appended to; its length is part of a checkpoint."""
+    """A file with one JSON object a line. Its length is part of a checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,7 +29,7 @@ class JSONLines:
             raise explain(self.path, error) from error
 
     def read(self) -> list[dict[str, Any]]:
-        """Its entries, without the last if it was cut off; none if there is no file."""
+        """The entries, without a last line that was cut off; none if there is no file."""
         try:
             lines = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
             return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -37,7 +37,7 @@ class JSONLines:
             raise CheckpointError(f"cannot read {self.path}: {error}") from error
 
     def sync(self) -> int:
-        """Bring it to the disk; returns its length in bytes."""
+        """fsync; returns the length in bytes."""
         try:
             with self.path.open("ab") as file:
                 os.fsync(file.fileno())
@@ -46,7 +46,7 @@ class JSONLines:
             raise explain(self.path, error) from error
 
     def truncate(self, size: int) -> None:
-        """Drop what came after a checkpoint."""
+        """Remove everything after the first `size` bytes."""
         have = self.path.stat().st_size if self.path.is_file() else 0
         if have < size:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Memory that a run takes, and what is said when there is none left."""
+"""Peak memory of a run, and a clear error when memory runs out."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pushforward.core.errors import Error, OutOfMemoryError
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, in the words of any allocator."""
+    """Whether an error of any allocator means that memory ran out."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
 
 
 @contextmanager
 def within_memory(words: Callable[[BaseException], str]) -> Iterator[None]:
-    """Raise OutOfMemoryError with these words for what runs out of memory within."""
+    """Turn out-of-memory errors into OutOfMemoryError with the message `words(error)`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -29,7 +29,7 @@ def within_memory(words: Callable[[BaseException], str]) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most that was taken so far, in bytes: of the device's memory, or of the machine's by this process."""
+    """Peak memory so far in bytes: of the CUDA device, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,7 +1,7 @@
-"""Checkpoints to which every process writes its part while training goes on (torch.distributed.checkpoint).
+"""Sharded checkpoints, written in the background by all processes (torch.distributed.checkpoint).
 
-The parts are safetensors files, whose headers say where in the whole tensor each of them lies, so that any number of
-processes can take them up and nothing in them is executed.
+Each shard is a safetensors file whose header gives the place of every part in its whole tensor, so that any number of
+processes can resume from them and nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from pushforward.train.checkpoint import Checkpoints, State
 
 
 class Sharded:
-    """Writes a run's checkpoints in the background. All processes call its methods alike.
+    """Writes a run's checkpoints in the background. All processes call its methods in the same order.
 
-    `begin` copies the tensors and returns; the folder gets its name in `finish`, after everything in it is on the disk.
+    `begin` copies the tensors and returns; `finish` renames the folder into place once everything in it is on the disk.
     """
 
     def __init__(self, checkpoints: Checkpoints, processes: Processes) -> None:
         self.checkpoints, self.processes = checkpoints, processes
-        # Messages of the background must not mix with those of training.
+        # A process group of its own: messages of the background must not mix with those of training.
         self.group = dist.new_group(backend="gloo", timeout=PATIENCE)
         self.pending: tuple[State, Path, Any] | None = None
 
@@ -54,7 +54,7 @@ class Sharded:
 
     @property
     def written(self) -> bool:
-        """Whether this process's part of what was begun is there, so that `finish` need not wait for it."""
+        """Whether this process has written its shard, so that `finish` need not wait for it."""
         if self.pending is None:
             return False
         future: Future = self.pending[2]
@@ -79,7 +79,7 @@ class Sharded:
         self.processes.first(lambda: self.checkpoints.adopt(state, folder))
 
     def drop(self) -> None:
-        """Leave nothing of what was begun. The only method that one process may call by itself."""
+        """Discard the pending checkpoint. The only method that a process may call by itself."""
         if self.pending is None:
             return
         _, folder, future = self.pending
@@ -122,7 +122,7 @@ def described(path: Path) -> dict[str, Tensor]:
             .state_dict_metadata.items()
             if isinstance(entry, TensorStorageMetadata)
         }
-    # What no part holds would be left as it was in memory.
+    # What no shard holds would silently keep its value in memory.
     gaps = [
         name
         for name, entry in found.items()
@@ -147,7 +147,7 @@ def read_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_whole(path: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint's folder, in the memory of this process."""
+    """All tensors of a checkpoint's folder, whole, in this process."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 

@@ -158,8 +158,8 @@ class Trainer:
     def resume(self) -> None:
         """Take up the newest checkpoint and drop from the log what came after it.
 
-        With more steps than the run had it is prolonged: from here on the learning rate is that of a run of the new
-        length, which is said by the reporter.
+        A larger number of steps prolongs the run: from here on the learning rate is that of a run of the new length,
+        and the reporter prints how it changes.
         """
         state, path = self.processes.first(lambda: self.checkpoints.open(self.identity))
         check_frozen(state.frozen, self.frozen, str(path))
