@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import pushforward as pf
+from pushforward.evaluate import kinds
 from pushforward.nets import MLP, DiT, UNet
 from pushforward.objectives import (
     ConsistencyDistillation,
@@ -304,6 +305,16 @@ COUPLINGS = [
     pytest.param(pf.couplings.Sinkhorn(0.3), False, id="Sinkhorn"),
     pytest.param(pf.couplings.Sinkhorn(0.1, relative=True), False, id="Sinkhorn-relative"),
     pytest.param(pf.couplings.ConditionalTransport(), False, id="ConditionalTransport"),
+]
+
+# Kinds of data: (the object of `kinds.KINDS`, a shape of its samples, and one of another kind).
+KINDS = [
+    pytest.param(kinds.of(pf.DataSpec(kind="plane")), (2,), (3,), id="plane"),
+    pytest.param(kinds.of(pf.DataSpec(kind="vector")), (5,), (5, 2), id="vector"),
+    pytest.param(kinds.of(pf.DataSpec(kind="signal")), (2, 30), (30,), id="signal"),
+    pytest.param(kinds.of(pf.DataSpec(kind="image")), (3, 8, 6), (8, 6), id="image"),
+    pytest.param(kinds.of(pf.DataSpec(kind="volume")), (1, 4, 5, 6), (4, 5, 6), id="volume"),
+    pytest.param(kinds.of(pf.DataSpec(kind="sequence")), (9, 2), (9,), id="sequence"),
 ]
 
 

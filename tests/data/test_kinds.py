@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import pytest
 
-from pushforward.core.spec import DataSpec, Kind
+from pushforward.core.errors import InputError
+from pushforward.core.spec import DataSpec
 from pushforward.data import Dataset, describe, load_digits
-from pushforward.data.kinds import KINDS
 
 
 @pytest.mark.parametrize(
@@ -34,6 +32,11 @@ def test_data_say_what_they_are(dataset: Dataset, words: str) -> None:
     assert describe(dataset.spec, len(dataset)) == words
 
 
-def test_every_kind_of_the_record_has_words() -> None:
-    assert set(get_args(Kind)) == set(KINDS)
+def test_kinds_that_are_not_known_have_words_and_are_not_loaded() -> None:
+    assert describe(DataSpec(shape=(7, 5), kind="angles"), 2) == "2 samples, 7 x 5"
+    with pytest.raises(InputError, match=r"no kind of data 'imgae'.*did you mean 'image'"):
+        Dataset.from_arrays(np.zeros((3, 8, 8)), kind="imgae")
+
+
+def test_a_record_has_words_without_a_number() -> None:
     assert describe(DataSpec(shape=(3, 32, 32), kind="image")) == "images, 32 x 32, 3 channels"

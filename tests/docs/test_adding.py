@@ -14,7 +14,7 @@ import pytest
 from docpages import ROOT, Block, blocks
 
 # What each section adds, by the name that its tests carry.
-NEWCOMERS = ("Late", "RK3", "Denoising", "ranks", "Affine")
+NEWCOMERS = ("Late", "RK3", "Denoising", "ranks", "Affine", "Angles")
 PLACE = re.compile(r"@ (\S+), in (\w+)")
 
 

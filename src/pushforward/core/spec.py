@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pushforward.core.errors import InputError
 
-Kind = Literal[
-    "image", "plane", "vector", "signal", "volume", "sequence", "video", "chain", "unknown"
-]
+# The name of a kind of data, such as "image": drawn by `evaluate.kinds`, loaded by `data.kinds`.
+Kind = str
 
 
 class Record:

@@ -3,13 +3,14 @@
     kind_of(spec).count(1797)                     # "1797 images"
     describe(spec, 1797)                          # "1797 images, 8 x 8, 1 channel"
 
-How a kind is drawn belongs to the figures. A new kind is one object here, and its name in `core.spec.Kind`.
+How a kind is drawn belongs to `evaluate.kinds`. A new kind that data are loaded as is one object here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from pushforward.core.errors import InputError
 from pushforward.core.spec import DataSpec, Kind
@@ -59,20 +60,18 @@ class DataKind:
             raise InputError(f"points in the plane have 2 coordinates, not {tuple(shape)}")
 
 
-KINDS: dict[Kind, DataKind] = {
-    kind.name: kind
-    for kind in (
-        DataKind("image", "image", ("channels", "height", "width")),
-        DataKind("plane", "point", ("coordinates",)),
-        DataKind("vector", "vector", ("dimensions",)),
-        DataKind("signal", "signal", ("channels", "length")),
-        DataKind("volume", "volume", ("channels", "depth", "height", "width")),
-        DataKind("sequence", "sequence", masked=True),
-        DataKind("video", "video", ("channels", "frames", "height", "width"), masked=True),
-        DataKind("chain", "chain", masked=True),
-        DataKind("unknown", "sample"),
-    )
-}
+LOADED = (
+    DataKind("image", "image", ("channels", "height", "width")),
+    DataKind("plane", "point", ("coordinates",)),
+    DataKind("vector", "vector", ("dimensions",)),
+    DataKind("signal", "signal", ("channels", "length")),
+    DataKind("volume", "volume", ("channels", "depth", "height", "width")),
+    DataKind("sequence", "sequence", masked=True),
+    DataKind("video", "video", ("channels", "frames", "height", "width"), masked=True),
+    DataKind("chain", "chain", masked=True),
+    DataKind("unknown", "sample"),
+)
+KINDS: dict[Kind, DataKind] = {kind.name: kind for kind in LOADED}
 
 
 def usual_kind(shape: Sequence[int], masked: bool = False) -> Kind:
@@ -85,8 +84,17 @@ def usual_kind(shape: Sequence[int], masked: bool = False) -> Kind:
     return by_axes.get(len(shape), "unknown")
 
 
+def require_known(kind: Kind) -> None:
+    """InputError for a kind that data cannot be loaded as."""
+    if kind not in KINDS:
+        near = get_close_matches(kind, KINDS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"there is no kind of data {kind!r}; there are {', '.join(KINDS)}{hint}")
+
+
 def kind_of(spec: DataSpec) -> DataKind:
-    return KINDS[spec.kind]
+    """The kind of a spec; one that is not known here has samples of any shape."""
+    return KINDS.get(spec.kind, KINDS["unknown"])
 
 
 def describe(spec: DataSpec, n: int | None = None) -> str:

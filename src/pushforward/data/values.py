@@ -13,7 +13,7 @@ from torch import Tensor
 from pushforward.core.errors import DataError
 from pushforward.core.spec import Kind
 from pushforward.data.grid import Grid
-from pushforward.data.kinds import KINDS, usual_kind
+from pushforward.data.kinds import KINDS, require_known, usual_kind
 
 # Numbers of channels by which images are recognised, and which of their axes is that of the channels.
 CHANNELS = (1, 3, 4)
@@ -62,6 +62,7 @@ def layout_of(
     if kind is None and not real and axes == 2 and not masked:
         kind = "image"
     if kind is not None:
+        require_known(kind)
         want = len(KINDS[kind].axes)
         if KINDS[kind].channels_first and axes == want - 1:
             return "grey", kind

@@ -16,13 +16,23 @@ from pushforward.evaluate.kinds.signal import Signal
 from pushforward.evaluate.kinds.vector import Vector
 from pushforward.evaluate.kinds.volume import Volume
 
-KINDS: tuple[Kind, ...] = (Image(), Plane(), Vector(), Signal(), Volume(), Sequence(), Other())
+# Stands for kinds that are not in the list.
+UNKNOWN = Other()
+KINDS: tuple[Kind, ...] = (
+    Image(),
+    Plane(),
+    Vector(),
+    Signal(),
+    Volume(),
+    Sequence(),
+    UNKNOWN,
+)
 
 
 def of(spec: DataSpec) -> Kind:
     """The kind of data that a model draws: the one that its spec names, or else the usual one of its shape."""
     name = usual_kind(spec.shape) if spec.kind == "unknown" else spec.kind
-    return next((kind for kind in KINDS if kind.name == name), KINDS[-1])
+    return next((kind for kind in KINDS if kind.name == name), UNKNOWN)
 
 
 __all__ = [
