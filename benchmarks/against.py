@@ -36,8 +36,14 @@ from benchmarks.turns import ratios
 HERE = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = 64
-# Options that were renamed: how an older tree spells those of this one.
-RENAMED: dict[str, str] = {"--condition-dropout": "--drop"}
+# Words that were renamed: how an older tree spells those of this one.
+RENAMED: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("--condition-dropout",): ("--drop",),
+    ("--prediction", "edm"): ("--edm",),
+    ("superresolution", "--batch-size", "32", "--coupling"): (
+        "superresolution", "--batch-size", "32", "--unpaired", "--coupling",
+    ),
+}  # fmt: skip
 
 
 def example_data(folder: Path) -> None:
@@ -59,6 +65,16 @@ def example_data(folder: Path) -> None:
     np.save(folder / "images.npy", generator.integers(0, 256, (80, 3, 16, 16)).astype(np.uint8))
     np.save(folder / "a.npy", generator.normal(0, 1, (400, 3)).astype(np.float32))
     np.save(folder / "b.npy", generator.normal(1, 0.5, (300, 3)).astype(np.float32))
+
+
+def renamed(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words as an older tree spells them."""
+    for new, old in RENAMED.items():
+        for k in range(len(words) - len(new) + 1):
+            if words[k : k + len(new)] == new:
+                words = (*words[:k], *old, *words[k + len(new) :])
+                break
+    return words
 
 
 class Commands:
@@ -130,7 +146,7 @@ class Tree:
         words = tuple(
             word.replace("DATA", str(self.data)).replace("RUNS", str(self.runs)) for word in words
         )
-        return [RENAMED.get(word, word) if self.old else word for word in words]
+        return list(renamed(words) if self.old else words)
 
     def call(self, words: tuple[str, ...]) -> str | None:
         """Run a command of `pushforward`; what it complains of if it fails."""

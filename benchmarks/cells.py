@@ -8,7 +8,7 @@ from pathlib import Path
 import pushforward as pf
 from benchmarks.measure import Report, Row
 from pushforward.recipes import Cells
-from pushforward.recipes.experiment import train
+from pushforward.recipes.run import train
 from pushforward.recipes.set_to_set import CellMapping
 
 PAIRS = (("CFP", "YFP"), ("CFP", "RFP"))
@@ -31,9 +31,11 @@ def cells() -> Report:
     files: dict[str, bytes] = {}
     for source, target in PAIRS:
         with tempfile.TemporaryDirectory() as temporary:
-            recipe = Cells(source=source, target=target, out=Path(temporary) / "run", device="cpu")
+            recipe = Cells.of(
+                source=source, target=target, out=Path(temporary) / "run", device="cpu"
+            )
             began = time.process_time()
-            folder, _ = train("cells", recipe, quiet=True)
+            folder, _ = train(recipe, quiet=True)
             seconds = time.process_time() - began
             experiment = recipe.build()
             assert isinstance(experiment, CellMapping)

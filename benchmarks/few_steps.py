@@ -30,8 +30,8 @@ from pushforward.evaluate.figures.few_steps import few_steps as figure
 from pushforward.evaluate.metrics.wasserstein import wasserstein
 from pushforward.laws import LAWS
 from pushforward.recipes import Distill, Rectify, Toy2D
-from pushforward.recipes.experiment import train
-from pushforward.recipes.options import Recipe
+from pushforward.recipes.recipe import Recipe
+from pushforward.recipes.run import train
 
 TASKS = ("8gaussians", "moons", "checkerboard")
 NUM, NFES, CALLS = 5000, (1, 2, 4), 100
@@ -58,21 +58,21 @@ class Case:
     def teacher(self) -> Path:
         return self.folder(TEACHER)
 
-    def run(self, name: str, recipe: Recipe) -> Path:
+    def run(self, recipe: Recipe) -> Path:
         """Train, unless it is done."""
-        assert recipe.out is not None
-        begun = (recipe.out / "config.toml").is_file()
-        folder, signal = train(name, recipe.model_copy(update={"resume": begun}), quiet=True)
+        assert recipe.place.out is not None
+        begun = (recipe.place.out / "config.toml").is_file()
+        folder, signal = train(recipe.changed(resume=begun), quiet=True)
         if signal:
             raise SystemExit(128 + signal)
         return folder
 
     def distilled(self, method: str, **options: Any) -> dict[int, Path]:
         out = self.folder(options.pop("name", self.method))
-        recipe = Distill(
+        recipe = Distill.of(
             method=method, teacher=self.teacher, out=out, seed=self.seed, **QUIET | options
         )
-        folder = self.run("distill", recipe)
+        folder = self.run(recipe)
         return dict.fromkeys(NFES, folder)
 
     def progressive(self) -> dict[int, Path]:
@@ -81,30 +81,31 @@ class Case:
         teacher = self.teacher
         for count in (16, 8, 4, 2, 1):
             out = self.folder(f"{self.method} {count}")
-            recipe = Distill(
+            recipe = Distill.of(
                 method="progressive", student_steps=count, teacher=teacher, out=out, seed=self.seed, steps=1500, **QUIET
             )  # fmt: skip
-            teacher = self.run("distill", recipe)
+            teacher = self.run(recipe)
             found[count] = teacher
         return {nfe: found[nfe] for nfe in NFES}
 
     def reflow(self) -> dict[int, Path]:
         """One step fitted to 20 000 pairs of the teacher."""
-        recipe = Rectify(
-            teacher=self.teacher, one_step=True, out=self.folder(self.method), seed=self.seed, steps=3000, **QUIET
+        recipe = Rectify.of(
+            teacher=self.teacher, objective="one-step", out=self.folder(self.method), seed=self.seed, steps=3000,
+            **QUIET,
         )  # fmt: skip
-        return {1: self.run("reflow", recipe)}
+        return {1: self.run(recipe)}
 
     def scratch(self, objective: str) -> dict[int, Path]:
-        recipe = Toy2D(
+        recipe = Toy2D.of(
             target=self.task, objective=objective, batch_size=256, out=self.folder(self.method), seed=self.seed, **QUIET
         )  # fmt: skip
-        return dict.fromkeys(NFES, self.run("toy2d", recipe))
+        return dict.fromkeys(NFES, self.run(recipe))
 
 
 METHODS: dict[str, Callable[[Case], dict[int, Path]]] = {
     TEACHER: lambda case: {
-        n: case.run("toy2d", Toy2D(target=case.task, out=case.teacher, seed=case.seed, **QUIET))
+        n: case.run(Toy2D.of(target=case.task, out=case.teacher, seed=case.seed, **QUIET))
         for n in (*NFES, CALLS)
     },
     "MeanFlow, distilled": lambda case: case.distilled("meanflow"),

@@ -14,8 +14,9 @@ from pushforward.evaluate.figures import png
 from pushforward.evaluate.figures.few_steps import few_steps
 from pushforward.evaluate.figures.grid import grid
 from pushforward.recipes import Digits, Distill
-from pushforward.recipes.experiment import experiment_of, train
-from pushforward.recipes.options import Recipe
+from pushforward.recipes.config import experiment_of
+from pushforward.recipes.recipe import Recipe
+from pushforward.recipes.run import train
 
 RUNS = Path("runs/few_steps_digits")
 GUIDANCE, STEPS, NUM, NFES, CALLS, SEED = 1.5, 1000, 5000, (1, 2, 4), 100, 0
@@ -36,22 +37,21 @@ def few_steps_digits() -> Report:
     """
     minutes: dict[str, float | None] = {}
 
-    def run(name: str, recipe: str, options: Recipe) -> Any:
+    def run(name: str, recipe: Recipe) -> Any:
         began = time.perf_counter()
         done = (RUNS / name / "config.toml").is_file()
-        where = options.model_copy(update={"out": RUNS / name, "resume": done})
-        folder, signal = train(recipe, where, quiet=True)
+        where = recipe.changed(out=RUNS / name, resume=done)
+        folder, signal = train(where, quiet=True)
         if signal:
             raise SystemExit(128 + signal)
         minutes[name] = None if done else (time.perf_counter() - began) / 60
         return pf.load(folder)
 
-    teacher = run(TEACHER, "digits", Digits(**QUIET))
+    teacher = run(TEACHER, Digits.of(**QUIET))
     students = {
         method: run(
             method,
-            "distill",
-            Distill(
+            Distill.of(
                 method=method, teacher=RUNS / TEACHER, guidance=GUIDANCE, steps=STEPS, batch_size=128, **QUIET
             ),
         )

@@ -11,7 +11,7 @@ import pushforward as pf
 from benchmarks.measure import Report, Row
 from pushforward.cli.gallery import Gallery
 from pushforward.recipes import Rectify, Toy2D
-from pushforward.recipes.experiment import train
+from pushforward.recipes.run import train
 
 NUM = 4000
 COMMON: dict[str, Any] = {"width": 64, "steps": 2000, "batch_size": 256, "sample_every": 0, "log_every": 1000,
@@ -44,18 +44,18 @@ def gallery() -> Report:
         folder = Path(place)
         runs = []
         for name, options in METHODS.items():
-            recipe = Toy2D(**COMMON | options, out=folder / name)
-            rows.append(timed("toy2d", recipe, name))
+            recipe = Toy2D.of(**COMMON | options, out=folder / name)
+            rows.append(timed(recipe, name))
             runs.append(folder / name)
         first, straight = folder / "flow matching", folder / "reflow"
         recipes = {
-            straight: Rectify(teacher=first, out=straight, **_steps(1000)),
-            folder / "one step": Rectify(
-                teacher=straight, out=folder / "one step", one_step=True, **_steps(1000)
+            straight: Rectify.of(teacher=first, out=straight, **_steps(1000)),
+            folder / "one step": Rectify.of(
+                teacher=straight, out=folder / "one step", objective="one-step", **_steps(1000)
             ),
         }
         for run, recipe in recipes.items():
-            rows.append(timed("reflow", recipe, run.name))
+            rows.append(timed(recipe, run.name))
             runs.append(run)
         command = Gallery(folders=tuple(runs), out=folder / "gallery.png", num=NUM, columns=6, noise=True)  # fmt: skip
         command.run()
@@ -71,8 +71,12 @@ def _steps(steps: int) -> dict[str, Any]:
     return {k: v for k, v in COMMON.items() if k != "width"} | {"steps": steps}
 
 
-def timed(kind: str, recipe: Any, name: str) -> Row:
+def timed(recipe: Any, name: str) -> Row:
     torch.manual_seed(0)
     began = time.process_time()
-    train(kind, recipe, quiet=True)
-    return {"method": name, "steps": recipe.steps, "s of training": time.process_time() - began}
+    train(recipe, quiet=True)
+    return {
+        "method": name,
+        "steps": recipe.optimiser.steps,
+        "s of training": time.process_time() - began,
+    }

@@ -53,7 +53,7 @@ def _toy2d() -> Iterator[tuple[str, Case]]:
         "smooth-bridge": (*between, "--path", "smooth-bridge"),
         "vp-noise-min-snr": ("--path", "vp", "--prediction", "noise", "--weight", "min-snr"),
         "cosine-v-sigmoid": ("--path", "cosine", "--prediction", "v", "--weight", "sigmoid"),
-        "edm": ("--path", "edm", "--edm", "--weight", "edm", "--times", "edm"),
+        "edm": ("--path", "edm", "--prediction", "edm", "--weight", "edm", "--times", "edm"),
         "subvp-data": ("--path", "subvp", "--prediction", "data", "--times", "mode"),
         "ddpm-cosine-noise": ("--path", "ddpm-cosine", "--prediction", "noise"),
         "logit-normal": ("--times", "logit-normal", "--no-low-discrepancy", "--decay", "trapezoid"),
@@ -126,7 +126,7 @@ CASES: dict[str, Case] = {
     "cells": Case(("train", "cells", "--batch-size", "64")),
     "superresolution": Case(("train", "superresolution", "--batch-size", "32")),
     "superresolution-unpaired": Case(
-        ("train", "superresolution", "--batch-size", "32", "--unpaired", "--coupling", "ot")
+        ("train", "superresolution", "--batch-size", "32", "--coupling", "ot")
     ),
     "classifier": Case(
         (

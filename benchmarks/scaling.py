@@ -24,7 +24,7 @@ from pushforward.evaluate.metrics.agreement import everything
 from pushforward.evaluate.metrics.frechet import frechet_distance
 from pushforward.nets.flops import count
 from pushforward.recipes import Fashion
-from pushforward.recipes.experiment import train
+from pushforward.recipes.run import train
 from pushforward.saving.folder import load_classifier
 from pushforward.train.log import JSONLines
 
@@ -69,14 +69,14 @@ def one(size: str, patch: int, options: Any) -> dict[str, Any]:
     kept = folder / "scaling.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    recipe = Fashion(
+    recipe = Fashion.of(
         out=folder, resume=(folder / "config.toml").is_file(), data=options.data, device="cpu",
         network=f"dit-{size}", patch=patch, steps=STEPS, batch_size=BATCH, lr=5e-4, warmup=50,
         decay="constant", ema=0.99, log_every=25, validate_every=25, sample_every=0,
         checkpoint_every=100,
     )  # fmt: skip
     began = time.process_time()
-    train("fashion", recipe, quiet=True)
+    train(recipe, quiet=True)
     seconds = time.process_time() - began
     model = pf.load(folder)
     with torch.device("meta"):

@@ -9,7 +9,7 @@ import pushforward as pf
 from benchmarks.measure import Report, Row
 from pushforward.evaluate.metrics.energy import energy_distance
 from pushforward.recipes import SuperResolution
-from pushforward.recipes.experiment import train
+from pushforward.recipes.run import train
 from pushforward.recipes.set_to_set import Refinement
 
 STEPS = 600
@@ -26,11 +26,11 @@ def superresolution() -> Report:
     of that of two halves of the true images, as in `cells`, with its standard error. CPU s: processor time of training.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        recipe = SuperResolution(
+        recipe = SuperResolution.of(
             out=Path(temporary) / "run", steps=STEPS, sample_every=0, device="cpu"
         )
         began = time.process_time()
-        folder, _ = train("superresolution", recipe, quiet=True)
+        folder, _ = train(recipe, quiet=True)
         seconds = time.process_time() - began
         experiment = recipe.build()
         assert isinstance(experiment, Refinement)

@@ -26,10 +26,12 @@ from pushforward.evaluate.figures.flow import flow_in_the_plane
 from pushforward.evaluate.figures.grid import class_grid, grid
 from pushforward.evaluate.labels import balanced_labels
 from pushforward.evaluate.report import judge_law
-from pushforward.laws import LAWS, EightGaussians
+from pushforward.laws import EightGaussians
 from pushforward.models.model import Model
 from pushforward.recipes import Digits, Recipe, Toy2D
-from pushforward.recipes.experiment import experiment_of, train
+from pushforward.recipes.choices import LAWS
+from pushforward.recipes.config import experiment_of
+from pushforward.recipes.run import train
 from pushforward.runtime.files import write_file
 from pushforward.sampling.generate import generate
 from pushforward.saving.folder import load
@@ -42,28 +44,28 @@ DIGITS = [str(digit) for digit in range(10)]
 def run(out: Path, digits_steps: int, plane_steps: int) -> dict[str, Any]:
     """Train both models into `out`, draw the pictures, and return the figures."""
     began = time.perf_counter()
-    plane_run = Toy2D(
+    plane_run = Toy2D.of(
         out=out / "toy2d",
         steps=plane_steps,
         sample_every=0,
         log_every=500,
         checkpoint_every=10_000,
     )
-    finish("toy2d", plane_run)
+    finish(plane_run)
     figures: dict[str, Any] = {"plane": plane(out)}
-    finish("digits", Digits(out=out / "digits", steps=digits_steps, log_every=100))
+    finish(Digits.of(out=out / "digits", steps=digits_steps, log_every=100))
     model = load(out / "digits")
     experiment = replace(experiment_of(out / "digits"), model=model)
     figures["digits"] = experiment.judge(JUDGED, nfe=NFE, seed=SEED, batch_size=500)[0]
-    settings = {"solver": "learned", "nfe": NFE, "seed": SEED, "model": model.info["sha256"]}
+    settings = {"solver": "learned", "nfe": NFE, "seed": SEED, "model": model.provenance.sha256}
     draw_digits(out, model, settings)
     figures["seconds"] = time.perf_counter() - began
     return figures
 
 
-def finish(name: str, recipe: Recipe) -> None:
+def finish(recipe: Recipe) -> None:
     """Train to the last step, or leave if a signal says so."""
-    folder, signal = train(name, recipe)
+    folder, signal = train(recipe)
     if signal:
         print(f"stopped; {folder} holds what there is")
         raise SystemExit(128 + signal)
@@ -72,11 +74,11 @@ def finish(name: str, recipe: Recipe) -> None:
 def plane(out: Path) -> dict[str, float]:
     """The picture of the flow in the plane, and its figures."""
     model = load(out / "toy2d")
-    law = LAWS[model.info["law"]]()
+    law = LAWS[str(model.spec.law)].make()
     assert isinstance(law, EightGaussians)
     exact = law.field(model.path)
-    settings = {"solver": "heun", "nfe": 200, "seed": SEED, "model": model.info["sha256"]}
-    page = flow_in_the_plane(model, exact, model.info["extent"])
+    settings = {"solver": "heun", "nfe": 200, "seed": SEED, "model": model.provenance.sha256}
+    page = flow_in_the_plane(model, exact, model.spec.extent)
     write_file(out / "flow2d.png", png(page, settings))
     figures, _, _ = judge_law(model, law, 4000, nfe=NFE, seed=SEED)
     figures["velocity_error"] = velocity_error(model, law)

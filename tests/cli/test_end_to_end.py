@@ -15,12 +15,9 @@ from PIL import Image
 
 import pushforward as pf
 from pushforward.cli import main
-from pushforward.laws import EightGaussians
-from pushforward.nets import MLP
 from pushforward.recipes import Digits, Toy2D
-from pushforward.recipes.experiment import assemble
-from pushforward.recipes.experiment import train as train_recipe
-from pushforward.recipes.tables import PATHS
+from pushforward.recipes.choices import GAUSSIAN_PATHS
+from pushforward.recipes.run import train as train_recipe
 from pushforward.runtime.files import sha256
 from pushforward.solvers import Learned
 from pushforward.train.settings import Settings
@@ -87,8 +84,8 @@ def test_a_run_folder_holds_its_options_log_pictures_checkpoints_and_model(
     run = runs / name
     config = tomllib.loads((run / "config.toml").read_text())
     assert config["recipe"] == (name if name in ("toy2d", "digits") else "images")
-    assert (config["steps"], config["width"], config["seed"]) == (3, 8, 0)
-    assert not {"out", "resume", "device"} & config.keys()
+    assert (config["optimiser"]["steps"], config["network"]["width"], config["seed"]) == (3, 8, 0)
+    assert "place" not in config
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 3]
     # A law keeps no data apart, whose loss could be taken at the last step.
@@ -106,8 +103,8 @@ def test_a_run_folder_holds_its_options_log_pictures_checkpoints_and_model(
     shape, classes = RUNS[name]
     model = pf.load(run)
     assert (model.shape, model.classes) == (shape, classes)
-    assert model.info["step"] == 3
-    assert model.info["sha256"] == sha256(run / "model.safetensors")
+    assert model.provenance.step == 3
+    assert model.provenance.sha256 == sha256(run / "model.safetensors")
     assert not list(run.rglob(".*"))
 
 
@@ -145,7 +142,8 @@ def test_samples_on_the_command_line_do_not_depend_on_the_batch_size(
 ) -> None:
     found = []
     for size in (256, 5, 1):
-        call("sample", runs / name, "--nfe", 6, "--num", 11, "--batch-size", size, "--out", tmp_path)  # fmt: skip
+        line = ("sample", runs / name, "--nfe", 6, "--num", 11, "--batch-size", size)
+        call(*line, "--overwrite", "--out", tmp_path)
         found.append(np.load(tmp_path / "samples.npz")["samples"])
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-5)
@@ -173,7 +171,7 @@ def test_solver_and_grid_by_name_are_those_of_the_tables_and_are_written_down(
     model = pf.load(runs / "toy2d")
     for solver, grid in (("heun", "karras"), ("abm3", "auto"), ("auto", "log-snr")):
         line = f"--nfe 6 --num 5 --solver {solver} --grid {grid}"
-        call("sample", runs / "toy2d", *line.split(), "--out", tmp_path)
+        call("sample", runs / "toy2d", *line.split(), "--overwrite", "--out", tmp_path)
         arrays = np.load(tmp_path / "samples.npz")
         settings = json.loads(str(arrays["settings"]))
         method, times = {
@@ -240,7 +238,7 @@ def test_info_says_what_is_in_a_run(runs: Path, capsys: pytest.CaptureFixture[st
         "UNet",
         "CondOT",
         "velocity",
-        "1 x 8 x 8",
+        "8 x 8, 1 channel",
         "10",
         "digits",
         "3 of 3 steps",
@@ -272,31 +270,27 @@ def test_a_run_is_a_function_of_its_seed(tmp_path: Path) -> None:
 
 def test_the_number_of_the_stopping_signal_is_what_training_returns(tmp_path: Path) -> None:
     folder, number = train_recipe(
-        "toy2d",
-        Toy2D(out=tmp_path / "run", device="cpu", width=8, depth=1, steps=2, sample_every=0),
+        Toy2D.of(out=tmp_path / "run", device="cpu", width=8, depth=1, steps=2, sample_every=0),
         quiet=True,
     )
     assert (folder, number) == (tmp_path / "run", 0)
 
 
 CHOICES = [
-    (path, prediction, edm)
-    for path, (prediction, edm) in itertools.product(
-        [name for name, path in PATHS.items() if path().gaussian_source],
-        [*((p, False) for p in ("velocity", "data", "noise", "score", "v")), ("data", True)],
-    )
-] + [("tube", "velocity", False), ("smooth-bridge", "velocity", False)]
+    *itertools.product(GAUSSIAN_PATHS, ("velocity", "data", "noise", "score", "v", "edm")),
+    ("tube", "velocity"),
+    ("smooth-bridge", "velocity"),
+]
 
 
-@pytest.mark.parametrize(("path", "prediction", "edm"), CHOICES)
+@pytest.mark.parametrize(("path", "prediction"), CHOICES)
 def test_every_path_and_prediction_trains_and_samples_without_a_nan(
-    path: str, prediction: str, edm: bool, tmp_path: Path
+    path: str, prediction: str, tmp_path: Path
 ) -> None:
-    recipe = Toy2D(path=path, prediction=prediction, edm=edm, batch_size=64, device="cpu")
-    experiment = assemble(
-        recipe, lambda outputs: MLP(2, 16, 1), EightGaussians(), None,
-        shape=(2,), classes=None, fingerprint="", info={},
-    )  # fmt: skip
+    recipe = Toy2D.of(
+        path=path, prediction=prediction, batch_size=64, width=16, depth=1, device="cpu"
+    )
+    experiment = recipe.build()
     settings = Settings(steps=5, warmup=0, sample_every=0)
     trainer = Trainer(experiment.objective, experiment.model, experiment.stream, settings, tmp_path)
     trainer.start()
@@ -304,7 +298,8 @@ def test_every_path_and_prediction_trains_and_samples_without_a_nan(
     assert all(bool(p.isfinite().all()) for p in experiment.model.parameters())
     assert any(bool((p != 0).any()) for p in experiment.model.net.conv_out.parameters())
     model = pf.load(tmp_path)
-    assert model.prediction == ("data" if edm else prediction)
+    assert model.prediction == ("data" if prediction == "edm" else prediction)
+    assert (model.preconditioning is not None) == (prediction == "edm")
     for solver in (pf.solvers.Euler(), pf.solvers.Heun()):
         x = pf.generate(model, 16, solver=solver, nfe=12)
         assert bool(x.isfinite().all())
@@ -317,7 +312,7 @@ def test_a_loss_measured_in_another_prediction_trains(measure: str, tmp_path: Pa
 
 
 def test_a_recipe_of_digits_holds_half_of_them_apart() -> None:
-    experiment = Digits(device="cpu", width=8).build()
+    experiment = Digits.of(device="cpu", width=8).build()
     assert (len(experiment.data), len(experiment.held_out)) == (898, 899)
     assert experiment.objective.condition_dropout == 0.1
     assert experiment.stream.data is experiment.data

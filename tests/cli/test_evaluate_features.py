@@ -70,13 +70,13 @@ def test_a_classifier_learns_clean_images_and_evaluate_says_how_well(place: Path
     assert share > 0.9
     assert got["settings"]["num"] == len(x) == 719
     assert "719 held-out samples\n" in capsys.readouterr().out
-    assert model.info["data"] == parts(place)[0].fingerprint()
-    assert model.info["times"] == [1.0]
+    assert model.spec.fingerprint == parts(place)[0].fingerprint()
+    assert model.clean
     assert (model.classes, model.shape) == (10, (1, 8, 8))
 
 
 def test_a_clean_classifier_is_trained_without_noise(place: Path) -> None:
-    run = Classifier(data=place / "digits.npz", width=8, batch_size=16, device="cpu").build()
+    run = Classifier.of(data=place / "digits.npz", width=8, batch_size=16, device="cpu").build()
     batch, noise = run.stream.at(0), pf.Noise.batch(16)
     run.model.eval()
     got = run.objective(batch, noise)["loss"]
@@ -122,11 +122,11 @@ def test_fashion_is_trained_on_its_own_two_parts(place: Path, tmp_path: Path, mo
         "pushforward.data.fashion",
         SimpleNamespace(load_fashion=load),
     )
-    run = Classifier(data=Path("fashion"), width=8, device="cpu").build()
+    run = Classifier.of(data=Path("fashion"), width=8, device="cpu").build()
     assert run.stream.data is train
     assert run.held_out is held_out
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"")
-    Classifier(data=tmp_path, width=8, download=True, device="cpu").build()
+    Classifier.of(data=tmp_path, width=8, download=True, device="cpu").build()
     assert asked == [(None, False), (tmp_path, True)]
 
 
@@ -174,7 +174,7 @@ def test_figures_by_features_are_those_of_the_samples_and_of_what_was_held_out(
     assert list(got["figures"]) == list(want)
     assert got["figures"] == pytest.approx(want, rel=1e-4, abs=1e-6)
     assert got["settings"]["features"] == {"name": "classifier", "key": features.key}
-    assert got["settings"]["classifier"] == judge.info["sha256"]
+    assert got["settings"]["classifier"] == judge.provenance.sha256
     out = capsys.readouterr().out
     assert "coverage_classifier" in out
     picture = Image.open(run / "neighbours.png")
@@ -261,21 +261,28 @@ ERRORS = {
     "known as pt_inception-2015-12-05-6726825d.pth, or the same as .safetensors",
     "evaluate run --features inception --weights nothing.pth": "there is no file nothing.pth",
     "evaluate run --weights nothing.pth": "--weights needs --features inception",
-    "evaluate run --compare --features pixels":
-    "--features judges one model by itself: leave --compare and --students out",
     "evaluate run --classifier run": "run holds a model that draws samples, and no classifier",
-    "evaluate classifier --neighbours":
-    "classifier is the run of a classifier, which draws no samples: leave --neighbours out",
-    "train classifier --out new":
-    "--data is missing: fashion, a folder of images by class, or a .npz file with labels",
-    "train classifier --data digits.npz --prediction noise --out new":
-    "a classifier of clean images has no use for --prediction: leave it out",
-    "train classifier --data digits.npz --path vp --out new":
-    "a classifier of clean images has no use for --path: leave it out",
     "train classifier --data bare.npy --out new":
-    "bare.npy has no two classes to tell apart: give a folder with a subfolder for each class, or a .npz file with "
+    "the data have no two classes to tell apart: give a folder with a subfolder for each class, or a .npz file with "
     "labels",
 }  # fmt: skip
+# Options that make no sense do not exist.
+MISUSE = {
+    "evaluate run --compare --features pixels": "there is no option --features",
+    "evaluate classifier --neighbours": "there is no option --neighbours",
+    "train classifier --out new": "--data is missing: fashion for Fashion-MNIST, or the folder of its files; ",
+    "train classifier --data digits.npz --prediction noise --out new": "there is no option --prediction",
+    "train classifier --data digits.npz --path vp --out new": "there is no option --path",
+}
+
+
+@pytest.mark.parametrize("line", MISUSE)
+def test_options_that_make_no_sense_do_not_exist(
+    place: Path, line: str, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(place)
+    assert main([*line.split(), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err.startswith(f"pushforward: {MISUSE[line]}")
 
 
 @pytest.mark.parametrize("line", ERRORS)

@@ -52,7 +52,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, before: float = 0.2, after: float = 0.
 
 
 def samplers(run: Path) -> list[dict]:
-    return pf.load(run).info.get("samplers", [])
+    return list(pf.load(run).sampling.fitted)
 
 
 def test_a_fitted_sampler_is_kept_used_at_its_calls_and_nearer_to_the_flow(
@@ -67,10 +67,11 @@ def test_a_fitted_sampler_is_kept_used_at_its_calls_and_nearer_to_the_flow(
     assert "yes" in said
     assert (run / "model.safetensors").read_bytes() == weights
     model = pf.load(run)
-    assert {k: v for k, v in model.info.items() if k != "samplers"} == old.info
-    (entry,) = model.info["samplers"]
+    assert replace(model.sampling, fitted=()) == old.sampling
+    (entry,) = model.sampling.fitted
     after = json.loads((run / "model.json").read_text())
-    assert after["parts"]["self"]["config"]["info"].pop("samplers") == [entry]
+    assert after["parts"]["sampling"]["config"].pop("fitted") == [entry]
+    assert before["parts"]["sampling"]["config"].pop("fitted") == []
     assert {**after, "check": ""} == {**before, "check": ""}
     assert (entry["nfe"], entry["guidance"]) == (3, None)
     assert entry["after"] < entry["before"]
@@ -88,7 +89,10 @@ def test_a_fitted_sampler_is_kept_used_at_its_calls_and_nearer_to_the_flow(
     assert torch.equal(fitted, pf.generate(model, 300, solver=own, nfe=3, seed=9))
     assert torch.equal(fitted, pf.generate(model, 300, nfe=3, seed=9))
 
-    assert call(f"sample {run} --nfe 3 --num 300 --seed 9 --solver learned --out {place}") == 0
+    assert (
+        call(f"sample {run} --nfe 3 --num 300 --seed 9 --solver learned --out {place} --overwrite")
+        == 0
+    )
     learned = torch.from_numpy(np.load(place / "samples.npz")["samples"])
     assert torch.equal(learned, pf.generate(old, 300, nfe=3, seed=9))
     truth = pf.generate(
@@ -128,7 +132,7 @@ def test_samplers_add_up_by_calls_and_guidance(
         "--nfe 6 --guidance 3": "learned", "--nfe 7": "learned", "--nfe 4 --guidance 2": "learned",
         "--nfe 6 --grid straight": "abm3", "--nfe 2": "ab2",
     }.items():  # fmt: skip
-        assert call(f"sample {run} --num 1 {options} --out {place}") == 0
+        assert call(f"sample {run} --num 1 {options} --out {place} --overwrite") == 0
         settings = json.loads(str(np.load(place / "samples.npz")["settings"]))
         assert settings["solver"] == solver, options
         assert ("sampler" in settings) == (solver == "tuned")

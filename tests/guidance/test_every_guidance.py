@@ -9,10 +9,11 @@ import pushforward as pf
 from contracts.members import Counted
 from guidance.laws import LAW, ExactClassifier
 from pushforward.core.fields import breaks_of
+from pushforward.core.spec import SamplingDefaults
 from pushforward.guidance import Autoguidance, ClassifierFree, ClassifierGuidance
 from pushforward.models.classifier import NoisyClassifier
 from pushforward.nets import MLP, MLPClassifier
-from pushforward.recipes.tables import SOLVERS
+from pushforward.recipes.choices import SOLVERS
 
 ORDINARY = [name for name in SOLVERS if name != "dopri5"]
 
@@ -37,7 +38,7 @@ def guidances(field, path, worse=None):
 def test_every_solver_calls_the_field_once_for_each_of_its_calls(solver, kind):
     path = pf.VP()
     field = Counted(LAW.field(path))
-    made = SOLVERS[solver](path)
+    made = SOLVERS[solver].make(path=path)
     label = torch.tensor([0, 1, 2, 1])
     with torch.no_grad():
         x = pf.integrate(
@@ -62,7 +63,7 @@ def test_two_ways_to_guide_by_the_same_law_draw_the_same_samples_with_every_form
     # An exact classifier of scale w is classifier-free guidance of scale w, in data, noise and velocity forms.
     path = pf.VP()
     field = LAW.field(path)
-    options = {"solver": SOLVERS[solver](path), "nfe": 12, "label": [0, 1, 2, 0, -1]}
+    options = {"solver": SOLVERS[solver].make(path=path), "nfe": 12, "label": [0, 1, 2, 0, -1]}
     free = pf.generate(ClassifierFree(field, scale, (0.1, 0.9)), 5, **options)
     other = pf.generate(field, 5, guidance=scale, interval=(0.1, 0.9), **options)
     assert torch.allclose(free, other, atol=1e-10)
@@ -74,7 +75,7 @@ def test_two_ways_to_guide_by_the_same_law_draw_the_same_samples_with_every_form
 
 @pytest.mark.parametrize("kind", ["free", "classifier", "auto"])
 def test_generate_finds_shape_classes_precision_and_settings_through_the_wrapper(kind):
-    inner = model(info={"nfe": 7})
+    inner = model(sampling=SamplingDefaults(nfe=7))
     classifier = NoisyClassifier(MLPClassifier(2, 3, 8, 1), inner.path, classes=3, shape=(2,))
     guided = {
         "free": ClassifierFree(inner, 2.0),

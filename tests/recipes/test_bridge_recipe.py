@@ -10,10 +10,11 @@ import torch
 
 import pushforward as pf
 from pushforward.recipes import Bridge
-from pushforward.recipes.experiment import experiment_of, find_source, train
+from pushforward.recipes.config import experiment_of, find_source
+from pushforward.recipes.run import train
 
 TINY = {
-    "width": 8, "depth": 1, "steps": 5, "batch_size": 32, "warmup": 0, "sample_every": 0, "device": "cpu",
+    "width": 8, "steps": 5, "batch_size": 32, "warmup": 0, "sample_every": 0, "device": "cpu",
 }  # fmt: skip
 
 
@@ -30,8 +31,11 @@ def test_a_bridge_between_two_arrays_is_trained_judged_and_sampled(
     rng = np.random.default_rng(0)
     source = save(tmp_path / "a.npy", rng.normal(size=(200, *shape)) - 1)
     data = save(tmp_path / "b.npy", rng.normal(size=(300, *shape)) + 1)
-    recipe = Bridge(**TINY, source_data=source, data=data, objective=objective, out=tmp_path / "run")  # fmt: skip
-    folder, _ = train("bridge", recipe, quiet=True)
+    network = {"network": "mlp", "depth": 1} if len(shape) == 1 else {"network": "unet"}
+    recipe = Bridge.of(
+        **TINY, **network, source_data=source, data=data, objective=objective, out=tmp_path / "run"
+    )
+    folder, _ = train(recipe, quiet=True)
     model = pf.load(folder)
     law = find_source(model, folder)
     start = law.sample(6)
@@ -48,7 +52,7 @@ def test_a_bridge_between_two_arrays_is_trained_judged_and_sampled(
 def test_sets_of_different_shapes_are_refused_by_name(tmp_path: Path) -> None:
     a, b = save(tmp_path / "a.npy", np.ones((50, 3))), save(tmp_path / "b.npy", np.ones((50, 4)))
     with pytest.raises(pf.InputError, match=r"a.npy holds samples \(3,\), .*b.npy \(4,\)"):
-        Bridge(source_data=a, data=b).build()
+        Bridge.of(source_data=a, data=b).build()
 
 
 def test_a_row_that_is_not_finite_is_named(tmp_path: Path) -> None:
@@ -56,4 +60,4 @@ def test_a_row_that_is_not_finite_is_named(tmp_path: Path) -> None:
     bad[17, 1] = np.nan
     a, b = save(tmp_path / "a.npy", bad), save(tmp_path / "b.npy", np.ones((50, 3)))
     with pytest.raises(pf.DataError, match="first rows 17"):
-        Bridge(source_data=a, data=b).build()
+        Bridge.of(source_data=a, data=b).build()

@@ -18,8 +18,9 @@ from pushforward.cli import main
 from pushforward.core.errors import InputError
 from pushforward.data import Dataset, Pictures
 from pushforward.recipes import Images
-from pushforward.recipes.experiment import settle
+from pushforward.recipes.images import Pictures as PictureOptions
 from pushforward.recipes.images import read_images
+from pushforward.recipes.run import settle
 from pushforward.runtime.processes import Processes
 from pushforward.streams.prefetch import Prefetch
 
@@ -74,7 +75,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def recipe(data: Path, **options: Any) -> Images:
     chosen = {"device": "cpu", "width": 8, "multipliers": (1,), "batch_size": 7} | options
-    found = settle(Images(data=data, **chosen))
+    found = settle(Images.of(data=data, **chosen))
     assert isinstance(found, Images)
     return found
 
@@ -93,7 +94,7 @@ def test_twenty_photographs_of_many_sizes_train_and_what_was_done_is_said(
     # All of it, and once, although the data are read by two steps.
     assert capsys.readouterr().err == SENTENCE
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
-    assert config["size"] == 16
+    assert config["pictures"]["size"] == 16
     parts = json.loads((tmp_path / "run" / "model.json").read_text())["parts"]
     assert parts["spec"]["config"]["shape"] == [3, 16, 16]
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -142,7 +143,7 @@ def test_decoded_early_or_late_packed_or_not_batches_are_the_same_bit_for_bit(
             assert torch.equal(other.x1, first.x1)
             assert torch.equal(other.cond["label"], first.cond["label"])
     for experiment in ends:
-        assert experiment.model.info["class_names"] == ["cats", "dogs"]
+        assert experiment.model.spec.class_names == ("cats", "dogs")
         held_out = experiment.held_out
         assert torch.equal(held_out[torch.arange(2)].x1, ends[0].held_out[torch.arange(2)].x1)
     for stream in streams:
@@ -179,14 +180,14 @@ def test_images_of_one_size_keep_it_unless_it_is_beyond_what_is_trained(
             Image.new("RGB", size, (i, 0, 0)).save(tmp_path / folder / f"{i}.png")
     for folder, shape in (("small", (3, 16, 24)), ("edge", (3, 9, 256))):
         found = recipe(tmp_path / folder)
-        assert "size" not in found.recorded()
+        assert "size" not in found.recorded()["pictures"]
         assert found.build().model.shape == shape
         assert capsys.readouterr().err == ""
     assert recipe(tmp_path / "small", size=8).build().model.shape == (3, 8, 8)
-    assert recipe(tmp_path / "small", crop=True).recorded()["size"] == 16
+    assert recipe(tmp_path / "small", crop=True).recorded()["pictures"]["size"] == 16
     capsys.readouterr()
     found = recipe(tmp_path / "large")
-    assert found.recorded()["size"] == 64
+    assert found.recorded()["pictures"]["size"] == 64
     assert "4 images of 300 x 257: each cropped to its centred square" in capsys.readouterr().err
 
 
@@ -200,19 +201,19 @@ def test_pixels_stay_in_files_where_that_is_asked_for(photographs: Path) -> None
 def test_recipes_that_do_not_record_a_size_say_what_they_chose(
     photographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert read_images(photographs, None, 3, "error", None).shape == (3, 16, 16)
+    assert read_images(photographs, PictureOptions()).shape == (3, 16, 16)
     assert capsys.readouterr().err == SENTENCE
 
 
 def test_a_run_that_is_resumed_chooses_nothing(photographs: Path) -> None:
-    assert Images(data=photographs, resume=True).settled().recorded().get("size") is None
+    assert "size" not in Images.of(data=photographs, resume=True).settled().recorded()["pictures"]
 
 
 def test_only_the_first_of_several_processes_speaks(
     photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Processes, "current", lambda: Processes(1, 1))
-    assert recipe(photographs).size == 16
+    assert recipe(photographs).pictures.size == 16
     assert capsys.readouterr().err == ""
 
 
@@ -231,7 +232,7 @@ def test_a_photograph_that_cannot_be_decoded_is_named_or_left_out_aloud(
     assert run(data, tmp_path / "other", "--lazy", lazy, "--on-bad", "skip") == 0
     said = capsys.readouterr().err
     assert said.count("cats/08.jpg") == 1
-    assert "left out" in said
+    assert "skipped" in said
 
 
 def test_what_cannot_be_cut_at_random_is_refused(photographs: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pushforward as pf
 from pushforward.core.errors import DataError, InputError
 from pushforward.data.images.coarse import coarsen
 from pushforward.recipes import Cells, SuperResolution
-from pushforward.recipes.experiment import train
+from pushforward.recipes.run import train
 from pushforward.recipes.set_to_set import CellMapping, Refinement
 
 CHANNELS = ("Time", "V2-A", "B1-A", "B1-W")
@@ -48,7 +48,7 @@ def recipe(plate: Path, **options: object) -> Cells:
         "width": 32,
         "depth": 2,
     }
-    return Cells(**given | options)  # type: ignore[arg-type]
+    return Cells.of(**given | options)  # type: ignore[arg-type]
 
 
 def rows(x: torch.Tensor) -> set[tuple[float, ...]]:
@@ -70,7 +70,7 @@ def test_cells_of_both_populations_are_kept_apart_from_training(plate: Path) -> 
     torch.testing.assert_close(seen.mean(0), torch.zeros(2).double(), rtol=0, atol=1e-5)
     torch.testing.assert_close(seen.var(0, correction=0), torch.ones(2).double(), rtol=1e-5, atol=0)
     # What was measured comes back from the scale kept with the model, for all cells and no others.
-    scale = pf.data.Asinh.from_json(experiment.model.info["scale"])
+    scale = pf.data.Asinh.from_json(experiment.model.spec.scale)
     back = scale.inverse(torch.cat((batch.x0, source)))
     measured = pf.data.load_cells("before", plate, ("V2-A", "B1-A")).values
     order = [np.lexsort(x.T[::-1]) for x in (back.numpy(), measured)]
@@ -92,7 +92,7 @@ def test_the_pairs_of_a_batch_are_those_of_least_cost(plate: Path) -> None:
 
 def test_cells_arrive_at_their_target(plate: Path, tmp_path: Path) -> None:
     options = recipe(plate, out=tmp_path / "run", steps=400, lr=5e-3, ema=0.98, batch_size=128)
-    folder, _ = train("cells", options, quiet=True)
+    folder, _ = train(options, quiet=True)
     experiment = replace(options.build(), model=pf.load(folder))
     figures, mapped, _ = experiment.judge(400, nfe=10)
     assert figures["energy"] < 0.05 * figures["energy_before"]
@@ -119,12 +119,12 @@ def test_populations_that_cannot_be_joined_are_refused(plate: Path, tmp_path: Pa
 
 
 def test_a_coarse_image_and_its_fine_one_go_together() -> None:
-    experiment = SuperResolution(blur=0.0, device="cpu", batch_size=64).build()
+    experiment = SuperResolution.of(blur=0.0, device="cpu", batch_size=64).build()
     assert isinstance(experiment, Refinement)
     batch = experiment.stream.at(5)
     assert batch.cond == {}
     assert torch.equal(batch.x0, coarsen(batch.x1, 2))  # type: ignore[arg-type]
-    noisy = SuperResolution(blur=0.3, device="cpu", batch_size=64).build().stream.at(5)
+    noisy = SuperResolution.of(blur=0.3, device="cpu", batch_size=64).build().stream.at(5)
     assert torch.equal(noisy.x1, batch.x1)
     z = (noisy.x0 - batch.x0) / 0.3  # type: ignore[operator]
     assert abs(float(z.var()) - 1) < 5 * (2 / z.numel()) ** 0.5
@@ -137,27 +137,27 @@ def test_a_coarse_image_and_its_fine_one_go_together() -> None:
 
 
 def test_unpaired_images_are_those_of_two_halves() -> None:
-    experiment = SuperResolution(unpaired=True, blur=0.0, device="cpu", batch_size=719).build()
+    experiment = SuperResolution.of(
+        coupling="independent", blur=0.0, device="cpu", batch_size=719
+    ).build()
     batch = experiment.stream.at(0)
     assert batch.x0 is not None
     assert torch.equal(coarsen(batch.x0, 2), batch.x0)
     same = rows(batch.x0.flatten(1)) & rows(coarsen(batch.x1, 2).flatten(1))
     assert len(same) < 5  # digits that look alike when coarse
-    coupled = SuperResolution(unpaired=True, coupling="ot", device="cpu", batch_size=32).build()
+    coupled = SuperResolution.of(coupling="ot", device="cpu", batch_size=32).build()
 
     def cost(stream: object) -> float:
         batch = stream.at(1)  # type: ignore[attr-defined]
         return float(((batch.x0 - batch.x1) ** 2).sum())
 
-    free = SuperResolution(unpaired=True, device="cpu", batch_size=32).build()
+    free = SuperResolution.of(coupling="independent", device="cpu", batch_size=32).build()
     assert cost(coupled.stream) < 0.8 * cost(free.stream)
 
 
 def test_images_that_cannot_be_made_coarse_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="multiples of 3"):
-        SuperResolution(factor=3, device="cpu").build()
-    with pytest.raises(InputError, match="add --unpaired"):
-        SuperResolution(coupling="ot", device="cpu").build()
+        SuperResolution.of(factor=3, device="cpu").build()
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20, 3, 12, 12)))
-    experiment = SuperResolution(data=tmp_path / "x.npy", factor=3, device="cpu").build()
+    experiment = SuperResolution.of(data=tmp_path / "x.npy", factor=3, device="cpu").build()
     assert experiment.model.shape == (3, 12, 12)

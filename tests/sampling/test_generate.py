@@ -11,6 +11,7 @@ from torch import nn
 import pushforward as pf
 from pushforward.core import times
 from pushforward.core.noise import START
+from pushforward.core.spec import SamplingDefaults
 from pushforward.guidance import ClassifierFree
 from pushforward.nets import MLP, UNet
 from pushforward.solvers import RK4, Euler, EulerMaruyama, Heun, Midpoint
@@ -131,7 +132,7 @@ def test_the_number_of_calls_is_50_or_what_the_model_says() -> None:
     field = Recorder(mixture().field(pf.CondOT()))
     pf.generate(field, 2)
     assert len(field.calls) == 50
-    field = Recorder(mixture().field(pf.CondOT()), info={"nfe": 6})
+    field = Recorder(mixture().field(pf.CondOT()), sampling=SamplingDefaults(nfe=6))
     pf.generate(field, 2)
     assert len(field.calls) == 6
     pf.generate(field, 2, nfe=8)

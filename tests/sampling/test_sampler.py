@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pushforward as pf
-from pushforward.recipes.tables import GRIDS, SOLVERS
+from pushforward.recipes.choices import SOLVERS, grid
 from pushforward.sampling.sampler import DEFAULT_NFE, find_sampler
 from pushforward.solvers import SolverFlowMap
 
@@ -25,12 +25,12 @@ class Student:
 
 @pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "dopri5"])
 def test_a_solver_takes_as_many_steps_as_its_calls_allow_and_its_own_times(solver):
-    method = SOLVERS[solver](FIELD.path)
+    method = SOLVERS[solver].make(path=FIELD.path)
     found = find_sampler(FIELD, method, nfe=13)
     assert found.solver is method
     assert len(found.grid) == 13 // method.calls + 1
     rule = "learned" if solver == "learned" else "angle" if solver == "abm3" else "straight"
-    assert torch.equal(found.grid, GRIDS[rule](13 // method.calls, FIELD.path))
+    assert torch.equal(found.grid, grid(rule)(13 // method.calls, FIELD.path))
     assert found.names[1] == rule
 
 

@@ -9,6 +9,7 @@ import torch
 
 import pushforward as pf
 from contracts.members import mixture, randn
+from pushforward.core.spec import SamplingDefaults
 from pushforward.nets import MLP
 from pushforward.sampling import tune as tuning
 from pushforward.solvers import RK4, Learned
@@ -132,7 +133,7 @@ def test_an_attached_sampler_is_saved_and_taken(tmp_path):
     before = pf.generate(model, 8, nfe=4, label=1)
     for tuned in (plain, guided, plain):
         tuned.attach(model)
-    assert [(e["nfe"], e["guidance"]) for e in model.info["samplers"]] == [(4, 2.0), (4, None)]
+    assert [(e["nfe"], e["guidance"]) for e in model.sampling.fitted] == [(4, 2.0), (4, None)]
     pf.save(model, tmp_path)
     again = pf.load(tmp_path)
     for w, tuned in ((None, plain), (2.0, guided)):
@@ -178,7 +179,9 @@ def test_wrong_calls_are_told():
 
 @pytest.mark.parametrize("entry", [{}, "x", {"nfe": 4, "guidance": None, "weights": 3}])
 def test_a_saved_sampler_that_cannot_be_read_is_told(entry):
-    model = pf.Model(MLP(2, 8, 1), pf.CondOT(), shape=(2,), info={"samplers": [entry]})
+    model = pf.Model(
+        MLP(2, 8, 1), pf.CondOT(), shape=(2,), sampling=SamplingDefaults(fitted=(entry,))
+    )
     with pytest.raises(pf.InputError, match="fitted sampler that cannot be read"):
         pf.generate(model, 2, nfe=4)
     assert pf.generate(model, 2, nfe=4, solver=Learned()).shape == (2, 2)

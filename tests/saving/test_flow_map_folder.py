@@ -296,7 +296,7 @@ def test_the_slow_copy_is_not_shared(whole: Trainer) -> None:
     model = pf.load(whole.folder)
     assert equal(model.state_dict(), whole.ema.model.state_dict())
     assert isinstance(model, pf.FlowMapModel)
-    assert (model.jumps, model.info["step"]) == ("data", 20)
+    assert (model.jumps, model.provenance.step) == ("data", 20)
 
 
 def test_the_average_of_a_flow_map_is_one_of_its_weights_and_a_flow_map(tmp_path: Path) -> None:

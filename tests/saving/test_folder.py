@@ -17,7 +17,7 @@ from pushforward.models.bridge import BridgeModel, HalfBridges
 from pushforward.models.diffflow import Backward, DiffFlowModel
 from pushforward.models.preconditioning import EDMPreconditioning
 from pushforward.nets import MLP, UNet
-from pushforward.recipes.tables import PATHS
+from pushforward.recipes.choices import GAUSSIAN_PATHS
 from pushforward.saving.folder import save_records
 from saving.folders import refusal, reweigh, rewrite
 
@@ -122,7 +122,7 @@ def test_a_loaded_model_between_two_laws_is_the_one_that_was_saved(
 
 
 @pytest.mark.parametrize("preconditioned", [False, True], ids=["plain", "edm"])
-@pytest.mark.parametrize("path", [name for name, path in PATHS.items() if path().gaussian_source])
+@pytest.mark.parametrize("path", GAUSSIAN_PATHS)
 @pytest.mark.parametrize("net", NETWORKS)
 def test_a_loaded_model_has_the_outputs_of_the_one_that_was_saved(
     net: str, path: str, preconditioned: bool, tmp_path: Path
@@ -131,7 +131,7 @@ def test_a_loaded_model_has_the_outputs_of_the_one_that_was_saved(
     for time in ("sinusoidal", "fourier"):
         model = pf.Model(
             randomised(make(time)),
-            PATHS[path](),
+            GAUSSIAN_PATHS[path].make(),
             "data" if preconditioned else "v",
             EDMPreconditioning(0.7) if preconditioned else None,
             margin=2e-3,

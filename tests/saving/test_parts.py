@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pushforward as pf
 from pushforward.core.conditions import Fill
 from pushforward.nets import MLP, NETS
-from pushforward.recipes.tables import PATHS
+from pushforward.recipes.choices import PATHS
 from pushforward.saving.folder import load, save
 from pushforward.saving.parts import PACKAGES, class_name, find_class, library_classes
 from saving.folders import refusal, rewrite
@@ -406,7 +406,8 @@ def test_only_frozen_parts_that_are_there_are_held_by_reference(tmp_path: Path) 
 
 def test_every_network_path_and_model_of_the_library_is_found_by_its_name() -> None:
     found = library_classes()
-    offered = [*NETS.values(), *(type(make()) for make in PATHS.values()), pf.Model, pf.FlowMapModel, pf.BridgeModel,
+    offered = [*NETS.values(), *(type(path.make()) for path in PATHS.values()),
+               pf.Model, pf.FlowMapModel, pf.BridgeModel,
                pf.HalfBridges, pf.DiffFlowModel, pf.NoisyClassifier, pf.EDMPreconditioning]  # fmt: skip
     for cls in offered:
         assert find_class(class_name(cls)) is cls

@@ -13,6 +13,7 @@ import pushforward as pf
 from contracts.members import randn
 from laws.pairs import correlated, entropic
 from pushforward.core.noise import SOLVER
+from pushforward.core.spec import SamplingDefaults
 from pushforward.nets import MLP
 from pushforward.solvers import (
     AnnealedLangevin,
@@ -245,4 +246,4 @@ def test_arguments_of_bridges_are_checked():
     with pytest.raises(pf.InputError, match="share parameters"):
         pf.HalfBridges(net, net, BRIDGE)
     two = MLP(2, 8, 1, outputs=2)
-    assert math.isfinite(pf.BridgeModel(two, BRIDGE, info={"nfe": 7}).info["nfe"])
+    assert math.isfinite(pf.BridgeModel(two, BRIDGE, sampling=SamplingDefaults(nfe=7)).sampling.nfe)

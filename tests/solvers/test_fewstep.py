@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import pushforward as pf
 from contracts.members import Counted, UserPath, mixture, rand, randn
 from pushforward.core.noise import SOLVER, START
+from pushforward.core.spec import SamplingDefaults
 from pushforward.solvers import (
     DDIM,
     DDPM,
@@ -222,7 +223,7 @@ def test_a_map_is_sampled_in_one_jump_or_in_as_many_as_are_asked_for():
     torch.testing.assert_close(pf.generate(flow, 5, nfe=4, source=x), one)
     times = [(float(t[0]), float(s[0])) for _, t, s in flow.asked]
     assert times == [(0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)]
-    told = student("any", info={"nfe": 3})
+    told = student("any", sampling=SamplingDefaults(nfe=3))
     torch.testing.assert_close(pf.generate(told, 4), pf.generate(told, 4, nfe=3))
     assert float((pf.generate(told, 4) - pf.generate(told, 4, nfe=1)).abs().max()) > 1e-3
 
@@ -281,7 +282,7 @@ def test_a_map_takes_no_guidance_and_no_solver_of_velocities():
     # A scale of 1 is no guidance.
     assert torch.equal(pf.generate(flow, 2, guidance=1.0), pf.generate(flow, 2))
     with pytest.raises(pf.InputError, match=r"\(scale 3\.0\)"):
-        pf.generate(student("any", info={"guidance": 3.0}), 2, guidance=2.0)
+        pf.generate(student("any", sampling=SamplingDefaults(guidance=3.0)), 2, guidance=2.0)
     for solver in (Heun(), DDIM(), Multistep("velocity", "time", 2)):
         with pytest.raises(pf.UndefinedError, match="follows a velocity, and this is a flow map"):
             pf.generate(flow, 2, solver=solver, nfe=2)

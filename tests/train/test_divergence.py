@@ -136,7 +136,7 @@ def test_the_checkpoint_that_is_kept_and_the_model_are_whole(tmp_path: Path) -> 
     assert state.step == 15
     assert all(bool(value.isfinite().all()) for value in tensors.values())
     model = pf.load(tmp_path)
-    assert model.info["step"] == 15
+    assert model.provenance.step == 15
     for name, value in model.state_dict().items():
         assert torch.equal(value, tensors[f"ema.{name}"])
 
@@ -202,7 +202,7 @@ def test_an_absurd_learning_rate_is_found_out_before_the_weights_are_infinite(
     assert "the checkpoint of step 0 is kept. Lower --lr or --clip" in message
     losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]  # fmt: skip
     assert alarm(losses) == len(losses) - 1 == run.step - 1
-    assert pf.load(tmp_path).info["step"] == 0
+    assert pf.load(tmp_path).provenance.step == 0
 
 
 def test_on_the_command_line_it_is_a_message_and_exit_code_1(

@@ -16,7 +16,7 @@ from zygote import Zygote
 import pushforward as pf
 from pushforward.core.noise import Noise
 from pushforward.objectives import FlowMatching
-from pushforward.recipes.experiment import VALIDATION_STEP
+from pushforward.recipes.run import VALIDATION_STEP
 from pushforward.train.checkpoint import Checkpoints
 from pushforward.train.schedules import learning_rate
 
@@ -119,7 +119,7 @@ def test_each_of_several_averages_follows_its_recurrence_is_shared_and_resumed(
     assert run.run()
     for decay, folder in ((0.8, "run"), (0.5, "run/emas/0.5"), (0.9, "run/emas/0.9")):
         shared = pf.load(tmp_path / folder)
-        assert shared.info["step"] == 20
+        assert shared.provenance.step == 20
         for mine, truth in zip(shared.parameters(), want[decay], strict=True):
             assert torch.allclose(mine.double(), truth, rtol=0, atol=1e-6)
         assert pf.generate(shared, 2, nfe=3, label=0).shape == (2, 2)

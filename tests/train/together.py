@@ -19,7 +19,7 @@ from pushforward.data.batch import Batch
 from pushforward.nets import MLP, DiT, UNet
 from pushforward.objectives import FlowMatching
 from pushforward.objectives.matching import draw
-from pushforward.recipes.experiment import validation
+from pushforward.recipes.run import validation
 from pushforward.runtime.processes import joined
 from pushforward.sampling.generate import generate_together
 from pushforward.streams.coupled import Coupled

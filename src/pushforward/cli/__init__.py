@@ -1,9 +1,8 @@
-"""The command line: `pushforward train | sample | evaluate | likelihood | tune | distill | reflow | gallery | sizes |
-pack | info`.
+"""The command line: `pushforward COMMAND ...`.
 
-A command is a module. Only what it needs is imported, so that help is quick. Exit codes: 0 done, 1 an error of the kind
-that `pushforward.Error` stands for, 2 a command line that cannot be understood, 130 and 143 stopped by Ctrl-C and by
-SIGTERM.
+A command is a module, imported when it is used; help and misuse need no torch. Exit codes: 0 done, 1 an error of the
+kind that `pushforward.Error` stands for, 2 a command line that cannot be understood, 130 and 143 stopped by Ctrl-C and
+by SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,51 +16,39 @@ os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 # Threads that wait by spinning slow training tenfold as soon as anything else runs on the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import tyro
-
-from pushforward.cli.base import Command, subcommands
-from pushforward.cli.distill import Distill
-from pushforward.cli.evaluate import Evaluate
-from pushforward.cli.gallery import Gallery
-from pushforward.cli.info import Info
-from pushforward.cli.likelihood import Likelihood
-from pushforward.cli.pack import Pack
-from pushforward.cli.reflow import Reflow
+from pushforward import __version__
+from pushforward.cli.base import Command
+from pushforward.cli.parse import HELP, HELP_ALL, show_commands
 from pushforward.cli.rehearse import rehearsal
-from pushforward.cli.sample import Sample
-from pushforward.cli.sizes import Sizes
-from pushforward.cli.train import Train
-from pushforward.cli.tune import Tune
+from pushforward.core.errors import Error, InputError
+from pushforward.recipes.choices import Entry
+from pushforward.recipes.flat import OptionError, no_such
 
-COMMANDS: dict[str, type[Command]] = {
-    "train": Train,
-    "sample": Sample,
-    "evaluate": Evaluate,
-    "likelihood": Likelihood,
-    "tune": Tune,
-    "distill": Distill,
-    "reflow": Reflow,
-    "gallery": Gallery,
-    "sizes": Sizes,
-    "pack": Pack,
-    "info": Info,
+COMMANDS = {
+    "train": Entry("cli.train:Train"),
+    "sample": Entry("cli.sample:Sample"),
+    "evaluate": Entry("cli.evaluate:Evaluate"),
+    "likelihood": Entry("cli.likelihood:Likelihood"),
+    "tune": Entry("cli.tune:Tune"),
+    "distill": Entry("cli.distill:Distill"),
+    "reflow": Entry("cli.reflow:Reflow"),
+    "gallery": Entry("cli.gallery:Gallery"),
+    "sizes": Entry("cli.sizes:Sizes"),
+    "pack": Entry("cli.pack:Pack"),
+    "info": Entry("cli.info:Info"),
 }
+ABOUT = "Flow matching and diffusion models: train, sample, evaluate."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    command: Command = tyro.cli(
-        subcommands(COMMANDS),
-        prog="pushforward",
-        description="Flow matching and diffusion models: train, sample, evaluate.",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    from pushforward.core.errors import Error
-
-    command = rehearsal(command)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        command = rehearsal(read(words))
         return command.run() if int(os.environ.get("WORLD_SIZE", "1")) == 1 else shared(command)
+    except OptionError as error:
+        print(f"pushforward: {error}", file=sys.stderr)
+        return 2
     except Error as error:
         print(f"pushforward: {error}", file=sys.stderr)
         return 1
@@ -70,15 +57,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def read(words: Sequence[str]) -> Command:
+    """The command that these words give. Prints help and leaves, where that is asked for."""
+    name, *rest = words or [""]
+    if name == "--version":
+        print(f"pushforward {__version__}")
+        raise SystemExit(0)
+    if name in (*HELP, HELP_ALL):
+        show_commands("pushforward", ABOUT, COMMANDS)
+    if not name:
+        raise OptionError(
+            f"which command? One of {', '.join(COMMANDS)}; pushforward --help says more"
+        )
+    if name not in COMMANDS:
+        raise OptionError(no_such("command", name, COMMANDS))
+    command: Command = COMMANDS[name].find().read(rest, f"pushforward {name}")
+    return command
+
+
 def shared(command: Command) -> int:
     """Run a command as one of the processes that torchrun has started: the first one speaks."""
-    from pushforward.core.errors import InputError
     from pushforward.runtime.processes import ElsewhereError, joined
 
     if not command.shareable:
         if int(os.environ.get("RANK", "0")) > 0:
             return 1
-        name = next(name for name, kind in COMMANDS.items() if type(command) is kind)
+        name = next(name for name, kind in COMMANDS.items() if isinstance(command, kind.find()))
         raise InputError(
             f"{name} is done by one process: start it without torchrun, which is for train, sample and evaluate"
         )

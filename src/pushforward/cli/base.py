@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import tyro
-from pydantic import BaseModel, ConfigDict, Field
+from pushforward.cli.parse import parse
+from pushforward.recipes import flat
+from pushforward.recipes.options import Options, option
 
 if TYPE_CHECKING:
-    from pushforward.models.model import Model
-    from pushforward.recipes.experiment import Experiment
+    from rich.table import Table
 
-RunFolder = Annotated[Path, tyro.conf.Positional]
-Device = Annotated[
-    str, Field(description="cpu, cuda, cuda:1, ...; auto takes CUDA where there is one.")
-]
+    from pushforward.core.spec import DataSpec
+    from pushforward.recipes.experiment import Experiment, Sampled
 
-
-def subcommands(table: Mapping[str, type[BaseModel]]) -> Any:
-    """The union of the classes in a table, each a subcommand under its name."""
-    return functools.reduce(
-        operator.or_,
-        (Annotated[cls, tyro.conf.subcommand(name)] for name, cls in table.items()),
-    )
+DEVICE = "cpu, cuda, cuda:1, ...; auto: CUDA if there is one."
+SEED = "Sample i is a function of the seed and i."
 
 
-class Command(BaseModel, ABC):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+def run_folder(description: str = "Run folder, or any folder with a model.") -> Any:
+    """The field of a run folder, the first argument."""
+    return option(..., description, positional=True)
+
+
+class Command(Options, ABC):
+    """A command: its options are its fields."""
 
     # Whether several processes can do it together.
     shareable: ClassVar[bool] = False
@@ -42,26 +38,35 @@ class Command(BaseModel, ABC):
         """The device that was asked for."""
         return str(getattr(self, "device", "cpu"))
 
+    @classmethod
+    def read(cls, words: Sequence[str], prog: str) -> Self:
+        """The command that these words give."""
+        return flat.make(cls, parse(cls, words, prog))
+
+    def cut(self, above: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
+        """The fields to change for a rehearsal. above: those of some options that are too large for one."""
+        return above(self)
+
     @abstractmethod
     def run(self) -> int:
         """Do it; returns the exit code."""
 
 
-def reopen(folder: Path, device: str, model: Model) -> Experiment:
+def reopen(folder: Path, device: str, model: Sampled) -> Experiment:
     """The experiment of a run folder, with its trained model in place of a fresh one."""
     from dataclasses import replace
 
-    from pushforward.recipes.experiment import experiment_of
+    from pushforward.recipes.config import experiment_of
 
     experiment = experiment_of(folder, device=device, resume=True)
-    require_same_data(folder, model.info, experiment.fingerprint)
+    require_same_data(folder, model.spec, experiment.fingerprint)
     return replace(experiment, model=model)
 
 
-def require_same_data(folder: Path, info: Mapping[str, Any], fingerprint: str) -> None:
+def require_same_data(folder: Path, spec: DataSpec, fingerprint: str) -> None:
     from pushforward.core.errors import InputError
 
-    if info.get("data") != fingerprint:
+    if spec.fingerprint != fingerprint:
         raise InputError(
             f"the data of {folder} are not those that its model was trained on (their SHA-256 differs), "
             f"so that what was held out may have been seen: restore them to evaluate"
@@ -80,11 +85,19 @@ def show(figures: dict[str, Any], title: str) -> None:
     Console(highlight=False).print(table)
 
 
+def print_wide(table: Table) -> None:
+    """A table, wider than a narrow terminal rather than cut."""
+    from rich.console import Console
+
+    wide = Console(width=1000).measure(table).maximum
+    Console(highlight=False, width=max(Console().width, wide)).print(table)
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     from pushforward.runtime.files import write_file
 
     write_file(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-from pydantic import Field
-
-from pushforward.cli.base import Command, Device, say
+from pushforward.cli.base import DEVICE, Command, say
+from pushforward.recipes.choices import LAWS
+from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,40 +18,35 @@ if TYPE_CHECKING:
 class Gallery(Command):
     """Compare runs in the plane in one figure: trajectories, which start goes with which end, densities."""
 
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = Field(
-        description="Run folders, all of one target law."
-    )
-    out: Path = Field(Path("gallery.png"), description="The picture.")
-    num: int = Field(4000, ge=2, description="Samples of each run.")
-    noise: bool = Field(
-        False, description="Bridges by their own process, not by its probability flow."
-    )
-    columns: int = Field(5, ge=1, description="Runs side by side.")
-    seed: int = Field(0, ge=0, lt=2**64, description="Key of the samples.")
-    device: Device = "auto"
+    folders: tuple[Path, ...] = option(..., "Run folders, all of one target law.", positional=True)
+    out: Path = option(Path("gallery.png"), "The picture.")
+    num: int = option(4000, "Samples of each run.", ge=2)
+    noise: bool = option(False, "Bridges by their own process, not by its probability flow.")
+    columns: int = option(5, "Runs side by side.", ge=1)
+    seed: int = option(0, "Key of the samples.", ge=0, lt=2**64)
+    device: str = option("auto", DEVICE)
 
     def run(self) -> int:
         from pushforward.core.errors import InputError
         from pushforward.evaluate.figures import png
         from pushforward.evaluate.figures.gallery import gallery
-        from pushforward.laws.plane import LAWS
         from pushforward.runtime.files import write_file
 
         if not self.folders:
             raise InputError("which runs? Give their folders")
         models = {folder: self.model(folder) for folder in self.folders}
-        names = {model.info["law"] for model in models.values()}
+        names = {model.spec.law for model in models.values()}
         if len(names) > 1:
             raise InputError(
                 f"these runs have several targets, {', '.join(sorted(names))}: a gallery is of one"
             )
-        law = LAWS[names.pop()]()
+        law = LAWS[names.pop()].make()
         data = law.sample(self.num, seed=(self.seed + 1) % 2**64)
         entries = [self.entry(folder, model, data) for folder, model in models.items()]
         settings = {
             "num": self.num,
             "seed": self.seed,
-            "models": [model.info["sha256"] for model in models.values()],
+            "models": [model.provenance.sha256 for model in models.values()],
         }
         write_file(self.out, png(gallery(entries, data, columns=self.columns), settings))
         say(f"{len(entries)} runs in {self.out}")
@@ -64,7 +58,7 @@ class Gallery(Command):
         from pushforward.saving.folder import load
 
         model = load(folder, find_device(self.device))
-        if model.shape != (2,) or "law" not in model.info:
+        if model.shape != (2,) or model.spec.law not in LAWS:
             raise InputError(f"{folder} is no run in the plane, as of the recipe toy2d")
         return model
 
@@ -78,7 +72,7 @@ class Gallery(Command):
         from pushforward.evaluate.figures.gallery import Entry
         from pushforward.evaluate.metrics.energy import energy_distance
         from pushforward.models.diffflow import DiffFlowModel
-        from pushforward.recipes.experiment import find_source
+        from pushforward.recipes.config import find_source
         from pushforward.sampling.generate import generate
         from pushforward.solvers import EulerMaruyama, Heun
 
@@ -87,7 +81,7 @@ class Gallery(Command):
             options = {"nfe": model.steps}
         elif isinstance(model, FlowMap):
             options = {}
-        elif model.info.get("nfe") == 1:
+        elif model.sampling.nfe == 1:
             options = {"nfe": 1}
         elif (
             self.noise and isinstance(model, ScoreField) and isinstance(model.path, BrownianBridge)

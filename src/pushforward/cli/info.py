@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pushforward.cli.base import Command, run_folder, show
 
-from pushforward.cli.base import Command, RunFolder, show
+if TYPE_CHECKING:
+    from pushforward.core.spec import DataSpec
 
 
 class Info(Command):
     """Say what is in a run folder."""
 
-    folder: RunFolder = Field(description="Run folder, or any folder with a model.")
+    folder: Path = run_folder()
 
     def run(self) -> int:
-        from pushforward.recipes.experiment import CONFIG, read_config
+        from pushforward.data import describe
+        from pushforward.recipes.config import CONFIG, read_config
         from pushforward.saving.folder import load
         from pushforward.train.checkpoint import Checkpoints
         from pushforward.train.log import JSONLines
@@ -28,18 +31,20 @@ class Info(Command):
             "path": str(model.path),
             "predicts": predicted(model),
             **flow_map(model),
-            "starts from": model.info.get("source", "Gaussian noise"),
-            "sample shape": " x ".join(map(str, model.shape)),
-            "classes": model.classes or "none",
-            "weights": f"EMA at step {model.info.get('step', '?')}, SHA-256 {model.info['sha256'][:16]}",
+            "starts from": model.sampling.source or "Gaussian noise",
+            "samples": describe(model.spec),
+            "classes": classes(model.spec),
+            "weights": f"EMA at step {model.provenance.step or '?'}, SHA-256 {str(model.provenance.sha256)[:16]}",
         }
-        if model.info.get("samplers"):
-            facts["fitted samplers"] = "\n".join(map(described, model.info["samplers"]))
+        if model.sampling.fitted:
+            facts["fitted samplers"] = "\n".join(map(described, model.sampling.fitted))
         if (self.folder / CONFIG).is_file():
             name, options = read_config(self.folder)
             steps = Checkpoints(self.folder / "checkpoints").steps()
             facts["recipe"] = name
-            facts["trained"] = f"{steps[-1] if steps else 0} of {options.get('steps', '?')} steps"
+            facts["trained"] = (
+                f"{steps[-1] if steps else 0} of {options.get('optimiser', {}).get('steps', '?')} steps"
+            )
             entries = JSONLines(self.folder / "log.jsonl").read()
             if entries:
                 facts["last loss"] = f"{entries[-1]['loss']:.5f}"
@@ -55,11 +60,34 @@ def flow_map(model: Any) -> dict[str, str]:
         facts["flow map"] = (
             ways[jumps] if isinstance(jumps, str) else f"in {len(jumps) - 1} steps of its own"
         )
-    for key in ("method", "guidance", "teacher", "origin"):
-        if key in model.info:
-            value = str(model.info[key])
-            facts[key] = f"SHA-256 {value[:16]}" if key in ("teacher", "origin") else value
+    records = {
+        "method": model.provenance.method,
+        "guidance": model.sampling.guidance,
+        "teacher": model.provenance.teacher,
+        "origin": model.provenance.origin,
+        "started from": model.provenance.started_from,
+    }
+    for key, value in records.items():
+        if value is not None:
+            hashed = key in ("teacher", "origin", "started from")
+            facts[key] = f"SHA-256 {str(value)[:16]}" if hashed else str(value)
     return facts
+
+
+def classes(spec: DataSpec) -> str:
+    """Classes by number and name, with how many samples each has in training."""
+    if spec.classes is None:
+        return "none"
+    counts = spec.class_counts or (None,) * spec.classes
+    words = [
+        spec.name(c) if spec.class_names is None else f"{c} {spec.name(c)}"
+        for c in range(spec.classes)
+    ]
+    said = [
+        word if count is None else f"{word} ({count})"
+        for word, count in zip(words, counts, strict=True)
+    ]
+    return ", ".join(said[:40]) + (f", ... {spec.classes} in all" if len(said) > 40 else "")
 
 
 def networks(model: Any) -> str:

@@ -3,70 +3,61 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
-
-from pushforward.cli.base import Command, Device, RunFolder, reopen, show, write_json
+from pushforward.cli.base import reopen, show, write_json
+from pushforward.cli.sampling import OfModel
+from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pushforward.data import Dataset
     from pushforward.laws.law import Law
-    from pushforward.models.model import Model
+    from pushforward.recipes.experiment import Sampled
 
 
-class Likelihood(Command):
+class Likelihood(OfModel):
     """How likely held-out data are to a run's model: a table, and likelihood.json in the run folder.
 
     Images in bits per dimension, dequantised by uniform noise; points in nats.
     """
 
-    folder: RunFolder = Field(description="Run folder, or any folder with a model.")
-    data: str = Field(
+    data: str = option(
         "held-out",
-        description="A folder of images or a .npy or .npz file; held-out is what the run kept apart, "
-        "or fresh draws from its law.",
+        "A folder of images, archives, or a .npy or .npz file; held-out is what the run kept apart, or fresh draws "
+        "from its law.",
     )
-    num: int = Field(200, ge=2, description="Samples, the first of the data.")
-    probes: int | None = Field(
+    num: int = option(200, "Samples, of each class its share.", ge=2)
+    probes: int | None = option(
         None,
+        "Random probes of the divergence for each sample. Default: 4, and none, exact, in up to 8 dimensions.",
         ge=1,
-        description="Random probes of the divergence for each sample. Left out: 4, and none, exact, in up to "
-        "8 dimensions.",
     )
-    tolerance: float = Field(1e-4, gt=0, description="Relative tolerance of the ODE solver.")
-    bound: bool = Field(False, description="Work out the variational bound of DDPM, too.")
-    bound_terms: int | None = Field(
-        None, ge=1, description="Random terms of the bound for each sample. Left out: all."
+    tolerance: float = option(1e-4, "Relative tolerance of the ODE solver.", gt=0)
+    bound: bool = option(False, "Compute DDPM's variational bound, too.")
+    bound_terms: int | None = option(
+        None, "Random terms of the bound for each sample. Default: all.", ge=1
     )
-    bound_steps: int | None = Field(
-        None,
-        ge=2,
-        description="Steps of the bound. Left out: those of a discrete path, or 1000.",
+    bound_steps: int | None = option(
+        None, "Steps of the bound. Default: those of a discrete path, or 1000.", ge=2
     )
-    variance: Literal["beta", "beta-tilde", "learned"] = Field(
-        "beta-tilde", description="Variance of the steps of the bound."
+    variance: Literal["beta", "beta-tilde", "learned"] = option(
+        "beta-tilde", "Variance of the steps of the bound."
     )
-    unconditional: bool = Field(False, description="Leave the labels of the data out.")
-    seed: int = Field(0, ge=0, lt=2**64, description="Key of probes and noise.")
-    batch_size: int = Field(256, ge=1, description="Samples at a time.")
-    device: Device = "auto"
+    unconditional: bool = option(False, "Without the labels of the data.")
 
     def run(self) -> int:
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap
         from pushforward.evaluate.metrics.likelihood import Settings, judge
-        from pushforward.recipes.experiment import find_source
-        from pushforward.runtime.device import find_device
-        from pushforward.saving.folder import load
+        from pushforward.recipes.config import find_source
 
-        model = load(self.folder, find_device(self.device))
+        model = self.load()
         if isinstance(model, FlowMap):
             raise InputError(
                 "a likelihood takes the velocity of a flow, and this model is a flow map: ask its teacher, or in "
-                "Python "
-                "log_prob(InstantaneousField(model), x) of one that knows any jump"
+                "Python log_prob(InstantaneousField(model), x) of one that knows any jump"
             )
         x, label, law, width = self.samples(model)
         if self.unconditional or model.classes is None:
@@ -82,10 +73,10 @@ class Likelihood(Command):
             self.batch_size,
         )
         source = find_source(model, self.folder)
-        figures, facts = judge(model, x, label, settings, source, width)
+        figures, facts = judge(model, x, label, settings, source, width)  # type: ignore[arg-type]
         if law is not None:
             figures["law"] = -float(law.log_prob(x.double()).mean())
-        facts = facts | {"data": self.data, "num": len(x), "model": model.info["sha256"]}
+        facts = facts | {"data": self.data, "num": len(x), "model": model.provenance.sha256}
         facts["conditional"] = label is not None
         report = {"figures": figures, "settings": facts}
         write_json(self.folder / "likelihood.json", report)
@@ -93,12 +84,11 @@ class Likelihood(Command):
         show(figures, f"{len(x)} samples of {self.data}, in {unit}, seed {self.seed}")
         return 0
 
-    def samples(self, model: Model) -> tuple[Tensor, Tensor | None, Law | None, float | None]:
+    def samples(self, model: Sampled) -> tuple[Tensor, Tensor | None, Law | None, float | None]:
         """The data, their labels or None, the law that they are drawn from or None, and the bin width or None."""
         from pushforward.core.errors import InputError
-        from pushforward.data import Dataset, load_array, load_folder
+        from pushforward.data import Dataset
         from pushforward.data.match import match_labels
-        from pushforward.evaluate.labels import spec_of
         from pushforward.evaluate.metrics.agreement import everything
 
         if self.data == "held-out":
@@ -111,20 +101,27 @@ class Likelihood(Command):
                 raise InputError("this run kept no data apart: give some with --data")
             data = experiment.held_out
         else:
-            place = Path(self.data)
-            if place.suffix in (".npy", ".npz") and not place.is_dir():
-                data = load_array(place)
-            elif len(model.shape) == 3:
-                channels = 1 if model.shape[0] == 1 else 3
-                data = load_folder(place, model.shape[1], channels)
-            else:
-                raise InputError(f"--data must be a .npy or .npz file of samples {model.shape}")
+            data = named_data(Path(self.data), model.shape)
         if data.shape != model.shape:
             raise InputError(
                 f"{self.data} holds samples {data.shape}; the model's are {model.shape}"
             )
-        spec = spec_of(model)
+        spec = model.spec
         x, label = everything(match_labels(data, spec), self.num)
         if len(x) < 2:
             raise InputError(f"{self.data} holds {len(x)} sample; a mean with its error takes 2")
         return x, label, None, data.bin_width if spec.bin_width is None else spec.bin_width
+
+
+def named_data(place: Path, shape: tuple[int, ...]) -> Dataset:
+    """Data for a model of samples of this shape: an array, or images of its size and channels."""
+    from pushforward.core.errors import InputError
+    from pushforward.data import load_array, load_images
+
+    if place.suffix in (".npy", ".npz") and not place.is_dir():
+        return load_array(place)
+    if len(shape) != 3:
+        raise InputError(f"--data must be a .npy or .npz file of samples {shape}")
+    channels, *sides = shape
+    size: Any = sides[0] if len(set(sides)) == 1 else tuple(sides)
+    return load_images(place, size, 1 if channels == 1 else 3)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
-from pydantic import Field
+from typing import Literal
 
 from pushforward.cli.base import Command, say
+from pushforward.recipes.options import option
 
 
 class Pack(Command):
-    """Pack a folder of images into tar archives, which are quicker to read and to copy than many files."""
+    """Pack a folder of images into tar archives, which are faster to read and to copy than many files."""
 
-    folder: Annotated[Path, tyro.conf.Positional] = Field(
-        description="Images, with classes from its folders, or labels and captions from metadata.jsonl."
+    folder: Path = option(
+        ...,
+        "Images, with classes from its folders, or labels and captions from metadata.jsonl.",
+        positional=True,
     )
-    out: Path = Field(description="The folder of archives, which must be new or empty.")
-    per_shard: int = Field(10_000, ge=1, description="Images in an archive.")
-    on_bad: Literal["error", "skip"] = Field(
-        "error",
-        description="What to do about files that cannot be decoded: stop, or leave them out and report them.",
+    out: Path = option(..., "The folder of archives, which must be new or empty.")
+    per_shard: int = option(10_000, "Images in an archive.", ge=1)
+    on_bad: Literal["error", "skip"] = option(
+        "error", "Files that cannot be decoded: stop, or skip and report them."
     )
 
     def run(self) -> int:
@@ -32,7 +31,7 @@ class Pack(Command):
         packed = write_shards(self.folder, self.out, self.per_shard, self.on_bad)
         console = Console(highlight=False, stderr=True)
         for file, reason in packed.report:
-            console.print(f"left out {file}: {reason}", markup=False, soft_wrap=True)
+            console.print(f"skipped {file}: {reason}", markup=False, soft_wrap=True)
         for note in packed.notes:
             console.print(note, markup=False, soft_wrap=True)
         say(f"{packed.count} images in {len(packed.shards)} archives in {self.out}")

@@ -2,51 +2,72 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field
-
-from pushforward.cli.base import Command, RunFolder, say
+from pushforward.cli.base import Command, say, write_json
+from pushforward.cli.teacher import taught
+from pushforward.recipes.flat import make
+from pushforward.recipes.options import Options, option
 from pushforward.recipes.reflow import Rectify
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Reflow(Rectify, Command):
+class Comparing(Options):
+    num: int = option(2000, "Samples to compare the two flows by.", ge=2)
+
+
+class ReflowOptions(Rectify, Comparing):
     """Make the flow of a run straight, by training on the pairs that it joins: the 2-rectified flow, and so on.
 
     Prints how straight the flows are, and what they cost, and writes it to reflow.json in the new run folder.
     """
 
-    folder: RunFolder = Field(description="Run folder of the teacher.")
-    num: int = Field(2000, ge=2, description="Samples to compare the two flows by.")
+
+class Reflow(Command):
+    __doc__ = ReflowOptions.__doc__
+
+    options: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, words: Sequence[str], prog: str) -> Self:
+        return cls(options=taught(ReflowOptions, words, prog, "reflow"))
+
+    def cut(self, above: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
+        if self.options.get("resume"):
+            return {}
+        return {"options": {**self.options, **above(make(ReflowOptions, self.options))}}
 
     def run(self) -> int:
-        from pushforward.cli.base import write_json
-        from pushforward.core.errors import InputError
-        from pushforward.recipes.experiment import find_source, train
+        from pathlib import Path
+
+        from pushforward.recipes import run
+        from pushforward.recipes.config import find_source
         from pushforward.runtime.device import find_device
         from pushforward.saving.folder import load
 
-        if self.teacher is not None:
-            raise InputError("the teacher is the first argument: leave --teacher out")
-        folder = self.out or self.folder.with_name(self.folder.name + "-reflow")
-        options = self.model_dump(include=set(Rectify.model_fields), exclude_unset=True)
-        recipe = Rectify(**options | {"teacher": self.folder, "out": folder})
-        folder, signal = train("reflow", recipe)
+        given = dict(self.options)
+        num = given.pop("num", Comparing().num)
+        teacher, folder = Path(given["teacher"]), Path(given["out"])
+        if given.get("resume"):
+            folder, signal = run.resume(folder, given)
+        else:
+            folder, signal = run.train(make(Rectify, given))
         if signal:
-            say(f"stopped; go on with: pushforward reflow {self.folder} --out {folder} --resume")
+            say(f"stopped; continue with: pushforward reflow {teacher} --out {folder} --resume")
             return 128 + signal
-        device = find_device(self.device)
-        flows = {"teacher": load(self.folder, device), "student": load(folder, device)}
-        source = find_source(flows["teacher"], self.folder)
+        device = find_device(given.get("device", "auto"))
+        flows = {"teacher": load(teacher, device), "student": load(folder, device)}
+        source = find_source(flows["teacher"], teacher)
+        seed = given.get("seed", 0)
         rows = {
-            name: figures(model, source, self.num, self.seed, recipe.one_step and name == "student")
+            name: figures(model, source, num, seed, model.sampling.nfe == 1)
             for name, model in flows.items()
         }
         tabulate(rows)
-        settings = {"num": self.num, "seed": self.seed}
+        settings = {"num": num, "seed": seed}
         write_json(folder / "reflow.json", {"figures": rows, "settings": settings})
         say(f"done: {folder}. Draw samples with: pushforward sample {folder} --nfe 1")
         return 0
@@ -54,18 +75,16 @@ class Reflow(Rectify, Command):
 
 def figures(model: Any, source: Any, num: int, seed: int, one_step: bool) -> dict[str, Any]:
     """Straightness and transport costs of a model's flow, with their standard errors."""
-    import torch
-
     from pushforward.core.noise import Noise
+    from pushforward.evaluate.labels import judged_labels
     from pushforward.evaluate.metrics.transport import follow, transport_costs
     from pushforward.sampling.generate import generate
 
     device = next(model.parameters()).device
     noise = Noise.batch(num, seed, device=device)
     x0: Tensor = noise.normal(model.shape) if source is None else source.draw(noise)
-    cond = {}
-    if model.classes is not None:
-        cond["label"] = torch.arange(num, device=device) % model.classes
+    label = judged_labels(num, model.spec, seed=seed)
+    cond: dict[str, Any] = {} if label is None else {"label": label.to(device)}
     found: dict[str, Any] = {}
     if one_step:
         start, end = x0.cpu(), generate(model, num, nfe=1, source=x0, **cond).cpu()

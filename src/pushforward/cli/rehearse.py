@@ -9,7 +9,9 @@ import os
 import sys
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pushforward.cli.base import Command
+from pushforward.recipes.flat import values
+from pushforward.recipes.options import Options
 
 QUICK = "PUSHFORWARD_QUICK"
 # The most that options of these names come to.
@@ -19,28 +21,28 @@ LIMITS = {
 # Options for which None stands for as many as the command likes.
 BY_DEFAULT = ("num",)
 
-Options = TypeVar("Options", bound=BaseModel)
+Kind = TypeVar("Kind", bound=Command)
 
 
-def rehearsal(command: Options) -> Options:
+def rehearsal(command: Kind) -> Kind:
     """The command as it is, or cut down if the environment asks for it."""
     if os.environ.get(QUICK, "") in ("", "0"):
         return command
     print(
         f"rehearsal ({QUICK}): a few steps and samples, for figures of no meaning", file=sys.stderr
     )
-    return cut(command)
+    return command.model_copy(update=command.cut(cut))
 
 
-def cut(options: Options) -> Options:
-    """Options with no number above its limit, those of nested choices included."""
-    changes: dict[str, Any] = {}
-    for name in type(options).model_fields:
-        value = getattr(options, name)
-        if isinstance(value, BaseModel):
-            changes[name] = cut(value)
-        elif name in BY_DEFAULT and value is None:
-            changes[name] = LIMITS[name]
-        elif name in LIMITS and type(value) is int:
-            changes[name] = min(value, LIMITS[name])
-    return options.model_copy(update=changes)
+def cut(options: Options) -> dict[str, Any]:
+    """Those of the options, by flat name, that are above their limits, with the limits."""
+    flat = values(options)
+    return {
+        name: limit
+        for name, limit in LIMITS.items()
+        if name in flat
+        and (
+            (flat[name] is None and name in BY_DEFAULT)
+            or (type(flat[name]) is int and flat[name] > limit)
+        )
+    }

@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pushforward.cli.base import say
 from pushforward.cli.sampling import Sampling, described
+from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pushforward.core.fields import Field as ModelField
-    from pushforward.models.model import Model
+    from pushforward.core.spec import DataSpec
+    from pushforward.recipes.experiment import Sampled
 
 
 class Sample(Sampling):
-    """Draw samples from a trained model: samples.png (images and points of the plane) and samples.npz."""
+    """Draw samples from a trained model: an .npz file, a picture of them all, or a picture of each."""
 
-    shareable = True
+    shareable: ClassVar[bool] = True
 
-    num: int | None = Field(
-        None, ge=1, description="How many. Left out: 8 of each class, 64, or 4000 points."
+    num: int | None = option(
+        None, "How many. Default: 8 of each class, 64, or 4000 points of the plane.", ge=1
     )
-    label: tuple[int, ...] = Field(
-        (), description="Classes to draw, in turn; -1 for no class. Left out: all."
+    label: tuple[str, ...] = option(
+        (), "Classes to draw, in turn, by name or number; none for no class. Default: all."
     )
-    classifier: Path | None = Field(
-        None, description="Run folder of a noisy classifier that guides towards --label."
+    condition: tuple[str, ...] = option(
+        (), "Other conditions, as in horizontal=0.5. Default: those of samples of the data."
     )
-    classifier_scale: float = Field(
-        1.0, description="Scale of its guidance; more is stronger. Needs --classifier."
+    classifier: Path | None = option(
+        None, "Run folder of a noisy classifier that guides towards --label."
     )
-    out: Path | None = Field(None, description="Folder for the results. Left out: RUN/generated.")
+    classifier_scale: float = option(
+        1.0, "Scale of its guidance; more is stronger. Needs --classifier."
+    )
+    format: tuple[Literal["npz", "grid", "png"], ...] = option(
+        ("npz", "grid"),
+        "What is written: samples.npz; samples.png with all samples; a .png for each, named by its number.",
+    )
+    out: Path | None = option(None, "Folder for the results. Default: RUN/generated.")
+    overwrite: bool = option(False, "Replace earlier samples in the folder.")
 
-    def guided(self, model: Model) -> ModelField:
+    def guided(self, model: Sampled) -> ModelField:
         """The model under the guidance of the classifier, if there is one: the unconditional model then."""
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap
@@ -50,10 +60,10 @@ class Sample(Sampling):
         if isinstance(model, FlowMap):
             raise InputError("a classifier guides a velocity, and this model is a flow map")
         classifier = load_classifier(self.classifier, next(model.parameters()).device)
-        if classifier.info.get("times") == [1.0]:
+        if classifier.clean:
             raise InputError(
                 f"{self.classifier} holds a classifier of clean images, and guidance asks at every level of noise: "
-                f"give one that was trained with noise, as digits-classifier is"
+                f"give one that was trained with noise, such as digits-classifier"
             )
         if classifier.shape != model.shape:
             raise InputError(
@@ -61,61 +71,86 @@ class Sample(Sampling):
             )
         return ClassifierGuidance(model, classifier, self.classifier_scale)
 
-    def run(self) -> int:
+    def labels(self, field: ModelField) -> tuple[int, Tensor | None]:
+        """How many samples, and the label of each; None without classes."""
         import torch
 
         from pushforward.core.errors import InputError
         from pushforward.evaluate import kinds
-        from pushforward.evaluate.figures import png
-        from pushforward.evaluate.labels import present, spec_of
-        from pushforward.runtime.files import write_file
+        from pushforward.evaluate.labels import present
+
+        spec = self.spec(field)
+        if spec.classes is None:
+            if self.label:
+                raise InputError("--label needs a model with classes, and this one has none")
+            return self.num or kinds.of(spec).number(spec), None
+        chosen = [spec.label(name) for name in self.label] or list(present(spec))
+        num = self.num or (kinds.of(spec).per_class or 8) * len(chosen)
+        return num, torch.tensor([chosen[i % len(chosen)] for i in range(num)])
+
+    def spec(self, field: ModelField) -> DataSpec:
+        """Of the samples; the classes of a model without any are those of the classifier that guides it."""
+        from pushforward.evaluate.labels import spec_of
+
+        spec = spec_of(field)
+        if spec.classes is None and self.classifier is not None:
+            known = field.classifier.spec  # type: ignore[attr-defined]
+            spec = spec.with_(classes=known.classes, class_names=known.class_names)
+        return spec
+
+    def conditions(self, model: Sampled, num: int, label: Tensor | None) -> dict[str, Any]:
+        """The continuous conditions of each sample."""
+        import torch
+
+        from pushforward.core.errors import InputError
+        from pushforward.recipes.config import experiment_of
+        from pushforward.recipes.flat import no_such
+
+        columns = model.spec.columns
+        found: dict[str, Any] = {}
+        for entry in self.condition:
+            name, _, value = entry.partition("=")
+            if name not in columns:
+                raise InputError(
+                    no_such("--condition", name, columns)
+                    if columns
+                    else "--condition needs a model with conditions other than classes, and this one has none"
+                )
+            try:
+                numbers = [float(part) for part in value.split(",")]
+            except ValueError as error:
+                raise InputError(f"--condition {entry}: give numbers, as in {name}=0.5") from error
+            each = torch.tensor(numbers if len(numbers) > 1 else numbers[0])
+            found[name] = each.expand(num, *each.shape)
+        if len(found) < len(columns):
+            experiment = experiment_of(self.folder, device=self.device, resume=True)
+            found = experiment.columns(num, self.seed, label) | found
+        return found
+
+    def run(self) -> int:
+        from pushforward.cli.write import Writer
         from pushforward.runtime.processes import Processes
         from pushforward.sampling.generate import generate_together
 
-        model = self.model()
+        writer = Writer(self.out or self.folder / "generated", self.format, self.overwrite)
+        lead = Processes.current().lead
+        model = self.load()
         field = self.guided(model)
-        spec = spec_of(model)
-        known = getattr(field, "classes", None)
-        if spec.classes is None and known is not None:  # a classifier's, which guides
-            spec = spec.with_(classes=known)
-        kind = kinds.of(spec)
-        classes = self.label or present(spec)
-        if self.label and spec.classes is None:
-            raise InputError("--label needs a model with classes, and this one has none")
-        per_class = kind.per_class or 0
-        num = self.num or per_class * len(classes) or kind.number(spec)
-        label = torch.tensor([classes[i % len(classes)] for i in range(num)]) if classes else None
-        sampler = self.sampler(model, field)
-        samples = generate_together(field, num, label=label, **self.arguments(sampler, model)).cpu()
-        if not Processes.current().lead:
+        num, label = self.labels(field)
+        spec, sampler = self.spec(field), self.sampler(model, field)
+        if lead:
+            writer.require_room(num)
+        cond = self.conditions(model, num, label)
+        samples = generate_together(
+            field, num, label=label, **cond, **self.arguments(sampler, model)
+        ).cpu()
+        if not lead:
             return 0
-        out = self.out or self.folder / "generated"
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot create {out}: {error.strerror or error}") from error
-        settings = self.settings(model, sampler) | {"num": num, "label": list(classes)}
-        if field is not model:
-            settings["classifier"] = field.classifier.info["sha256"]  # type: ignore[attr-defined]
+        settings = self.settings(model, sampler) | {"num": num}
+        settings["label"] = [] if label is None else list(dict.fromkeys(label.tolist()))
+        if self.classifier is not None:
+            settings["classifier"] = field.classifier.provenance.sha256  # type: ignore[attr-defined]
             settings["classifier_scale"] = self.classifier_scale
-        arrays = {"samples": samples.numpy()} | ({} if label is None else {"label": label.numpy()})
-        write_file(out / "samples.npz", npz(arrays, settings))
-        written = [out / "samples.npz"]
-        if kind.drawable:
-            write_file(out / "samples.png", png(kind.draw(samples, spec, label), settings))
-            written.append(out / "samples.png")
-        how = described(sampler)
-        say(f"{num} samples ({how}) in " + " and ".join(map(str, written)))
+        written = writer.write(samples, label, cond, spec, settings)
+        say(f"{num} samples ({described(sampler)}) in " + " and ".join(written))
         return 0
-
-
-def npz(arrays: dict[str, Any], settings: dict[str, Any]) -> bytes:
-    """Arrays as an .npz file, with the settings as JSON under "settings"."""
-    import io
-    import json
-
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, settings=np.array(json.dumps(settings)), **arrays)
-    return buffer.getvalue()

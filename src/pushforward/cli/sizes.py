@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from pushforward.cli.base import Command
+from pushforward.recipes.options import option
 
 
 class Sizes(Command):
-    """List the sizes of networks: parameters, and operations for one image."""
+    """List the sizes of networks: parameters, and operations for one sample."""
 
-    shape: tuple[int, int, int] = Field(
-        (1, 28, 28), description="Channels, height and width of an image."
+    shape: tuple[int, ...] = option(
+        (1, 28, 28), "Channels, height and width of an image; also of a signal or a volume."
     )
-    classes: int = Field(10, ge=0, description="Number of labels; 0 for none.")
+    classes: int = option(10, "Number of labels; 0 for none.", ge=0)
 
     def run(self) -> int:
         from rich.console import Console

@@ -2,52 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, ClassVar, Self
 
-import tyro
-
-from pushforward.cli.base import Command, say, subcommands
-from pushforward.recipes import RECIPES
-
-AnyRecipe: Any = Annotated[subcommands(RECIPES), tyro.conf.arg(name="")]
+from pushforward.cli.base import Command, say
+from pushforward.cli.parse import HELP, HELP_ALL, named, pairs, parse, show_commands
+from pushforward.recipes.choices import RECIPES
+from pushforward.recipes.flat import OptionError, choices, make, no_such
+from pushforward.recipes.options import Options
+from pushforward.recipes.recipe import Recipe
 
 
 class Train(Command):
     """Train a model by a recipe, in a run folder."""
 
-    shareable = True
+    shareable: ClassVar[bool] = True
 
-    recipe: AnyRecipe
+    name: str
+    options: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, words: Sequence[str], prog: str) -> Self:
+        name, *rest = words or [""]
+        if name in (*HELP, HELP_ALL):
+            show_commands(prog, cls.__doc__ or "", RECIPES)
+        if not name:
+            raise OptionError(f"which recipe? One of {', '.join(RECIPES)}; {prog} --help says more")
+        if name not in RECIPES:
+            raise OptionError(no_such("recipe", name, RECIPES))
+        kind: type[Recipe] = RECIPES[name].find()
+        given = parse(kind, rest, f"{prog} {name}", recorded_in(rest, Path("runs") / name, name))
+        if not given.get("resume"):
+            make(kind, given)
+        return cls(name=name, options=given)
 
     @property
     def place(self) -> str:
-        return str(self.recipe.device)
+        return str(self.options.get("device", "auto"))
+
+    def cut(self, above: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
+        if self.options.get("resume"):
+            return {}
+        return {"options": {**self.options, **above(make(RECIPES[self.name].find(), self.options))}}
 
     def run(self) -> int:
-        from pushforward.recipes.experiment import train
+        from pushforward.recipes import run
 
-        name = next(name for name, recipe in RECIPES.items() if type(self.recipe) is recipe)
-        fitted = bool(self.recipe.resume) and has_samplers(self.recipe.out or Path("runs") / name)
-        folder, signal = train(name, self.recipe)
-        if fitted:
-            say(
-                f"the samplers that were fitted to the earlier weights are gone: fit them again with "
-                f"pushforward tune {folder}"
-            )
+        folder = Path(self.options.get("out") or Path("runs") / self.name)
+        if self.options.get("resume"):
+            fitted = has_samplers(folder)
+            run.require_recipe(folder, self.name)
+            folder, signal = run.resume(folder, self.options)
+            if fitted:
+                say(
+                    f"the samplers that were fitted to the earlier weights are gone: fit them again with "
+                    f"pushforward tune {folder}"
+                )
+        else:
+            folder, signal = run.train(make(RECIPES[self.name].find(), self.options))
         if signal:
-            say(f"stopped; go on with: pushforward train {name} --out {folder} --resume")
+            say(f"stopped; continue with: pushforward train {self.name} --out {folder} --resume")
             return 128 + signal
-        if name.endswith("classifier"):
+        if self.name.endswith("classifier"):
             command = (
-                "evaluate RUN --features" if name == "classifier" else "sample RUN --classifier"
+                "evaluate RUN --features"
+                if self.name == "classifier"
+                else "sample RUN --classifier"
             )
-            use = "Judge samples by its features" if name == "classifier" else "Guide a model"
+            use = "Judge samples by its features" if self.name == "classifier" else "Guide a model"
             say(f"done: {folder}. {use} with: pushforward {command} {folder}")
             return 0
         look = f" Look at {folder / 'samples'}." if (folder / "samples").is_dir() else ""
         say(f"done: {folder}.{look} Draw more with: pushforward sample {folder}")
         return 0
+
+
+def recorded_in(
+    words: Sequence[str], default: Path | None = None, name: str | None = None
+) -> dict[str, str]:
+    """The choices of the run that the words resume; {} if they resume none that can be read, or of another recipe.
+
+    default: the run's folder, unless --out names one.
+    """
+    from pushforward.core.errors import CheckpointError
+    from pushforward.recipes.config import recipe_of
+
+    folder = pairs(words).get("out", default)
+    if "resume" not in named(words) or folder is None:
+        return {}
+    try:
+        recipe = recipe_of(Path(folder))
+        return choices(recipe) if name in (None, recipe.name()) else {}
+    except CheckpointError:
+        return {}
 
 
 def has_samplers(folder: Path) -> bool:
@@ -56,6 +104,6 @@ def has_samplers(folder: Path) -> bool:
     from pushforward.saving.folder import load
 
     try:
-        return bool(load(folder).info.get("samplers"))
+        return bool(load(folder).sampling.fitted)
     except CheckpointError:
         return False

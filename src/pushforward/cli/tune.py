@@ -5,42 +5,33 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-from tyro.conf import UseAppendAction
-
-from pushforward.cli.base import Command, Device, RunFolder, say
+from pushforward.cli.base import say
+from pushforward.cli.sampling import Guided, OfModel
+from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
-    from pushforward.models.model import Model
+    from pushforward.recipes.experiment import Sampled
     from pushforward.sampling.tune import Tuned
 
 
-class Tune(Command):
+class Tune(Guided, OfModel):
     """Fit a sampler to a trained model, for each number of network calls, and keep it with the model.
 
     sample and evaluate then use it at that number of calls, and so does pf.generate. It belongs to the weights it was
     fitted to: when training goes on, it is dropped.
     """
 
-    folder: RunFolder = Field(description="Run folder, or any folder with a model.")
-    nfe: UseAppendAction[tuple[tuple[int, ...], ...]] = Field(
-        (), description="Network calls for each sample: one number or more."
+    nfe: tuple[tuple[int, ...], ...] = option(
+        (), "Network calls for each sample: one number or more.", append=True
     )
-    guidance: float | None = Field(
-        None, description="Scale of classifier-free guidance to fit it for."
-    )
-    method: Literal["gradient", "least-squares"] = Field(
+    method: Literal["gradient", "least-squares"] = option(
         "gradient",
-        description="How: by gradients through the sampler, or without them, for large networks.",
+        "How: by gradients through the sampler, or without them, for large networks.",
     )
-    num: int = Field(
-        128, ge=8, description="Samples to fit it on; more for data of few dimensions."
-    )
-    held_out: int = Field(64, ge=1, description="Further samples to judge it by.")
-    iterations: int = Field(60, ge=1, description="Steps of the gradient method.")
-    batch_size: int = Field(24, ge=1, description="Samples at a time.")
-    seed: int = Field(0, ge=0, lt=2**64, description="Key of the noise it is fitted on.")
-    device: Device = "auto"
+    num: int = option(128, "Samples to fit it on; more for data of few dimensions.", ge=8)
+    held_out: int = option(64, "Further samples to judge it by.", ge=1)
+    iterations: int = option(60, "Steps of the gradient method.", ge=1)
+    batch_size: int = option(24, "Samples at a time.", ge=1)
 
     def run(self) -> int:
         from rich.console import Console
@@ -48,16 +39,14 @@ class Tune(Command):
 
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap
-        from pushforward.runtime.device import find_device
         from pushforward.sampling.tune import tune
-        from pushforward.saving.folder import load
 
         calls = sorted(set(chain.from_iterable(self.nfe)))
         if not calls:
             raise InputError("for how many network calls? Give --nfe, as in --nfe 6 10")
         if calls[0] < 3:
             raise InputError(f"--nfe is {calls[0]}; a fitted sampler takes at least 3 calls")
-        model = load(self.folder, find_device(self.device))
+        model = self.load()
         if isinstance(model, FlowMap):
             raise InputError(
                 "samplers are fitted to a velocity, and this model is a flow map, which leaves them nothing to do"
@@ -96,7 +85,7 @@ class Tune(Command):
         console.print(table)
         return 0
 
-    def keep(self, model: Model, tuned: Tuned) -> None:
+    def keep(self, model: Sampled, tuned: Tuned) -> None:
         """Write the sampler into the model's folder, beside those that are there by now."""
         from pushforward.core.errors import CheckpointError
         from pushforward.runtime.files import locked
@@ -104,7 +93,7 @@ class Tune(Command):
 
         with locked(self.folder):
             there = load(self.folder)
-            if there.info["sha256"] != model.info["sha256"]:
+            if there.provenance.sha256 != model.provenance.sha256:
                 raise CheckpointError(
                     f"the weights in {self.folder} changed while a sampler was fitted to them: fit it again"
                 )

@@ -200,22 +200,32 @@ class Empty:
         return Tokens(torch.zeros_like(value.values), torch.zeros_like(value.mask))
 
 
+@dataclass(frozen=True)
+class Unknown:
+    """Not a number, by which networks know a continuous condition that is not given."""
+
+    def __call__(self, value: Condition) -> Condition:
+        return _map(lambda x: torch.full_like(x, float("nan")), value)
+
+
 Nulls = Mapping[str, Null]
 
 
 def as_nulls(nulls: Mapping[str, Null | float | str] | None) -> dict[str, Null]:
-    """Nulls by the name of their condition, numbers being `Fill` and "empty" being `Empty()`."""
+    """Nulls by the name of their condition, numbers being `Fill`, "empty" `Empty()` and "unknown" `Unknown()`."""
     out: dict[str, Null] = {}
     for name, null in (nulls or {}).items():
         if isinstance(null, int | float) and not isinstance(null, bool):
             out[name] = Fill(null)
         elif null == "empty":
             out[name] = Empty()
+        elif null == "unknown":
+            out[name] = Unknown()
         elif callable(null):
             out[name] = null
         else:
             raise InputError(
-                f"what stands for no {name} is a number, 'empty' or an object such as Fill(0), not {null!r}"
+                f"what stands for no {name} is a number, 'empty', 'unknown' or an object such as Fill(0), not {null!r}"
             )
     return out
 

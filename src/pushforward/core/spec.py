@@ -51,6 +51,7 @@ class DataSpec(Record):
     class_counts: how many training samples each label has: the shares in which labels are drawn to be judged.
     columns:      names of the other conditions, such as continuous ones.
     channels:     names of the channels or dimensions, where they have any.
+    scale:        what the values were mapped by before the network saw them (JSON values), such as `Asinh.to_json()`.
     fingerprint:  SHA-256 of the training data, or None.
     extent:       half the side of the square in which points of the plane are drawn.
     law:          name of the law that the data are drawn from, where it is known.
@@ -65,6 +66,7 @@ class DataSpec(Record):
     class_counts: tuple[int, ...] | None = None
     columns: tuple[str, ...] = ()
     channels: tuple[str, ...] | None = None
+    scale: dict[str, Any] | None = None
     fingerprint: str | None = None
     extent: float | None = None
     law: str | None = None

@@ -62,5 +62,5 @@ def known(student: Any, nfes: Sequence[int]) -> list[int]:
     """The numbers of calls at which a student is to be asked."""
     if isinstance(student, FlowMap):
         return [len(student.jumps) - 1] if isinstance(student.jumps, tuple) else list(nfes)
-    fixed = student.sampling.nfe or student.info.get("nfe")
+    fixed = student.sampling.nfe
     return list(nfes) if fixed is None else [int(fixed)]

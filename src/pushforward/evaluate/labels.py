@@ -5,7 +5,7 @@ Samples to be looked at have labels in equal shares; samples to be compared with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,19 +66,9 @@ def spec_of(model: Any) -> DataSpec:
     """The spec of a model or of what it wraps; of any other Field what its shape and classes say."""
     spec = find_inside(model, "spec", None)
     if isinstance(spec, DataSpec):
-        return _with_info(spec, find_inside(model, "info", {}))
+        return spec
     shape = tuple(find_inside(model, "shape", ()))
     return DataSpec(shape, classes=find_inside(model, "classes", None))
-
-
-def _with_info(spec: DataSpec, info: Mapping[str, Any]) -> DataSpec:
-    """Until recipes fill in the records: what `Model.info` holds and the spec does not."""
-    more: dict[str, Any] = {}
-    for name in ("value_range", "class_names", "extent", "law"):
-        if getattr(spec, name) is None and info.get(name) is not None:
-            value = info[name]
-            more[name] = tuple(value) if isinstance(value, list) else value
-    return spec.with_(**more) if more else spec
 
 
 def label_map(own: DataSpec, other: DataSpec) -> Tensor:

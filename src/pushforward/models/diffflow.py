@@ -236,6 +236,7 @@ class Backward:
 
     order: ClassVar[float] = 1
     calls: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True
 
     def grid(self, n: int, path: Path) -> Tensor:
         """The times of the chain, (n + 1,)."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from pushforward.recipes.options import CouplingName, ObjectiveName, Recipe
+from pushforward.recipes.families import SetObjective, SetSF2M
+from pushforward.recipes.images import Pictures
+from pushforward.recipes.networks import NETWORK, AnyNetwork, Auto
+from pushforward.recipes.objectives import OBJECTIVE
+from pushforward.recipes.options import Optimiser, option, pick
+from pushforward.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from pushforward.recipes.experiment import Experiment
@@ -20,27 +25,15 @@ class Bridge(Recipe):
     folders of images.
     """
 
-    source_data: Path | None = Field(
-        None, description="What samples start from: a .npy or .npz file, or a folder of images."
+    source_data: Path = option(
+        ..., "What samples start from: a .npy or .npz file, or a folder of images."
     )
-    data: Path | None = Field(None, description="What they are to become. Both are required.")
-    size: int | None = Field(
-        None, ge=2, description="Scale and crop a folder's images to this many pixels a side."
-    )
-    channels: Literal[1, 3] = Field(
-        3, description="1 for grey, 3 for colour, of a folder's images."
-    )
-    held_out: float = Field(0.2, gt=0, lt=1, description="Share of both kept apart for evaluation.")
-    objective: ObjectiveName = Field("sf2m", description="What is minimised; see train toy2d.")
-    coupling: CouplingName = Field(
-        "ot", description="How source and data are paired within a batch."
-    )
-    width: int = Field(
-        64, ge=8, multiple_of=2, description="Width of hidden layers, or channels of images."
-    )
-    depth: int = Field(3, ge=1, description="Residual blocks, of vectors.")
-    steps: int = Field(5000, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(256, ge=1, description="Samples in a step.")
+    data: Path = option(..., "What they become.")
+    held_out: float = option(0.2, "Share of both kept apart for evaluation.", gt=0, lt=1)
+    pictures: Pictures = Field(default_factory=Pictures)
+    objective: SetObjective = pick(SetSF2M, OBJECTIVE)
+    network: AnyNetwork = pick(Auto, NETWORK)
+    optimiser: Optimiser = Field(default_factory=lambda: Optimiser(steps=5000, batch_size=256))
 
     def build(self) -> Experiment:
         import hashlib
@@ -48,19 +41,15 @@ class Bridge(Recipe):
 
         from pushforward.core.errors import InputError
         from pushforward.data.resampled import Resampled
-        from pushforward.nets import MLP, UNet
         from pushforward.recipes.experiment import assemble
         from pushforward.recipes.images import read_images
-        from pushforward.recipes.set_to_set import SetMapping, become
+        from pushforward.recipes.networks import MLPChoice, UNetChoice
+        from pushforward.recipes.set_to_set import SetMapping
         from pushforward.streams.paired import Bridged
 
-        if self.source_data is None or self.data is None:
-            raise InputError(
-                "--source-data and --data are missing: two .npy or .npz files, or folders of images"
-            )
         both = [
             replace(
-                read_images(place, self.size, self.channels, "error", None, vectors=True),
+                read_images(place, self.pictures, vectors=True),
                 labels=None,
                 classes=None,
                 class_names=None,
@@ -74,24 +63,19 @@ class Bridge(Recipe):
         (source, source_held), (data, data_held) = (
             part.split(1 - self.held_out, seed=0) for part in both
         )
-        shape = data.shape
-
-        def net(outputs: int, **more: Any) -> MLP | UNet:
-            if len(shape) == 1:
-                return MLP(shape[0], self.width, self.depth, outputs=outputs, **more)
-            return UNet(shape[0], self.width, outputs=outputs, **more)
-
+        network = self.network
+        if isinstance(network, Auto):
+            network = MLPChoice(width=64) if len(data.shape) == 1 else UNetChoice(width=64)
         prints = f"{source.fingerprint()} {data.fingerprint()}"
-        experiment = assemble(
+        return assemble(
             self,
-            net,
+            self.objective,
+            network,
             data,
             data_held,
-            shape=shape,
-            classes=None,
-            fingerprint=hashlib.sha256(prints.encode()).hexdigest(),
-            info={"source": str(self.source_data), "value_range": list(data.value_range)},
+            data.spec.with_(fingerprint=hashlib.sha256(prints.encode()).hexdigest()),
             source=Resampled(source_held),
-            stream=Bridged(source, data, self.batch_size, self.seed),
+            source_name=str(self.source_data),
+            stream=Bridged(source, data, self.optimiser.batch_size, self.seed),
+            kind=SetMapping,
         )
-        return become(SetMapping, experiment)

@@ -1,4 +1,8 @@
-"""The model card of a run: README.md in its folder, a function of the files there."""
+"""The model card of a run: README.md in its folder, a function of the files there.
+
+Its header is the metadata of a card on the Hugging Face Hub, so that huggingface_hub's `ModelCard.load` reads it. That
+package is not needed to write one: it brings a client of a server and ten packages more, and a card is text.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pushforward.core.errors import CheckpointError
-from pushforward.core.spec import DataSpec
-from pushforward.recipes.experiment import CONFIG, read_config
+from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
+from pushforward.data import describe
+from pushforward.recipes.config import CONFIG, read_config, recipe_of
 from pushforward.runtime.files import write_file
 from pushforward.saving.folder import Description, read_description
 from pushforward.train.log import JSONLines
@@ -26,6 +31,14 @@ PICTURES = {
 SHOWN = (
     "objective", "path", "prediction", "steps", "batch_size", "lr", "decay", "weight_decay", "ema", "precision", "seed",
 )  # fmt: skip
+KINDS = {
+    "Model": "a model that draws samples by following a velocity",
+    "FlowMapModel": "a flow map, which draws samples in one to a few calls",
+    "NoisyClassifier": "a classifier",
+    "BridgeModel": "a Schroedinger bridge",
+    "HalfBridges": "a Schroedinger bridge of two half-bridges",
+    "DiffFlowModel": "a DiffFlow",
+}
 
 
 def write_card(folder: Path) -> None:
@@ -35,48 +48,61 @@ def write_card(folder: Path) -> None:
 
 def card(folder: Path) -> str:
     """Markdown: what the model is, its data, training, figures, pictures, and how to load it."""
-    name, options = read_config(folder)
+    name, _ = read_config(folder)
+    options = recipe_of(folder).flat()
     try:
         model = read_description(folder)
-        info = _info(model)
-        facts = _facts(model, info)
+        spec, sampling, provenance = records(model)
+        facts = _facts(model, spec, sampling, provenance)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"cannot describe the model in {folder}: {error}") from error
-    classifier = model.kind == "NoisyClassifier"
-    lines = [f"# Model card: {name}", "", _summary(name, model), ""]
+    lines = [*_metadata(spec, model), f"# Model card: {name}", "", _summary(name, model), ""]
     lines += ["| | |", "|-|-|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
-    lines += ["## Data", "", _data(options, info), ""]
+    if spec.classes:
+        lines += ["## Classes", "", *_classes(spec), ""]
+    lines += ["## Data", "", _data(options, spec), ""]
     lines += ["## Training", "", *_training(folder, options), ""]
     if figures := _figures(folder):
         lines += ["## Figures", "", *figures, ""]
     if pictures := _pictures(folder):
         lines += ["## Pictures", "", *pictures, ""]
-    lines += ["## How to use it", "", *_use(info, classifier)]
+    lines += ["## How to use it", "", *_use(sampling, model.kind == "NoisyClassifier")]
     return "\n".join(lines) + "\n"
 
 
-def _info(model: Description) -> dict[str, Any]:
-    """The info of a model, which a flow map has in the model within it."""
-    found = (entry["config"].get("info") for entry in model.parts.values() if "config" in entry)
-    return next((info for info in found if info), {})
+def records(model: Description) -> tuple[DataSpec, SamplingDefaults, Provenance]:
+    """The records of a saved model, which a flow map has in the model within it."""
+    found: dict[str, Any] = {}
+    for entry in model.parts.values():
+        for kind in (DataSpec, SamplingDefaults, Provenance):
+            if entry.get("class") == kind.__name__:
+                found.setdefault(kind.__name__, kind.from_config(entry["config"]))
+    return (
+        found.get("DataSpec", DataSpec()),
+        found.get("SamplingDefaults", SamplingDefaults()),
+        found.get("Provenance", Provenance()),
+    )
+
+
+def _metadata(spec: DataSpec, model: Description) -> list[str]:
+    """The header of a card on the Hub."""
+    tasks = {"image": "unconditional-image-generation"}
+    lines = ["---", "library_name: pushforward", "tags:", "- flow-matching", f"- {spec.kind}"]
+    if model.kind != "NoisyClassifier" and spec.kind in tasks:
+        lines.append(f"pipeline_tag: {tasks[spec.kind]}")
+    return [*lines, "---", ""]
 
 
 def _summary(name: str, model: Description) -> str:
-    kinds = {
-        "Model": "a model that draws samples by following a velocity",
-        "FlowMapModel": "a flow map, which draws samples in one to a few calls",
-        "NoisyClassifier": "a classifier",
-        "BridgeModel": "a Schroedinger bridge",
-        "HalfBridges": "a Schroedinger bridge of two half-bridges",
-        "DiffFlowModel": "a DiffFlow",
-    }
     return (
-        f"Of the recipe `{name}` of pushforward {model.pushforward}: {kinds.get(model.kind, model.kind)}. "
+        f"Of the recipe `{name}` of pushforward {model.pushforward}: {KINDS.get(model.kind, model.kind)}. "
         f"Nothing in this folder is executed when it is loaded."
     )
 
 
-def _facts(model: Description, info: Mapping[str, Any]) -> dict[str, str]:
+def _facts(
+    model: Description, spec: DataSpec, sampling: SamplingDefaults, provenance: Provenance
+) -> dict[str, str]:
     facts = {}
     for place, entry in model.parts.items():
         last = place.rpartition(".")[2]
@@ -84,32 +110,45 @@ def _facts(model: Description, info: Mapping[str, Any]) -> dict[str, str]:
             arguments = ", ".join(f"{k}={v}" for k, v in entry["config"].items())
             name = "network" if last == "net" else last if last == "path" else f"network, {last}"
             facts[name] = f"{entry['class']}({arguments})"
-        elif entry.get("class") == "DataSpec":
-            spec = DataSpec.from_config(entry["config"])
         if "prediction" in entry.get("config", {}) and "net" in entry["config"]:
             facts["predicts"] = entry["config"]["prediction"]
-    facts["sample shape"] = " x ".join(map(str, spec.shape))
-    if spec.classes:
-        names = info.get("class_names") or range(spec.classes)
-        facts["classes"] = ", ".join(map(str, names))
-    for key in ("method", "guidance", "teacher", "origin"):
-        if key in info:
-            facts[key] = str(info[key])
-    facts["weights"] = f"EMA at step {info.get('step', '?')}, SHA-256 {model.sha256}"
+    facts["samples"] = describe(spec)
+    more = {
+        "starts from": sampling.source,
+        "method": provenance.method,
+        "guidance": sampling.guidance,
+        "teacher": provenance.teacher,
+        "origin": provenance.origin,
+        "started from": provenance.started_from,
+    }
+    facts |= {name: str(value) for name, value in more.items() if value is not None}
+    step = "?" if provenance.step is None else provenance.step
+    facts["weights"] = f"EMA at step {step}, SHA-256 {model.sha256}"
     return facts
 
 
-def _data(options: Mapping[str, Any], info: Mapping[str, Any]) -> str:
+def _classes(spec: DataSpec) -> list[str]:
+    """Classes by number and name, with how many samples each has in training."""
+    assert spec.classes is not None
+    lines = ["| number | name | training samples |", "|-|-|-|"]
+    counts = spec.class_counts or ("",) * spec.classes
+    shown = [f"| {c} | {spec.name(c)} | {count} |" for c, count in enumerate(counts)]
+    return [*lines, *shown[:1000], *(["", f"{len(shown)} in all."] if len(shown) > 1000 else [])]
+
+
+def _data(options: Mapping[str, Any], spec: DataSpec) -> str:
     given = [
-        f"`{key} = {options[key]!r}`" for key in ("data", "source", "target") if key in options
+        f"`{key} = {str(options[key])!r}`"
+        for key in ("data", "source_data", "source", "target")
+        if options.get(key) is not None
     ]
     where = f"Given as {', '.join(given)}. " if given else ""
-    return f"{where}SHA-256 of what was trained on: `{info.get('data', 'not recorded')}`."
+    return f"{where}SHA-256 of what was trained on: `{spec.fingerprint or 'not recorded'}`."
 
 
 def _training(folder: Path, options: Mapping[str, Any]) -> list[str]:
-    told = ", ".join(f"{key} {options[key]}" for key in SHOWN if key in options)
-    lines = [f"{told}; all options are in [{CONFIG}]({CONFIG})."]
+    shown = ", ".join(f"{key} {options[key]}" for key in SHOWN if key in options)
+    lines = [f"{shown}; all options are in [{CONFIG}]({CONFIG})."]
     entries = JSONLines(folder / "log.jsonl").read()
     if entries:
         last = entries[-1]
@@ -148,7 +187,7 @@ def _pictures(folder: Path) -> list[str]:
     return lines[:-1]
 
 
-def _use(info: Mapping[str, Any], classifier: bool) -> list[str]:
+def _use(sampling: SamplingDefaults, classifier: bool) -> list[str]:
     """In the folder of this file, so that it holds wherever that is moved to."""
     if classifier:
         return ["`pushforward evaluate .` in this folder."]
@@ -162,6 +201,6 @@ def _use(info: Mapping[str, Any], classifier: bool) -> list[str]:
         "",
     ]
     return [
-        *([] if info.get("source") else code),
+        *([] if sampling.source else code),
         "`pushforward sample .` in this folder draws more.",
     ]

@@ -2,46 +2,170 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pushforward.recipes.options import Recipe
+from pushforward.recipes.options import Choice, Optimiser, option, pick
+from pushforward.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from pushforward.core.fields import Field as ModelField
+    from pushforward.core.fields import Jumps
     from pushforward.core.paths import Path as ProbabilityPath
     from pushforward.models.flow_map import FlowMapModel
     from pushforward.models.model import Model
     from pushforward.objectives import Objective
     from pushforward.recipes.experiment import Experiment
 
-MethodName = Literal["meanflow", "progressive", "consistency", "continuous-consistency", "shortcut"]
-# Those whose students make any jump; a consistency model goes to the data, a progressive student along its grid.
-ANY_JUMP = ("meanflow", "shortcut")
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student is taught: `field`, the flow of `teacher` under its guidance, in `steps` optimiser steps."""
+
+    student: FlowMapModel
+    teacher: Model | FlowMapModel
+    field: ModelField
+    condition_dropout: float
+    steps: int
+
+
+class MethodChoice(Choice):
+    """How a student is distilled."""
+
+    # Whether the student makes any jump, or only those to the data.
+    any_jump: ClassVar[bool] = False
+
+    def jumps(self) -> Jumps:
+        return "any" if self.any_jump else "data"
+
+    def objective(self, lesson: Lesson) -> Objective:
+        raise NotImplementedError
+
+
+class TimesOfStudent(MethodChoice):
+    low_discrepancy: bool = option(True, "Spread the times of a batch evenly.", rare=True)
+
+
+class MeanFlowStudent(TimesOfStudent):
+    """MeanFlow: the mean velocity of any jump."""
+
+    name: Literal["meanflow"] = "meanflow"
+    any_jump: ClassVar[bool] = True
+
+    def objective(self, lesson: Lesson) -> Objective:
+        from pushforward.core.times import Uniform
+        from pushforward.objectives import MeanFlow
+
+        times = Uniform(low_discrepancy=self.low_discrepancy)
+        return MeanFlow(
+            lesson.student,
+            lesson.field,
+            times,
+            share=0.25,
+            condition_dropout=lesson.condition_dropout,
+        )
+
+
+class Progressive(MethodChoice):
+    """Progressive distillation: a step for two of the teacher's."""
+
+    name: Literal["progressive"] = "progressive"
+    student_steps: int = option(1, "Steps of the student; its teacher makes two for each.", ge=1)
+
+    def jumps(self) -> Jumps:
+        return tuple(self.fine()[::2].tolist())
+
+    def fine(self) -> Any:
+        from pushforward.core.times import uniform
+
+        return uniform(2 * self.student_steps)
+
+    def objective(self, lesson: Lesson) -> Objective:
+        from pushforward.models.flow_map import FlowMapModel
+        from pushforward.objectives import ProgressiveDistillation
+        from pushforward.solvers import Heun, SolverFlowMap
+
+        # Students keep the error of the first teacher's steps: Heun's are better than DDIM's, for twice the calls.
+        teacher = lesson.teacher
+        flow = teacher if isinstance(teacher, FlowMapModel) else SolverFlowMap(lesson.field, Heun())
+        return ProgressiveDistillation(
+            lesson.student, flow, self.fine(), condition_dropout=lesson.condition_dropout
+        )
+
+
+class ConsistencyStudent(MethodChoice):
+    """Consistency distillation, in steps that grow finer."""
+
+    name: Literal["consistency"] = "consistency"
+
+    def objective(self, lesson: Lesson) -> Objective:
+        from pushforward.objectives import ConsistencyDistillation, Levels
+        from pushforward.solvers import Heun, SolverFlowMap
+
+        return ConsistencyDistillation(
+            lesson.student,
+            Levels(10, 160, lesson.steps),
+            condition_dropout=lesson.condition_dropout,
+            teacher=SolverFlowMap(lesson.field, Heun()),
+        )
+
+
+class ContinuousStudent(TimesOfStudent):
+    """Consistency distillation in continuous time."""
+
+    name: Literal["continuous-consistency"] = "continuous-consistency"
+
+    def objective(self, lesson: Lesson) -> Objective:
+        from pushforward.core.times import Uniform
+        from pushforward.objectives import ContinuousConsistency
+
+        return ContinuousConsistency(
+            lesson.student,
+            lesson.field,
+            Uniform(low_discrepancy=self.low_discrepancy),
+            warmup=lesson.steps // 4,
+            condition_dropout=lesson.condition_dropout,
+        )
+
+
+class ShortcutStudent(MethodChoice):
+    """A shortcut model: two jumps in one."""
+
+    name: Literal["shortcut"] = "shortcut"
+    any_jump: ClassVar[bool] = True
+
+    def objective(self, lesson: Lesson) -> Objective:
+        from pushforward.objectives import Shortcut
+        from pushforward.solvers import Heun, SolverFlowMap
+
+        return Shortcut(
+            lesson.student,
+            SolverFlowMap(lesson.field, Heun()),
+            share=0,
+            condition_dropout=lesson.condition_dropout,
+        )
+
+
+METHOD = "How the student is distilled."
+AnyMethod = Annotated[
+    ConsistencyStudent | ContinuousStudent | MeanFlowStudent | Progressive | ShortcutStudent,
+    Field(discriminator="name"),
+]
 
 
 class Distill(Recipe):
     """Distillation: the flow map of a trained model's flow, for samples in one to a few network calls."""
 
-    teacher: Path | None = Field(
-        None, description="Run folder of the model that is distilled. Required."
+    teacher: Path = option(..., "Run folder of the model that is distilled.")
+    method: AnyMethod = pick(ConsistencyStudent, METHOD)
+    guidance: float | None = option(
+        None, "Scale of classifier-free guidance that the student learns to have."
     )
-    method: MethodName = Field(
-        "consistency",
-        description="MeanFlow, progressive distillation, consistency distillation in steps or in continuous time, or a "
-        "shortcut model.",
-    )
-    guidance: float | None = Field(
-        None, description="Scale of classifier-free guidance that the student learns to have."
-    )
-    student_steps: int = Field(
-        1, ge=1, description="Steps of a progressive student; its teacher makes two for each."
-    )
-    fresh: bool = Field(False, description="Start from random weights, not from the teacher's.")
-    batch_size: int = Field(256, ge=1, description="Samples in a step.")
-    steps: int = Field(3000, ge=1, description="Optimiser steps.")
+    fresh: bool = option(False, "Start from random weights instead of the teacher's.")
+    optimiser: Optimiser = Field(default_factory=lambda: Optimiser(steps=3000, batch_size=256))
 
     def build(self) -> Experiment:
         from dataclasses import replace
@@ -50,16 +174,14 @@ class Distill(Recipe):
         from pushforward.core.interpolants import Interpolant
         from pushforward.models.flow_map import FlowMapModel
         from pushforward.models.model import Model
-        from pushforward.recipes.experiment import Experiment, recipe_of
+        from pushforward.recipes.config import recipe_of
+        from pushforward.recipes.experiment import Experiment
         from pushforward.runtime.device import find_device
         from pushforward.saving.folder import load
 
-        if self.teacher is None:
-            raise InputError("--teacher is missing: the run folder of a trained model")
-        self._check()
-        device = find_device(self.device)
+        device = find_device(self.place.device)
         teacher = load(self.teacher, device)
-        of_stage = isinstance(teacher, FlowMapModel) and self.method == "progressive"
+        of_stage = isinstance(teacher, FlowMapModel) and isinstance(self.method, Progressive)
         if not isinstance(teacher, Model) and not of_stage:
             raise InputError(
                 f"{self.teacher} holds a {type(teacher).__name__}; the flow of a Model is distilled"
@@ -72,47 +194,23 @@ class Distill(Recipe):
         if self.guidance is not None and teacher.classes is None:
             raise InputError("--guidance needs a teacher with classes, and this one has none")
         if self.guidance is not None and of_stage:
-            raise InputError("guidance is learned in the first stage: leave --guidance out")
+            raise InputError("guidance is learned in the first stage: omit --guidance")
         root = root_of(self.teacher)
-        recipe = recipe_of(root, out=root, device=self.device)
-        told = recipe.model_copy(update={"seed": self.seed, "batch_size": self.batch_size}).build()
-        if not isinstance(told, Experiment):
+        recipe = recipe_of(root, out=root, device=self.place.device)
+        parts = recipe.changed(seed=self.seed, batch_size=self.optimiser.batch_size).build()
+        if not isinstance(parts, Experiment):
             raise InputError(f"{root} is the run of a classifier, which has no flow")
-        condition_dropout = (
-            float(getattr(recipe, "condition_dropout", 0.0)) if teacher.classes else 0.0
-        )
-        model, objective = self._student(teacher, condition_dropout)
-        return replace(told, model=model, objective=objective, prepare=None)
-
-    def _check(self) -> None:
-        """Refuse options that say what a student does not choose."""
-        from pushforward.core.errors import InputError
-
-        names = (
-            "objective", "coupling", "regularisation", "path", "std", "prediction", "loss_in", "edm", "weight", "times",
-            "phase", "simulation_steps",
-        )  # fmt: skip
-        fields = type(self).model_fields
-        changed = [
-            f"--{name.replace('_', '-')}"
-            for name in names
-            if getattr(self, name) != fields[name].default
-        ]
-        if self.method != "progressive" and self.student_steps != 1:
-            changed.append("--student-steps")
-        if changed:
-            raise InputError(
-                f"a student by {self.method} has the path, pairs and prediction of its teacher: leave "
-                f"{', '.join(changed)} out"
-            )
+        dropout = float(recipe.flat().get("condition_dropout", 0.0)) if teacher.nulls else 0.0
+        model, objective = self._student(teacher, dropout)
+        return replace(parts, model=model, objective=objective, prepare=None)
 
     def _student(self, teacher: Any, condition_dropout: float) -> tuple[FlowMapModel, Objective]:
-        from pushforward.core.times import uniform
+        from pushforward.core.spec import Provenance, SamplingDefaults
         from pushforward.core.transfer import ScheduleTransfer
         from pushforward.guidance import ClassifierFree
         from pushforward.models.flow_map import FlowMapModel
         from pushforward.models.model import Model
-        from pushforward.nets import NETS
+        from pushforward.recipes.reflow import again
         from pushforward.runtime.device import seeded
 
         whole: Model = teacher.model if isinstance(teacher, FlowMapModel) else teacher
@@ -121,86 +219,39 @@ class Distill(Recipe):
         if self.guidance is not None:
             field = ClassifierFree(field, self.guidance)
         same = can_start_from(whole, path)
-        config: dict[str, Any] = whole.net.config | {  # type: ignore[operator]
-            "outputs": 1, "time": "smooth", "two_times": self.method in ANY_JUMP,
-        }  # fmt: skip
-        net = seeded(lambda: NETS[type(whole.net).__name__](**config), self.seed)
+        changes = {"outputs": 1, "time": "smooth", "two_times": self.method.any_jump}
+        net = seeded(lambda: again(whole.net, **changes), self.seed)
         net = net.to(next(whole.parameters()).device)
-        if same and not self.fresh and not self.resume:
+        if same and not self.fresh and not self.place.resume:
             start_from(net, whole, path, self.seed)
-        left_out = ("samplers", "sha256", "nfe", "step", "guidance", "method")
-        info = {k: v for k, v in whole.info.items() if k not in left_out}
-        info |= {"method": self.method, "teacher": whole.info["sha256"]}
-        info.setdefault("origin", whole.info["sha256"])
-        guidance = whole.info.get("guidance") if self.guidance is None else self.guidance
-        if guidance is not None:
-            info["guidance"] = guidance
-        made = Model(
+        before = teacher.provenance
+        scale = teacher.sampling.guidance if self.guidance is None else self.guidance
+        inner = Model(
             net,
             path,
             whole.prediction if same else "v",
             whole.preconditioning if same else None,
             margin=whole.margin,
-            shape=whole.shape,
-            classes=whole.classes,
-            info=info,
+            spec=whole.spec,
+            nulls=whole.nulls,
+            sampling=SamplingDefaults(source=teacher.sampling.source, guidance=scale),
+            provenance=Provenance(
+                recipe=self.name(),
+                method=self.method.name,
+                teacher=before.sha256,
+                origin=before.origin or before.sha256,
+                rectified=before.rectified,
+            ),
         )
-        fine = uniform(2 * self.student_steps)
-        jumps: Any = "any" if self.method in ANY_JUMP else "data"
-        student = FlowMapModel(
-            made, tuple(fine[::2].tolist()) if self.method == "progressive" else jumps
-        )
-        return student, self._objective(student, teacher, field, condition_dropout)
-
-    def _objective(
-        self, student: FlowMapModel, teacher: Any, field: ModelField, condition_dropout: float
-    ) -> Objective:
-        from pushforward import objectives
-        from pushforward.core.times import Uniform, uniform
-        from pushforward.models.flow_map import FlowMapModel
-        from pushforward.solvers import Heun, SolverFlowMap
-
-        times = Uniform(low_discrepancy=self.low_discrepancy)
-        match self.method:
-            case "meanflow":
-                return objectives.MeanFlow(
-                    student, field, times, share=0.25, condition_dropout=condition_dropout
-                )
-            case "consistency":
-                levels = objectives.Levels(10, 160, self.steps)
-                return objectives.ConsistencyDistillation(
-                    student,
-                    levels,
-                    condition_dropout=condition_dropout,
-                    teacher=SolverFlowMap(field, Heun()),
-                )
-            case "continuous-consistency":
-                return objectives.ContinuousConsistency(
-                    student,
-                    field,
-                    times,
-                    warmup=self.steps // 4,
-                    condition_dropout=condition_dropout,
-                )
-            case "shortcut":
-                return objectives.Shortcut(
-                    student,
-                    SolverFlowMap(field, Heun()),
-                    share=0,
-                    condition_dropout=condition_dropout,
-                )
-        # Students keep the error of the first teacher's steps: Heun's are better than DDIM's, for twice the calls.
-        flow = teacher if isinstance(teacher, FlowMapModel) else SolverFlowMap(field, Heun())
-        fine = uniform(2 * self.student_steps)
-        return objectives.ProgressiveDistillation(
-            student, flow, fine, condition_dropout=condition_dropout
-        )
+        student = FlowMapModel(inner, self.method.jumps())
+        lesson = Lesson(student, teacher, field, condition_dropout, self.optimiser.steps)
+        return student, self.method.objective(lesson)
 
 
 def root_of(folder: Path) -> Path:
     """The run that the students in a chain of distillations come from."""
     from pushforward.core.errors import CheckpointError
-    from pushforward.recipes.experiment import read_config
+    from pushforward.recipes.config import read_config
 
     for _ in range(64):
         name, options = read_config(folder)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from pushforward.recipes.networks import ImageRecipe
+from pushforward.recipes.images import ImageRecipe, altered
+from pushforward.recipes.options import Logging, Optimiser, option
 
 if TYPE_CHECKING:
     from pushforward.recipes.experiment import Experiment
@@ -16,36 +17,20 @@ if TYPE_CHECKING:
 class Fashion(ImageRecipe):
     """Class-conditional network on the 60 000 images of Fashion-MNIST; its 10 000 test images are held out."""
 
-    data: Path | None = Field(
-        None,
-        description="Folder of the four IDX files. Left out: that of Debian's package, or one's own cache.",
+    data: Path | None = option(
+        None, "Folder of the four IDX files. Default: that of Debian's package, or one's own cache."
     )
-    download: bool = Field(
-        False, description="Get the files from their public home if they are not there."
+    download: bool = option(False, "Download the files from their public home if they are missing.")
+    optimiser: Optimiser = Field(
+        default_factory=lambda: Optimiser(steps=20_000, batch_size=64, lr=1e-3, ema=0.999)
     )
-    steps: int = Field(20_000, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(64, ge=1, description="Samples in a step.")
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
-    ema: float = Field(
-        0.999, ge=0, lt=1, description="Decay of the average of weights that is sampled."
-    )
-    sample_every: int = Field(1000, ge=0, description="Steps between sample pictures; 0 for none.")
+    logging: Logging = Field(default_factory=lambda: Logging(sample_every=1000))
 
     def build(self) -> Experiment:
         from pushforward.data import load_fashion
         from pushforward.recipes.experiment import assemble
-        from pushforward.recipes.images import altered
 
         train, held_out = load_fashion(self.data, self.download)
-        assert train.class_names is not None
         return assemble(
-            self,
-            self.factory(1, train.classes),
-            altered(train, self),
-            held_out,
-            shape=train.shape,
-            classes=train.classes,
-            fingerprint=train.fingerprint(),
-            info={"value_range": list(train.value_range), "class_names": list(train.class_names)},
-            condition_dropout=self.condition_dropout,
+            self, self.objective, self.network, altered(train, self.augment), held_out, train.spec
         )

@@ -1,84 +1,147 @@
-"""Networks of images on the command line: one dial for their size, and what may be turned besides."""
+"""Networks on the command line: one dial for their size, and the options of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from pushforward.recipes.options import Recipe
+from pushforward.recipes.choices import NETWORKS
+from pushforward.recipes.options import Choice, option
 
 if TYPE_CHECKING:
     from torch import nn
 
-NetworkName = Literal[
-    "unet-XS", "unet-S", "unet-M", "unet-L", "unet-XL",
-    "dit-nano", "dit-tiny", "dit-mini", "dit-XS", "dit-S", "dit-B", "dit-L", "dit-XL",
-]  # fmt: skip
+    UNetSizeName: TypeAlias = str
+    DiTSizeName: TypeAlias = str
+else:
+    UNetSizeName = Literal[tuple(name for name in NETWORKS if name.startswith("unet-"))]
+    DiTSizeName = Literal[tuple(name for name in NETWORKS if name.startswith("dit-"))]
+
+NETWORK = "Network and its size; pushforward sizes lists them."
 
 
-class ImageRecipe(Recipe):
-    """A recipe whose network takes images, with the defaults that are quickest on the machine at hand."""
+@dataclass(frozen=True)
+class Data:
+    """What a network must know of its data.
 
-    network: NetworkName = Field(
-        "unet-XS", description="Network and its size: `pushforward sizes` lists them."
+    shape: of a sample. classes: number of labels. features: widths of continuous conditions, by name.
+    """
+
+    shape: tuple[int, ...]
+    classes: int | None = None
+    features: Mapping[str, int] | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.classes is not None:
+            found["classes"] = self.classes
+        if self.features:
+            found["features"] = dict(self.features)
+        return found
+
+    def grid(self) -> dict[str, Any]:
+        """Of a network on a grid of pixels."""
+        dims = len(self.shape) - 1
+        return self.arguments() | ({} if dims == 2 else {"dims": dims})
+
+
+class NetworkChoice(Choice):
+    """A network and its size."""
+
+    def build(self, data: Data, **more: Any) -> nn.Module:
+        """The network for these data. more: outputs, two_times, time."""
+        raise NotImplementedError
+
+    def network(self, *arguments: Mapping[str, Any]) -> nn.Module:
+        """The network of this name, with these arguments; the last ones win."""
+        together = {name: value for part in arguments for name, value in part.items()}
+        network: nn.Module = NETWORKS[self.name].with_(**together).make()
+        return network
+
+
+class MLPChoice(NetworkChoice):
+    """A residual multi-layer perceptron."""
+
+    name: Literal["mlp"] = "mlp"
+    width: int = option(128, "Width of the hidden layers.", ge=2, multiple_of=2)
+    depth: int = option(3, "Residual blocks.", ge=1)
+
+    def build(self, data: Data, **more: Any) -> nn.Module:
+        arguments = {"dim": data.shape[0], "width": self.width, "depth": self.depth}
+        return self.network(arguments, data.arguments(), more)
+
+
+class UNetChoice(NetworkChoice):
+    """A U-Net of any layout."""
+
+    name: Literal["unet"] = "unet"
+    width: int = option(32, "Channels at full resolution.", ge=8)
+    multipliers: tuple[int, ...] = option(
+        (1, 2), "Channels by resolution, over width.", min_length=1, rare=True
     )
-    patch: int = Field(2, ge=1, description="Pixels a side of a token, of a DiT.")
-    width: int | None = Field(
-        None, ge=8, description="Channels at full resolution of a U-Net. Left out: its size's."
+    blocks: int = option(1, "Residual blocks at each resolution.", ge=1)
+    attention: tuple[int, ...] = option(
+        (), "Resolutions that attend, from 0, the full one.", rare=True
     )
-    multipliers: tuple[int, ...] | None = Field(
-        None, min_length=1, description="Channels of a U-Net by resolution, over width."
-    )
-    blocks: int | None = Field(
-        None, ge=1, description="Residual blocks of a U-Net at each resolution."
-    )
-    attention: tuple[int, ...] | None = Field(
-        None, description="Resolutions of a U-Net that attend, from 0, the full one."
-    )
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in the blocks.")
-    condition_dropout: float = Field(
-        0.1, ge=0, le=1, description="Share of samples trained without their class."
-    )
-    flip: bool = Field(False, description="Mirror half of the images, at random.")
-    shift: int = Field(0, ge=0, description="Move images by up to so many pixels, at random.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        description="What networks compute in; weights, moments and averages are float32 all the same. auto: bf16 "
-        "where the processor has it and the objective is matching.",
-    )
-    compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="torch.compile of the networks; auto: on CUDA."
-    )
+    dropout: float = option(0.0, "Dropout in the residual blocks.", ge=0, lt=1, rare=True)
 
-    def factory(self, channels: int, classes: int | None) -> Callable[..., nn.Module]:
-        """Builds the network with so many answers for each channel."""
-        from pushforward.core.errors import InputError
-        from pushforward.nets import sizes
+    def build(self, data: Data, **more: Any) -> nn.Module:
+        arguments = {"channels": data.shape[0]} | self.model_dump(exclude={"name"})
+        return self.network(arguments, data.grid(), more)
 
-        family, _, size = self.network.partition("-")
-        turned = {
-            name: getattr(self, name)
-            for name in ("width", "multipliers", "blocks", "attention")
-            if getattr(self, name) is not None
-        }
-        if family == "unet":
 
-            def unet(outputs: int, **more: Any) -> nn.Module:
-                return sizes.unet(
-                    size, channels, classes, dropout=self.dropout, outputs=outputs, **turned | more
-                )
+class UNetSize(NetworkChoice):
+    """A U-Net of a size, any part of which may be changed."""
 
-            return unet
-        if turned:
-            raise InputError(
-                f"--{next(iter(turned))} is for a U-Net, and the network is {self.network}"
-            )
+    name: UNetSizeName = "unet-XS"
+    width: int | None = option(
+        None, "Channels at full resolution. Default: the size's.", ge=8, rare=True
+    )
+    multipliers: tuple[int, ...] | None = option(
+        None,
+        "Channels by resolution, over width. Default: the size's.",
+        min_length=1,
+        rare=True,
+    )
+    blocks: int | None = option(
+        None, "Residual blocks at each resolution. Default: the size's.", ge=1, rare=True
+    )
+    attention: tuple[int, ...] | None = option(
+        None, "Resolutions that attend, from 0, the full one. Default: the size's.", rare=True
+    )
+    dropout: float = option(0.0, "Dropout in the residual blocks.", ge=0, lt=1, rare=True)
 
-        def dit(outputs: int, **more: Any) -> nn.Module:
-            return sizes.dit(
-                size, self.patch, channels, classes, dropout=self.dropout, outputs=outputs, **more
-            )
+    def build(self, data: Data, **more: Any) -> nn.Module:
+        arguments = {"channels": data.shape[0]} | self.model_dump(
+            exclude={"name"}, exclude_none=True
+        )
+        return self.network(arguments, data.grid(), more)
 
-        return dit
+
+class DiTSize(NetworkChoice):
+    """A diffusion transformer of a size."""
+
+    name: DiTSizeName = "dit-mini"
+    patch: int = option(2, "Pixels a side of a token.", ge=1)
+    dropout: float = option(0.0, "Dropout in the blocks.", ge=0, lt=1, rare=True)
+
+    def build(self, data: Data, **more: Any) -> nn.Module:
+        arguments = {"channels": data.shape[0], "patch": self.patch, "dropout": self.dropout}
+        return self.network(arguments, data.grid(), more)
+
+
+ImageNetwork = Annotated[UNetSize | DiTSize | UNetChoice, Field(discriminator="name")]
+
+
+class Auto(NetworkChoice):
+    """Chosen by the shape of the data: an MLP for vectors, a U-Net for all else."""
+
+    name: Literal["auto"] = "auto"
+
+
+AnyNetwork = Annotated[
+    Auto | MLPChoice | UNetSize | DiTSize | UNetChoice, Field(discriminator="name")
+]

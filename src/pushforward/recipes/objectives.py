@@ -1,288 +1,356 @@
-"""Objectives by their names on the command line, each with the model that it trains."""
+"""Objectives on the command line: each with the options that it alone has, and how it and its model are built.
+
+Nothing here imports torch before something is built.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
-
-from pushforward.core.errors import InputError
-from pushforward.core.interpolants import BrownianBridge, Interpolant
-from pushforward.core.paths import CondOT, Path
-from pushforward.core.predictions import Prediction
-from pushforward.core.times import TimeDraw
-from pushforward.couplings import Coupling
-from pushforward.data.arrays import Dataset
-from pushforward.laws.law import Law
-from pushforward.models.bridge import BridgeModel, HalfBridges
-from pushforward.models.flow_map import FlowMapModel
-from pushforward.models.model import Model
-from pushforward.models.preconditioning import EDMPreconditioning
-from pushforward.objectives import (
-    BridgeMatching,
-    ConsistencyTraining,
-    ContinuousConsistency,
-    ControlledDenoising,
-    Hybrid,
-    ImplicitScoreMatching,
-    Levels,
-    Matching,
-    MaximumLikelihood,
-    MeanFlow,
-    Objective,
-    ProportionalFitting,
-    ScoreAndFlowMatching,
-    Shortcut,
-    SlicedScoreMatching,
-    VariationalBound,
-    weights,
+from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
+from pushforward.recipes.choices import (
+    COUPLING,
+    PATH,
+    WEIGHTS,
+    AnyCoupling,
+    GaussianPath,
+    Independent,
+    PathChoice,
+    RegularPath,
+    Times,
+    WeightName,
 )
-from pushforward.recipes.options import Recipe
-from pushforward.recipes.tables import PATHS, training_times
-from pushforward.solvers import Heun
+from pushforward.recipes.options import Choice, option, pick
 
-# What `net(outputs, **more)` builds: a network with this many answers for each channel, and other options of its own.
-NetFactory = Callable[..., nn.Module]
+if TYPE_CHECKING:
+    from torch import nn
 
-# Weights of a regression over time, from the path and the measure.
-WEIGHTS: dict[str, Callable[[Path, Prediction], weights.Weight]] = {
-    "likelihood": weights.Likelihood,
-    "min-snr": weights.MinSNR,
-    "truncated-snr": weights.TruncatedSNR,
-    "snr-plus-one": weights.SNRPlusOne,
-    "p2": weights.P2,
-    "edm": weights.EDMWeight,
-    "sigmoid": weights.Sigmoid,
-}
+    from pushforward.core.conditions import Null
+    from pushforward.core.paths import Path
+    from pushforward.couplings import Coupling
+    from pushforward.data import Dataset
+    from pushforward.laws import Law
+    from pushforward.models.flow_map import FlowMapModel
+    from pushforward.models.model import Model
+    from pushforward.objectives import Objective
 
-BRIDGES = ("sf2m", "dsbm", "dsb")
-BOUNDS = ("variational", "hybrid")
-SCORES = ("denoising", "implicit", "sliced")
-FLOW_MAPS = ("meanflow", "consistency", "continuous-consistency", "shortcut")
+# `net(outputs, **more)` builds a network with this many answers for each channel, and other options of its own.
+NetFactory = Callable[..., "nn.Module"]
 
-
-def find_path(recipe: Recipe, gaussian_source: bool) -> Path:
-    """The path of a recipe: its own, or that of its objective."""
-    name = recipe.path
-    if name == "auto":
-        name = "condot"
-        if recipe.objective in BRIDGES:
-            name = "brownian"
-        elif recipe.objective in BOUNDS:
-            name = "ddpm-linear"
-        elif recipe.objective == "continuous-consistency":
-            name = "cosine"
-        elif recipe.objective in SCORES or recipe.objective == "diffflow":
-            name = "vp"
-    path = PATHS[name]()
-    if recipe.std is not None:
-        if not isinstance(path, Interpolant):
-            raise InputError(f"--std is for the paths tube, brownian and smooth-bridge, not {name}")
-        path = replace(path, std=recipe.std)  # type: ignore[call-arg]
-    return path if gaussian_source else replace(path, gaussian_source=False)
+PredictionName = Literal["velocity", "data", "noise", "score", "v"]
+# "edm": the data, by a network wrapped in EDM preconditioning.
+Predicted = Literal[PredictionName, "edm"]
+OBJECTIVE = "What is minimised."
+PREDICTION = "What the network predicts; edm: the data, with EDM preconditioning."
 
 
-def find_coupling(recipe: Recipe) -> Coupling | None:
-    """The coupling of a recipe; None for independent pairs."""
-    if recipe.coupling != "sinkhorn" and recipe.regularisation is not None:
-        raise InputError("--regularisation is for --coupling sinkhorn")
-    if recipe.coupling == "independent":
-        return None
-    from pushforward.couplings import ConditionalTransport, OptimalTransport, Sinkhorn
+@dataclass(frozen=True)
+class Parts:
+    """What an objective and its model are built from.
 
-    match recipe.coupling:
-        case "ot":
-            return OptimalTransport()
-        case "conditional-ot":
-            return ConditionalTransport()
-        case "sinkhorn":
-            epsilon = recipe.regularisation
-            if epsilon is None:
-                path = find_path(recipe, False)
-                if not isinstance(path, BrownianBridge):
-                    raise InputError(
-                        "--coupling sinkhorn needs --regularisation: only on the path brownian it follows from --std"
-                    )
-                epsilon = 2 * path.std**2
-            return Sinkhorn(epsilon)
-    raise InputError(f"there is no coupling {recipe.coupling!r}")
-
-
-def find_objective(
-    recipe: Recipe,
-    net: NetFactory,
-    path: Path,
-    data: Dataset | Law,
-    condition_dropout: float,
-    **about: Any,
-) -> tuple[Any, Objective]:
-    """The model and what it minimises. drop: share of samples trained without their condition.
-
-    about: shape, classes and info of the model.
+    net: builds the network. path: see `ObjectiveChoice.along`. steps: of the run. nulls: what stands for each condition
+    that may be dropped. spec, sampling, provenance: what else travels with the model.
     """
-    name = recipe.objective
-    prediction: Prediction = "noise" if name in BOUNDS + SCORES else "velocity"
-    if recipe.prediction != "auto":
-        prediction = recipe.prediction
-    check_unused(recipe)
-    times = training_times(recipe.times, path, recipe.low_discrepancy)
-    if name in BRIDGES:
-        return bridge(recipe, net, path, times, condition_dropout, about)
-    if name in FLOW_MAPS:
-        return flow_map(recipe, net, path, condition_dropout, about)
-    if name == "diffflow":
+
+    net: NetFactory
+    path: Path
+    data: Dataset | Law
+    steps: int
+    nulls: Mapping[str, Null]
+    spec: DataSpec
+    sampling: SamplingDefaults
+    provenance: Provenance
+
+    def records(self) -> dict[str, Any]:
+        """The arguments by which a model takes its records."""
+        return {
+            "spec": self.spec,
+            "nulls": self.nulls,
+            "sampling": self.sampling,
+            "provenance": self.provenance,
+        }
+
+
+class ObjectiveChoice(Choice):
+    """What is minimised, along which path, with which model."""
+
+    path: PathChoice
+
+    def along(self, gaussian: bool) -> tuple[Path, Coupling | None]:
+        """The path, and the coupling if pairs are not independent. gaussian: whether the source is Gaussian noise."""
+        path, coupling = self.path.build(), self.coupler()
+        return (
+            path if gaussian and coupling is None else replace(path, gaussian_source=False)
+        ), coupling
+
+    def coupler(self) -> Coupling | None:
+        return None
+
+    def dropped(self, parts: Parts) -> float:
+        """The share of samples trained without their condition."""
+        return float(getattr(self, "condition_dropout", 0.0)) if parts.nulls else 0.0
+
+    def build(self, parts: Parts) -> tuple[Any, Objective]:
+        """The model and its objective."""
+        raise NotImplementedError
+
+
+class Coupled(ObjectiveChoice):
+    """An objective for pairs of any coupling."""
+
+    coupling: AnyCoupling = pick(Independent, COUPLING)
+
+    def coupler(self) -> Coupling | None:
+        return self.coupling.build(self.path.build())
+
+
+def predictor(parts: Parts, prediction: str, outputs: int = 1, **more: Any) -> Model:
+    """A model that predicts one thing, with its variance or without."""
+    from pushforward.models.model import Model
+    from pushforward.models.preconditioning import EDMPreconditioning
+
+    edm = prediction == "edm"
+    what: Any = "data" if edm else prediction
+    wrapped = EDMPreconditioning() if edm else None
+    kinds = ("prediction", "variance")[:outputs]
+    return Model(
+        parts.net(outputs, **more), parts.path, what, wrapped, outputs=kinds, **parts.records()
+    )
+
+
+class Matching(Coupled):
+    """Regression of a prediction: flow matching, denoising, DDPM's simple loss."""
+
+    name: Literal["matching"] = "matching"
+    path: RegularPath = pick(GaussianPath, PATH)
+    prediction: Predicted = option("velocity", PREDICTION, rare=True)
+    loss_in: PredictionName | None = option(
+        None, "Prediction in which the loss is measured. Default: what is predicted.", rare=True
+    )
+    weight: WeightName = option("none", "Weight of the loss over time.", rare=True)
+    times: Times = pick(Times, "Law of training times.", rare=True)
+
+    def build(self, parts: Parts) -> tuple[Any, Objective]:
+        from pushforward import objectives
+
+        times = self.times.build(parts.path)
+        model = predictor(parts, self.prediction)
+        weight = None
+        if self.weight != "none":
+            loss_in = self.loss_in or model.prediction
+            weight = WEIGHTS[self.weight].make(path=parts.path, loss_in=loss_in)
+        return model, objectives.Matching(
+            model, self.loss_in, times, weight, condition_dropout=self.dropped(parts)
+        )
+
+
+class Score(ObjectiveChoice):
+    """Score matching, with DDPM's weight sigma^2: without one, times near the data are all that counts."""
+
+    path: GaussianPath = pick(lambda: GaussianPath(name="vp"), PATH)
+    prediction: Predicted = option("noise", PREDICTION, rare=True)
+    times: Times = pick(Times, "Law of training times.", rare=True)
+
+    def build(self, parts: Parts) -> tuple[Any, Objective]:
+        times = self.times.build(parts.path)
+        model = predictor(parts, self.prediction)
+        from pushforward.objectives import weights
+
+        weight = weights.Unweighted(parts.path, "score", "noise")
+        return model, self.kind()(
+            model, times=times, weight=weight, condition_dropout=self.dropped(parts)
+        )
+
+    def kind(self) -> Callable[..., Objective]:
+        raise NotImplementedError
+
+
+class Denoising(Score):
+    """Denoising score matching with a control variate."""
+
+    name: Literal["denoising"] = "denoising"
+
+    def kind(self) -> Callable[..., Objective]:
+        from pushforward.objectives import ControlledDenoising
+
+        return ControlledDenoising
+
+
+class Implicit(Score):
+    """Implicit score matching, which takes the divergence of the score."""
+
+    name: Literal["implicit"] = "implicit"
+
+    def kind(self) -> Callable[..., Objective]:
+        from pushforward.objectives import ImplicitScoreMatching
+
+        return ImplicitScoreMatching
+
+
+class Sliced(Score):
+    """Sliced score matching, implicit along random directions."""
+
+    name: Literal["sliced"] = "sliced"
+
+    def kind(self) -> Callable[..., Objective]:
+        from pushforward.objectives import SlicedScoreMatching
+
+        return SlicedScoreMatching
+
+
+class Bound(ObjectiveChoice):
+    """DDPM's variational bound, with a learned variance."""
+
+    path: GaussianPath = pick(lambda: GaussianPath(name="ddpm-linear"), PATH)
+    prediction: Predicted = option("noise", PREDICTION, rare=True)
+
+    def quantised(self, data: Dataset | Law) -> dict[str, Any]:
+        """What a bound takes the data for: the values of an image, or numbers with a density."""
+        from pushforward.data import Dataset
+
+        if not isinstance(data, Dataset) or data.bin_width is None:
+            return {"bin_width": None}
+        return {"bin_width": data.bin_width, "value_range": data.value_range}
+
+
+class Variational(Bound):
+    """The bound itself, every term at its weight."""
+
+    name: Literal["variational"] = "variational"
+
+    def build(self, parts: Parts) -> tuple[Any, Objective]:
+        from pushforward.objectives import VariationalBound
+
+        model = predictor(parts, self.prediction, 2)
+        return model, VariationalBound(
+            model, "learned", **self.quantised(parts.data), condition_dropout=self.dropped(parts)
+        )
+
+
+class Hybrid(Bound):
+    """The simple loss, and a small share of the bound for the variance."""
+
+    name: Literal["hybrid"] = "hybrid"
+
+    def build(self, parts: Parts) -> tuple[Any, Objective]:
+        from pushforward import objectives
+
+        model = predictor(parts, self.prediction, 2)
+        return model, objectives.Hybrid(
+            model, **self.quantised(parts.data), condition_dropout=self.dropped(parts)
+        )
+
+
+class MaximumLikelihood(ObjectiveChoice):
+    """The likelihood of a continuous normalising flow, by simulation."""
+
+    name: Literal["maximum-likelihood"] = "maximum-likelihood"
+    path: GaussianPath = pick(GaussianPath, PATH)
+    prediction: Predicted = option("velocity", PREDICTION, rare=True)
+    simulation_steps: int = option(8, "Steps of the simulation in a training step.", ge=1)
+
+    def build(self, parts: Parts) -> tuple[Any, Objective]:
+        from pushforward import objectives
+        from pushforward.solvers import Heun
+
+        model = predictor(parts, self.prediction)
+        return model, objectives.MaximumLikelihood(
+            model, self.simulation_steps, Heun(), jacobian=0.01
+        )
+
+
+class DiffFlow(ObjectiveChoice):
+    """A learned forward drift and a backward score, by the stochastic adjoint."""
+
+    name: Literal["diffflow"] = "diffflow"
+    path: GaussianPath = pick(lambda: GaussianPath(name="vp"), PATH)
+    simulation_steps: int = option(8, "Steps of the two processes.", ge=1)
+
+    def build(self, parts: Parts) -> tuple[Any, Objective]:
+        from pushforward import objectives
         from pushforward.models.diffflow import DiffFlowModel
-        from pushforward.objectives import DiffFlow
 
-        steps = recipe.simulation_steps or 8
-        about["info"] = about["info"] | {"nfe": steps}
-        score = Model(net(1), path, "noise", **about)
-        processes = DiffFlowModel(score, net(1), steps)
-        return processes, DiffFlow(processes)
-    model = Model(
-        net(2 if name in BOUNDS else 1),
-        path,
-        "data" if recipe.edm else prediction,
-        EDMPreconditioning() if recipe.edm else None,
-        outputs=("prediction", "variance") if name in BOUNDS else ("prediction",),
-        **about,
+        parts = replace(parts, sampling=replace(parts.sampling, nfe=self.simulation_steps))
+        score = predictor(parts, "noise")
+        processes = DiffFlowModel(score, parts.net(1), self.simulation_steps)
+        return processes, objectives.DiffFlow(processes)
+
+
+class FlowMap(Coupled):
+    """A flow map, for one to a few calls."""
+
+    path: GaussianPath = pick(GaussianPath, PATH)
+    prediction: Literal["velocity", "v", "data", "edm"] | None = option(
+        None, f"{PREDICTION} Default: velocity on condot, else v.", rare=True
     )
-    return model, regression(recipe, model, data, times, condition_dropout)
 
+    def mapped(self, parts: Parts, any_jump: bool, guidance: float | None = None) -> FlowMapModel:
+        from pushforward.core.paths import CondOT
+        from pushforward.models.flow_map import FlowMapModel
 
-def flow_map(
-    recipe: Recipe, net: NetFactory, path: Path, condition_dropout: float, about: dict[str, Any]
-) -> tuple[Any, Objective]:
-    """Flow maps from scratch."""
-    about["info"] = about["info"] | {"method": recipe.objective}
-    if recipe.times != "uniform":
-        raise InputError(f"--times is not for --objective {recipe.objective}, which draws two")
-    any_jump = recipe.objective in ("meanflow", "shortcut")
-    prediction: Prediction = "velocity" if isinstance(path, CondOT) else "v"
-    if recipe.prediction != "auto":
-        prediction = recipe.prediction
-    if recipe.edm:
-        prediction = "data"
-    if prediction in ("noise", "score"):
-        raise InputError(
-            f"a flow map cannot start at pure noise by the {prediction}, which says nothing there: take --prediction "
-            f"velocity, v or data"
+        usual = "velocity" if isinstance(parts.path, CondOT) else "v"
+        parts = replace(
+            parts,
+            sampling=replace(parts.sampling, guidance=guidance),
+            provenance=replace(parts.provenance, method=self.name),
         )
-    made = Model(
-        net(1, two_times=any_jump, time="smooth"),
-        path,
-        prediction,
-        EDMPreconditioning() if recipe.edm else None,
-        **about,
-    )
-    model = FlowMapModel(made, "any" if any_jump else "data")
-    match recipe.objective:
-        case "meanflow":
-            scale = 1.0 if recipe.guidance is None else recipe.guidance
-            if scale != 1 and not condition_dropout:
-                raise InputError(
-                    "--guidance needs classes, and a share of them dropped in training"
-                )
-            if scale != 1:
-                model.info["guidance"] = scale
-            return model, MeanFlow(model, guidance=scale, condition_dropout=condition_dropout)
-        case "shortcut":
-            return model, Shortcut(model, condition_dropout=condition_dropout)
-        case "consistency":
-            return model, ConsistencyTraining(
-                model, Levels(10, 160, recipe.steps), condition_dropout=condition_dropout
-            )
-        case "continuous-consistency":
-            return model, ContinuousConsistency(
-                model, warmup=recipe.steps // 4, condition_dropout=condition_dropout
-            )
-    raise InputError(f"there is no objective {recipe.objective!r}")
+        inner = predictor(parts, self.prediction or usual, two_times=any_jump, time="smooth")
+        return FlowMapModel(inner, "any" if any_jump else "data")
 
 
-def check_unused(recipe: Recipe) -> None:
-    """Refuse options that another objective takes."""
-    unused = () if recipe.objective == "matching" else (("loss_in", None), ("weight", "none"))
-    for option, default in unused:
-        if getattr(recipe, option) != default:
-            raise InputError(f"--{option} is for --objective matching, not {recipe.objective}")
-    if recipe.guidance is not None and recipe.objective != "meanflow":
-        raise InputError(
-            f"--guidance is folded into the flow map of --objective meanflow, not {recipe.objective}: any other "
-            f"model is "
-            f"guided when it is sampled"
+class MeanFlow(FlowMap):
+    """MeanFlow: the mean velocity of any jump."""
+
+    name: Literal["meanflow"] = "meanflow"
+
+    def build(self, parts: Parts) -> tuple[Any, Objective]:
+        return self.guided(parts, 1.0)
+
+    def guided(self, parts: Parts, scale: float) -> tuple[Any, Objective]:
+        from pushforward import objectives
+
+        model = self.mapped(parts, True, None if scale == 1 else scale)
+        return model, objectives.MeanFlow(
+            model, guidance=scale, condition_dropout=self.dropped(parts)
         )
 
 
-def regression(
-    recipe: Recipe, model: Model, data: Dataset | Law, times: TimeDraw, condition_dropout: float
-) -> Objective:
-    """Objectives of one network that predicts one thing, with its variance or without."""
-    # Scores are matched with the weight sigma^2 of DDPM: without one, times near the data are all that counts.
-    of_noise = (
-        weights.Unweighted(model.path, "score", "noise") if recipe.objective in SCORES else None
-    )
-    match recipe.objective:
-        case "matching":
-            if isinstance(model.path, BrownianBridge):
-                raise InputError(
-                    "the velocity of a Brownian bridge has infinite variance at its ends: take --objective sf2m, or "
-                    "--path smooth-bridge"
-                )
-            weight = None
-            if recipe.weight != "none":
-                weight = WEIGHTS[recipe.weight](model.path, recipe.loss_in or model.prediction)
-            return Matching(
-                model, recipe.loss_in, times, weight, condition_dropout=condition_dropout
-            )
-        case "denoising":
-            return ControlledDenoising(
-                model, times=times, weight=of_noise, condition_dropout=condition_dropout
-            )
-        case "implicit":
-            return ImplicitScoreMatching(
-                model, times=times, weight=of_noise, condition_dropout=condition_dropout
-            )
-        case "sliced":
-            return SlicedScoreMatching(
-                model, times=times, weight=of_noise, condition_dropout=condition_dropout
-            )
-        case "variational":
-            return VariationalBound(
-                model, "learned", **quantised(model, data), condition_dropout=condition_dropout
-            )
-        case "hybrid":
-            return Hybrid(model, **quantised(model, data), condition_dropout=condition_dropout)
-        case "maximum-likelihood":
-            return MaximumLikelihood(model, recipe.simulation_steps or 8, Heun(), jacobian=0.01)
-    raise InputError(f"there is no objective {recipe.objective!r}")
+class Shortcut(FlowMap):
+    """A shortcut model: two jumps in one."""
+
+    name: Literal["shortcut"] = "shortcut"
+
+    def build(self, parts: Parts) -> tuple[Any, Objective]:
+        from pushforward import objectives
+
+        model = self.mapped(parts, True)
+        return model, objectives.Shortcut(model, condition_dropout=self.dropped(parts))
 
 
-def quantised(model: Model, data: Dataset | Law) -> dict[str, Any]:
-    """What a bound takes the data for: the values of an image, or numbers with a density."""
-    if not isinstance(data, Dataset) or not data.images:
-        return {"bin_width": None}
-    return {"bin_width": data.bin_width, "value_range": data.value_range}
+class Consistency(FlowMap):
+    """Consistency training, in steps that grow finer."""
+
+    name: Literal["consistency"] = "consistency"
+
+    def build(self, parts: Parts) -> tuple[Any, Objective]:
+        from pushforward.objectives import ConsistencyTraining, Levels
+
+        model, levels = self.mapped(parts, False), Levels(10, 160, parts.steps)
+        return model, ConsistencyTraining(model, levels, condition_dropout=self.dropped(parts))
 
 
-def bridge(
-    recipe: Recipe,
-    net: NetFactory,
-    path: Path,
-    times: TimeDraw,
-    condition_dropout: float,
-    about: dict[str, Any],
-) -> tuple[Any, Objective]:
-    """Schroedinger bridges."""
-    if not isinstance(path, BrownianBridge):
-        raise InputError(f"--objective {recipe.objective} takes --path brownian, not {path}")
-    if recipe.objective == "sf2m":
-        model = BridgeModel(net(2), path, **about)
-        return model, ScoreAndFlowMatching(model, times=times, condition_dropout=condition_dropout)
-    if recipe.coupling != "independent" and recipe.objective == "dsb":
-        raise InputError("dsb joins the two laws by a process of its own: leave --coupling out")
-    halves, steps = HalfBridges(net(1), net(1), path, **about), recipe.simulation_steps or 20
-    if recipe.objective == "dsb":
-        return halves, ProportionalFitting(halves, recipe.phase, steps)
-    return halves, BridgeMatching(halves, recipe.phase, steps, times=times)
+class ContinuousConsistency(FlowMap):
+    """Consistency training in continuous time."""
+
+    name: Literal["continuous-consistency"] = "continuous-consistency"
+    path: GaussianPath = pick(lambda: GaussianPath(name="cosine"), PATH)
+
+    def build(self, parts: Parts) -> tuple[Any, Objective]:
+        from pushforward import objectives
+
+        model = self.mapped(parts, False)
+        return model, objectives.ContinuousConsistency(
+            model, warmup=parts.steps // 4, condition_dropout=self.dropped(parts)
+        )

@@ -1,167 +1,164 @@
-"""Options that all recipes share. Nothing here imports torch."""
+"""Groups of options, and choices among alternatives that each have options of their own. Nothing here imports torch."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:
-    from pushforward.recipes.experiment import Classifying, Experiment
 
-PathName = Literal[
-    "condot", "cosine", "vp", "subvp", "ve", "edm", "ddpm-linear", "ddpm-cosine", "tube", "brownian", "smooth-bridge"
-]  # fmt: skip
-TimesName = Literal["uniform", "logit-normal", "mode", "cosmap", "edm"]
-PredictionName = Literal["velocity", "data", "noise", "score", "v"]
-ObjectiveName = Literal[
-    "matching", "denoising", "implicit", "sliced", "variational", "hybrid", "sf2m", "dsbm", "dsb", "diffflow",
-    "maximum-likelihood", "meanflow", "consistency", "continuous-consistency", "shortcut",
-]  # fmt: skip
-CouplingName = Literal["independent", "ot", "sinkhorn", "conditional-ot"]
-WeightName = Literal[
-    "none", "likelihood", "min-snr", "truncated-snr", "snr-plus-one", "p2", "edm", "sigmoid"
-]
+class Options(BaseModel):
+    """Named values with a description each, checked and frozen."""
 
-# Options that say where a run goes, and what is told of it.
-PLACE = frozenset({"out", "resume", "device", "tensorboard"})
-# Options that say how the machine at hand does the work: kept with a run, and free to change when it is taken up. They
-# change nothing but rounding.
-MACHINE = frozenset({"compile", "accumulate", "checkpointing", "parallel", "workers"})
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
-class Recipe(BaseModel, ABC):
-    """What every training run has."""
+class Group(Options):
+    """Options that belong together: a title in help, a table in config.toml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    out: Path | None = Field(None, description="Run folder. Left out: runs/ and the recipe's name.")
-    resume: bool = Field(
-        False, description="Go on with the run in the folder, with its own options."
-    )
-    device: str = Field(
-        "auto", description="cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."
-    )
-    tensorboard: bool = Field(
-        False, description="Write the log for TensorBoard, too, into the run folder."
-    )
-    seed: int = Field(0, ge=0, lt=2**64, description="Key of all randomness.")
+class Choice(Options):
+    """One of several alternatives, told apart by `name`; its other fields are the options that it alone has."""
 
-    objective: ObjectiveName = Field(
-        "matching",
-        description="What is minimised: regression of a prediction; score matching (denoising, implicit, sliced); "
-        "DDPM's bound with a learned variance (variational, hybrid); a Schroedinger bridge (sf2m, dsbm, dsb); "
-        "DiffFlow; the likelihood of a continuous normalising flow; a flow map for one to a few calls (meanflow, "
-        "consistency, continuous-consistency, shortcut).",
-    )
-    guidance: float | None = Field(
+    name: str
+
+
+def option(
+    default: Any,
+    description: str,
+    *,
+    rare: bool = False,
+    free: bool = False,
+    positional: bool = False,
+    append: bool = False,
+    **limits: Any,
+) -> Any:
+    """A field. `...` as its default: it must be given.
+
+    rare: shown by --help-all only. free: may differ when a run is resumed, since it does not change what is computed.
+    positional: without a flag on the command line. append: may be given several times.
+    limits: those of pydantic (ge, gt, le, lt, multiple_of, min_length).
+    """
+    marks: dict[str, Any] = {"rare": rare, "free": free, "positional": positional, "append": append}
+    return Field(default, description=description, json_schema_extra=marks, **limits)
+
+
+def pick(default: Callable[[], Choice], description: str, *, rare: bool = False) -> Any:
+    """A field that is a choice. default: makes the alternative that is chosen by default."""
+    return Field(default_factory=default, description=description, json_schema_extra={"rare": rare})
+
+
+class Place(Group):
+    """Where a run goes and what it starts from. Not recorded with it."""
+
+    out: Path | None = option(None, "Run folder. Default: runs/ and the recipe's name.")
+    resume: bool = option(False, "Continue the run in the folder; --steps prolongs it.")
+    from_: Path | None = option(
         None,
-        description="Scale of classifier-free guidance folded into a flow map, for --objective meanflow.",
+        "Run whose weights to start from, as far as they fit.",
     )
-    coupling: CouplingName = Field(
-        "independent", description="How source and data are paired within a batch."
-    )
-    regularisation: float | None = Field(
-        None,
-        gt=0,
-        description="Epsilon of the entropic plan of cost |x0 - x1|^2, for --coupling sinkhorn. Left out: 2 std^2.",
-    )
-    path: Literal["auto", PathName] = Field(
-        "auto",
-        description="Probability path; auto: brownian for bridges, ddpm-linear for variational and hybrid, vp for "
-        "scores and diffflow, cosine for continuous-consistency, condot for all else.",
-    )
-    std: float | None = Field(
-        None,
-        gt=0,
-        description="Noise on the way, of the paths tube, brownian and smooth-bridge. Left out: 0.01, 1, 1.",
-    )
-    prediction: Literal["auto", PredictionName] = Field(
-        "auto",
-        description="What the network predicts; auto: noise for scores, variational and hybrid, else velocity.",
-    )
-    loss_in: PredictionName | None = Field(
-        None,
-        description="Prediction in which the loss is measured. Left out: what the network predicts.",
-    )
-    edm: bool = Field(
-        False, description="Wrap the network by EDM preconditioning; it then predicts data."
-    )
-    simulation_steps: int | None = Field(
-        None,
-        ge=1,
-        description="Steps of what training simulates. Left out: 20 for dsbm and dsb, else 8.",
-    )
-    phase: int = Field(
-        1000, ge=1, description="Steps for which dsbm and dsb train in one direction of time."
-    )
-    weight: WeightName = Field(
-        "none", description="Weight of the loss over time, for regression of a prediction."
-    )
-    times: TimesName = Field("uniform", description="Law of training times.")
-    low_discrepancy: bool = Field(True, description="Spread the times of a batch evenly.")
-
-    steps: int = Field(2000, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(128, ge=1, description="Samples in a step.")
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
-    warmup: int = Field(100, ge=0, description="Steps over which the rate rises to its peak.")
-    decay: Literal["constant", "cosine", "linear", "trapezoid", "inverse-root"] = Field(
-        "cosine", description="How the rate falls."
-    )
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    ema: float = Field(
-        0.995, ge=0, lt=1, description="Decay of the average of weights that is sampled."
+    overwrite: bool = option(False, "Delete an earlier run in the folder first.")
+    device: str = option("auto", "cpu, cuda, cuda:1, ...; auto: CUDA if there is one.")
+    tensorboard: bool = option(
+        False, "Also write the log for TensorBoard into the run folder.", rare=True
     )
 
-    more_emas: tuple[float, ...] = Field(
-        (), description="Decays of further averages, kept in emas/ of the run folder."
-    )
 
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+class Machine(Group):
+    """How the machine does the work. All but the precision change nothing but rounding."""
+
+    precision: Literal["auto", "fp32", "bf16"] = option(
         "fp32",
-        description="What networks compute in; weights, moments and averages are float32 all the same. auto: bf16 "
-        "where the processor has it and the objective is matching.",
+        "What networks compute in; weights, moments and averages are float32. auto: bf16 where the processor has it "
+        "and the objective is matching.",
+        rare=True,
     )
-    compile: Literal["auto", "on", "off"] = Field(
-        "off", description="torch.compile of the networks; auto: on CUDA."
+    compile: Literal["auto", "on", "off"] = option(
+        "off", "torch.compile of the networks; auto: on CUDA.", rare=True, free=True
     )
-    accumulate: int = Field(
+    accumulate: int = option(
         1,
+        "Parts of a batch that are computed one after the other, to save memory.",
         ge=1,
-        description="Parts in which a batch is taken, one after the other, for less memory.",
+        rare=True,
+        free=True,
     )
-    checkpointing: bool = Field(
-        False, description="Work activations out again in the backward pass, for less memory."
+    checkpointing: bool = option(
+        False, "Recompute activations instead of storing them.", rare=True, free=True
     )
-    parallel: Literal["ddp", "fsdp"] = Field(
+    parallel: Literal["ddp", "fsdp"] = option(
         "ddp",
-        description="What the processes of torchrun hold: whole copies of the networks, or parts.",
+        "What each process of torchrun holds: all weights (ddp) or a part of them (fsdp).",
+        rare=True,
+        free=True,
     )
-    workers: int = Field(
-        0, ge=0, description="Threads that prepare batches ahead; 0: when they are asked for."
-    )
-
-    log_every: int = Field(50, ge=1, description="Steps between lines of the log.")
-    sample_every: int = Field(500, ge=0, description="Steps between sample pictures; 0 for none.")
-    validate_every: int = Field(
-        500,
+    workers: int = option(
+        0,
+        "Threads that prepare batches in advance; 0: the training thread does.",
         ge=0,
-        description="Steps between losses on held-out data, in lines of the log; 0 for none.",
+        rare=True,
+        free=True,
     )
-    checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
-    keep: int = Field(2, ge=1, description="Checkpoints kept.")
 
-    @abstractmethod
-    def build(self) -> Experiment | Classifying:
-        """Everything that the run needs, made from these options alone."""
 
-    def settled(self) -> Recipe:
-        """The recipe with what it leaves to its data decided, so that it is recorded. Asked before a run is built."""
-        return self
+class AdamWChoice(Choice):
+    """AdamW."""
 
-    def recorded(self) -> dict[str, Any]:
-        """The options that say what the run computes, as TOML values; those that are None are left out."""
-        return self.model_dump(mode="json", exclude=set(PLACE), exclude_none=True)
+    name: Literal["adamw"] = "adamw"
+
+
+class MuonChoice(Choice):
+    """Muon for the matrices of hidden layers, AdamW for all else."""
+
+    name: Literal["muon"] = "muon"
+    momentum: float = option(0.95, "Momentum of Muon.", ge=0, lt=1, rare=True)
+
+
+class Optimiser(Group):
+    """How weights are updated and averaged."""
+
+    optimiser: Annotated[AdamWChoice | MuonChoice, Field(discriminator="name")] = pick(
+        AdamWChoice, "Optimiser.", rare=True
+    )
+    steps: int = option(2000, "Optimiser steps.", ge=1)
+    batch_size: int = option(128, "Samples in a step.", ge=1)
+    lr: float = option(1e-3, "Peak learning rate.", gt=0)
+    warmup: int = option(100, "Steps over which the rate rises to its peak.", ge=0, rare=True)
+    decay: Literal["constant", "cosine", "linear", "trapezoid", "inverse-root"] = option(
+        "cosine", "How the rate falls afterwards.", rare=True
+    )
+    weight_decay: float = option(0.0, "Weight decay.", ge=0, rare=True)
+    clip: float = option(1.0, "Largest norm of the gradient.", gt=0, rare=True)
+    ema: float = option(
+        0.995, "Decay of the average of the weights that is sampled.", ge=0, lt=1, rare=True
+    )
+    more_emas: tuple[float, ...] = option(
+        (), "Decays of further averages, kept in emas/ of the run folder.", rare=True
+    )
+
+    def rules(self) -> dict[str, Any] | None:
+        """The optimisers of a run that are not those of its other options; None for AdamW."""
+        if not isinstance(self.optimiser, MuonChoice):
+            return None
+        from pushforward.train.optimizers import Muon
+
+        own = {
+            name: getattr(self, name) for name in ("lr", "warmup", "decay", "weight_decay", "clip")
+        }
+        return {"loss": Muon(**own, momentum=self.optimiser.momentum)}
+
+
+class Logging(Group):
+    """What a run reports and keeps."""
+
+    log_every: int = option(50, "Steps between lines of the log.", ge=1, rare=True)
+    sample_every: int = option(
+        500, "Steps between pictures of samples; 0 for none.", ge=0, rare=True
+    )
+    validate_every: int = option(
+        500, "Steps between losses on held-out data; 0 for none.", ge=0, rare=True
+    )
+    checkpoint_every: int = option(500, "Steps between checkpoints.", ge=1, rare=True)
+    keep: int = option(2, "Checkpoints kept.", ge=1, rare=True)

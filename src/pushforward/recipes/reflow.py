@@ -3,61 +3,103 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from pushforward.recipes.options import Recipe
+from pushforward.recipes.choices import Times
+from pushforward.recipes.options import Choice, Optimiser, option, pick
+from pushforward.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
+    from pushforward.core.spec import Provenance, SamplingDefaults
+    from pushforward.models.model import Model
+    from pushforward.objectives import Objective
     from pushforward.recipes.experiment import Experiment
+
+
+class FitChoice(Choice):
+    """What is fitted to the pairs."""
+
+    def records(
+        self, sampling: SamplingDefaults, provenance: Provenance
+    ) -> tuple[SamplingDefaults, Provenance]:
+        raise NotImplementedError
+
+    def objective(self, model: Model) -> Objective:
+        raise NotImplementedError
+
+
+class Straight(FitChoice):
+    """The velocity of lines between the ends of each pair: a straighter flow."""
+
+    name: Literal["reflow"] = "reflow"
+    times: Times = pick(Times, "Law of training times.", rare=True)
+
+    def records(
+        self, sampling: SamplingDefaults, provenance: Provenance
+    ) -> tuple[SamplingDefaults, Provenance]:
+        from dataclasses import replace
+
+        return sampling, replace(provenance, rectified=(provenance.rectified or 1) + 1)
+
+    def objective(self, model: Model) -> Objective:
+        from pushforward.objectives import Reflow
+
+        return Reflow(model, times=self.times.build(model.path))
+
+
+class OneStep(FitChoice):
+    """A single step from the start of each pair to its end."""
+
+    name: Literal["one-step"] = "one-step"
+
+    def records(
+        self, sampling: SamplingDefaults, provenance: Provenance
+    ) -> tuple[SamplingDefaults, Provenance]:
+        from dataclasses import replace
+
+        return replace(sampling, nfe=1), provenance
+
+    def objective(self, model: Model) -> Objective:
+        from pushforward import objectives
+
+        return objectives.OneStep(model)
 
 
 class Rectify(Recipe):
     """Reflow: the network of a run trained on the pairs that its flow joins, which makes the flow straighter."""
 
-    teacher: Path | None = Field(
-        None, description="Run folder of the model whose flow is made straight. Required."
+    teacher: Path = option(..., "Run folder of the model whose flow is made straight.")
+    objective: Annotated[Straight | OneStep, Field(discriminator="name")] = pick(
+        Straight, "What is fitted to the pairs: a straighter flow, or a single step."
     )
-    one_step: bool = Field(
-        False, description="Fit a single step to the pairs, in place of a flow that is straight."
+    fresh: bool = option(False, "Start from random weights instead of the teacher's.")
+    pairs: int = option(
+        20_000, "Pairs that the teacher's flow joins, kept in the run folder.", ge=1
     )
-    fresh: bool = Field(False, description="Start from random weights, not from the teacher's.")
-    pairs: int = Field(
-        20_000, ge=1, description="Pairs that the teacher's flow joins, kept in the run folder."
+    pairs_nfe: int = option(100, "Network calls for each pair.", ge=1)
+    guidance: float | None = option(
+        None, "Scale of classifier-free guidance under which pairs are made."
     )
-    pairs_nfe: int = Field(100, ge=1, description="Network calls for each pair.")
-    guidance: float | None = Field(
-        None, description="Scale of the classifier-free guidance under which pairs are made."
-    )
-    batch_size: int = Field(256, ge=1, description="Pairs in a step.")
+    optimiser: Optimiser = Field(default_factory=lambda: Optimiser(batch_size=256))
 
     def build(self) -> Experiment:
+        from dataclasses import replace
+
         from pushforward.core.errors import InputError
         from pushforward.core.paths import CondOT
+        from pushforward.core.spec import Provenance, SamplingDefaults
         from pushforward.models.model import Model
-        from pushforward.nets import NETS
-        from pushforward.objectives import OneStep, Reflow
-        from pushforward.recipes.experiment import Experiment, experiment_of, find_source
-        from pushforward.recipes.tables import training_times
+        from pushforward.recipes.config import experiment_of, find_source
+        from pushforward.recipes.run import folder_of
         from pushforward.runtime.device import find_device, seeded
         from pushforward.sampling.pairs import Pairs, generate_pairs
         from pushforward.saving.folder import load
         from pushforward.streams.lazy import Lazy
         from pushforward.streams.shuffled import Shuffled
 
-        if self.teacher is None:
-            raise InputError("--teacher is missing: the run folder of a trained model")
-        changed = [
-            f"--{name.replace('_', '-')}"
-            for name in ("objective", "coupling", "path", "std", "prediction", "loss_in", "edm", "weight")
-            if getattr(self, name) != type(self).model_fields[name].default
-        ]  # fmt: skip
-        if changed:
-            raise InputError(
-                f"a rectified flow is the velocity of lines between given pairs: leave {', '.join(changed)} out"
-            )
-        device = find_device(self.device)
+        device = find_device(self.place.device)
         teacher = load(self.teacher, device)
         if not isinstance(teacher, Model):
             raise InputError(
@@ -65,24 +107,33 @@ class Rectify(Recipe):
             )
         if self.guidance is not None and teacher.classes is None:
             raise InputError("--guidance needs a teacher with classes, and this one has none")
-        told = experiment_of(self.teacher, device=self.device)
-        config: dict[str, Any] = teacher.net.config | {"outputs": 1}  # type: ignore[operator]
-        net = seeded(lambda: NETS[type(teacher.net).__name__](**config), self.seed)
+        parts = experiment_of(self.teacher, device=self.place.device)
+        net = seeded(lambda: again(teacher.net, outputs=1), self.seed)
         path = CondOT(gaussian_source=False)
         straight = isinstance(teacher.path, CondOT) and teacher.prediction == "velocity"
         if straight and not self.fresh:
             net.load_state_dict(teacher.net.state_dict())
-        own = {k: v for k, v in teacher.info.items() if k not in ("samplers", "sha256", "nfe", "step")}  # fmt: skip
-        info = own | {"teacher": teacher.info["sha256"], "method": "reflow"}
-        if self.guidance is not None:
-            info["guidance"] = self.guidance
-        if self.one_step:
-            info["nfe"] = 1
-        else:
-            info["rectified"] = teacher.info.get("rectified", 1) + 1
-        model = Model(net, path, shape=teacher.shape, classes=teacher.classes, info=info).to(device)
+        before = teacher.provenance
+        sampling, provenance = self.objective.records(
+            SamplingDefaults(source=teacher.sampling.source, guidance=self.guidance),
+            Provenance(
+                recipe=self.name(),
+                method="reflow",
+                teacher=before.sha256,
+                origin=before.origin,
+                rectified=before.rectified,
+            ),
+        )
+        model = Model(
+            net,
+            path,
+            spec=teacher.spec,
+            nulls=teacher.nulls,
+            sampling=sampling,
+            provenance=provenance,
+        ).to(device)
         source = find_source(teacher, self.teacher)
-        folder = (self.out or Path("runs/reflow")) / "pairs"
+        folder = folder_of(self) / "pairs"
 
         def prepare(say: Any) -> None:
             generate_pairs(
@@ -97,14 +148,17 @@ class Rectify(Recipe):
                 progress=lambda done, num: say(f"pairs: {done} of {num}"),
             )
 
-        times = training_times(self.times, path, self.low_discrepancy)
-        return Experiment(
-            model,
-            OneStep(model) if self.one_step else Reflow(model, times=times),
-            Lazy(lambda: Shuffled(Pairs(folder), self.batch_size, self.seed), self.batch_size),
-            told.data,
-            told.held_out,
-            told.fingerprint,
-            source,
-            prepare,
+        size = self.optimiser.batch_size
+        return replace(
+            parts,
+            model=model,
+            objective=self.objective.objective(model),
+            stream=Lazy(lambda: Shuffled(Pairs(folder), size, self.seed), size),
+            source=source,
+            prepare=prepare,
         )
+
+
+def again(net: Any, **changes: Any) -> Any:
+    """A network like another, with some of its arguments changed and weights of its own."""
+    return type(net).from_config(net.to_config() | changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
@@ -23,14 +23,8 @@ from pushforward.evaluate.metrics.halves import compare_to_halves
 from pushforward.recipes.experiment import Experiment
 from pushforward.sampling.generate import generate
 
-Kind = TypeVar("Kind", bound=Experiment)
 # Samples at most of each set that are compared: matrices of all their distances are made.
 MAX_CELLS = 6000
-
-
-def become(kind: type[Kind], experiment: Experiment, **more: Any) -> Kind:
-    """The experiment as one of this kind."""
-    return kind(**vars(experiment), **more)
 
 
 @dataclass(frozen=True)
@@ -107,6 +101,6 @@ class Refinement(Experiment):
     def figure(self, num: int, settings: Mapping[str, Any], **sampling: Any) -> bytes:
         """A PNG: a column for each image, coarse, made fine, and true."""
         coarse, fine, truth = self.carry(num, **sampling)
-        low, high = self.model.info["value_range"]
+        low, high = self.model.spec.value_range or (-1.0, 1.0)
         page = refinement(fine, {"coarse": coarse, "truth": truth}, (low, high))
         return png(page, settings)

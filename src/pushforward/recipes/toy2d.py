@@ -2,49 +2,74 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field
 
-from pushforward.recipes.options import Recipe
+from pushforward.recipes.choices import LAWS, LawName
+from pushforward.recipes.families import AnyObjective
+from pushforward.recipes.networks import MLPChoice
+from pushforward.recipes.objectives import OBJECTIVE, Matching
+from pushforward.recipes.options import Optimiser, option, pick
+from pushforward.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from pushforward.recipes.experiment import Experiment
+    from pushforward.streams.stream import Stream
 
-LawName = Literal["8gaussians", "moons", "s-curve", "checkerboard", "spirals", "pinwheel"]
-SourceName = Literal["gaussian", LawName]
+    SourceName: TypeAlias = str
+else:
+    SourceName = Literal[("gaussian", *LAWS)]
 
 
 class Toy2D(Recipe):
     """Residual MLP from one law in the plane to another, both drawn afresh in every step."""
 
-    target: LawName = Field("8gaussians", description="Law to learn.")
-    source: SourceName = Field("gaussian", description="Law to start from.")
-    width: int = Field(128, ge=2, multiple_of=2, description="Width of the hidden layers.")
-    depth: int = Field(3, ge=1, description="Residual blocks.")
-    steps: int = Field(3000, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(512, ge=1, description="Samples in a step.")
-    lr: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
+    target: LawName = option("8gaussians", "Law to learn.")
+    source: SourceName = option("gaussian", "Law to start from.")
+    condition: Literal["none", "horizontal", "vertical"] = option(
+        "none", "Coordinate of the target that the network is given, a continuous condition."
+    )
+    objective: AnyObjective = pick(Matching, OBJECTIVE)
+    network: MLPChoice = pick(MLPChoice, "Network.")
+    optimiser: Optimiser = Field(
+        default_factory=lambda: Optimiser(steps=3000, batch_size=512, lr=2e-3)
+    )
 
     def build(self) -> Experiment:
         import hashlib
 
-        from pushforward.laws import LAWS
-        from pushforward.nets import MLP
+        from pushforward.core.spec import DataSpec
+        from pushforward.recipes.conditions import Coordinate, WithCoordinate, of_law
         from pushforward.recipes.experiment import assemble
+        from pushforward.streams.drawn import Drawn, Sourced
 
-        law = LAWS[self.target]()
-        source = None if self.source == "gaussian" else LAWS[self.source]()
-        extent = 1.15 * float(law.sample(10_000).abs().max())
-        info: dict[str, Any] = {"law": self.target, "extent": extent}
+        law = LAWS[self.target].make()
+        source = None if self.source == "gaussian" else LAWS[self.source].make()
+        given = None if self.condition == "none" else Coordinate(self.condition)
+        spec = DataSpec(
+            shape=(2,),
+            kind="plane",
+            columns=() if given is None else (given.name,),
+            extent=1.15 * float(law.sample(10_000).abs().max()),
+            law=self.target,
+            fingerprint=hashlib.sha256(repr(law).encode()).hexdigest(),
+        )
+        stream: Stream | None = None
+        if given is not None:
+            stream = WithCoordinate(Drawn(law, self.optimiser.batch_size, self.seed), given)
+            if source is not None:
+                stream = Sourced(stream, source, self.seed)
         return assemble(
             self,
-            lambda outputs, **more: MLP(2, self.width, self.depth, outputs=outputs, **more),
+            self.objective,
+            self.network,
             law,
             None,
-            shape=(2,),
-            classes=None,
-            fingerprint=hashlib.sha256(repr(law).encode()).hexdigest(),
-            info=info if source is None else info | {"source": self.source},
+            spec,
             source=source,
+            source_name=None if source is None else self.source,
+            stream=stream,
+            features=None if given is None else {given.name: 1},
+            conditions=None if given is None else of_law(law, given),
         )

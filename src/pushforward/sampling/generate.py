@@ -24,6 +24,7 @@ from pushforward.core.fields import (
     parameters_of,
 )
 from pushforward.core.noise import START, Noise
+from pushforward.core.spec import SamplingDefaults
 from pushforward.guidance import ClassifierFree
 from pushforward.laws.law import Law
 from pushforward.runtime.processes import Processes
@@ -300,7 +301,7 @@ def _guided(
     if isinstance(model, FlowMap) and guidance == 1:
         return model
     if isinstance(model, FlowMap):
-        trained = find_inside(model, "info", {}).get("guidance", 1)
+        trained = find_inside(model, "sampling", SamplingDefaults()).guidance or 1
         raise InputError(
             f"a flow map has the guidance that it was trained with (scale {trained}), and no other: leave "
             f"guidance out, or train one with another scale"
@@ -327,7 +328,7 @@ def start_states(
     dtype: torch.dtype,
 ) -> Tensor:
     if source is None:
-        trained = find_inside(model, "info", {}).get("source")
+        trained = find_inside(model, "sampling", SamplingDefaults()).source
         if trained is not None:
             raise InputError(
                 f"this model was trained to start from {trained}, and not from noise: pass source="

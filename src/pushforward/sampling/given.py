@@ -56,6 +56,7 @@ def conditions_of(
     conditions.check_size(given, num)
     known = conditions_known(model)
     if known is not None:
+        known = (*known, *getattr(find_inside(model, "spec", None), "columns", ()))
         for name in given:
             if name not in known:
                 takes = ", ".join(known) or "none"

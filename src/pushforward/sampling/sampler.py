@@ -12,6 +12,7 @@ from pushforward.core import times
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field, FlowMap, find_inside
 from pushforward.core.paths import Path
+from pushforward.core.spec import SamplingDefaults
 from pushforward.models.diffflow import Backward, DiffFlowModel
 from pushforward.solvers import FlowMapSampler, Learned, Multistep, Solver
 from pushforward.solvers.base import check_followed, require_solver
@@ -127,12 +128,12 @@ def default_sampler(model: Field | FlowMap, nfe: int, guidance: float | None = N
     if isinstance(model, FlowMap):
         return default_jump(model)
     try:
-        for entry in getattr(model, "info", {}).get("samplers", ()):
+        for entry in getattr(model, "sampling", SamplingDefaults()).fitted:
             if entry["nfe"] == nfe and _scale(entry["guidance"]) == _scale(guidance):
                 return Learned(Weights.from_json(entry["weights"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"the model's info holds a fitted sampler that cannot be read ({type(error).__name__}: {error}): "
+            f"the model holds a fitted sampler that cannot be read ({type(error).__name__}: {error}): "
             f"pass solver=, or fit it again"
         ) from error
     if isinstance(model, DiffFlowModel):
@@ -151,7 +152,7 @@ def solver_of_any_grid(path: Path) -> Solver:
 def default_nfe(model: Field | FlowMap) -> int:
     """Network calls for a sample by default: those of its `sampling`, else 50, or of a flow map 1 or its own steps."""
     usual = _own_steps(model) or (1 if isinstance(model, FlowMap) else DEFAULT_NFE)
-    return int(find_inside(model, "info", {}).get("nfe", usual))
+    return find_inside(model, "sampling", SamplingDefaults()).nfe or usual
 
 
 def _own_steps(model: Field | FlowMap) -> int | None:

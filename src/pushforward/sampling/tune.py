@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from inspect import signature
 from typing import Any, Literal, NamedTuple
 
@@ -79,14 +79,15 @@ class Tuned(NamedTuple):
         return Learned(self.weights)
 
     def attach(self, model: Any) -> None:
-        """Put it into `model.info`, where `generate` finds it and `save` keeps it; instead of one of the same kind."""
+        """Put it into `model.sampling`, where `generate` finds it and `save` keeps it, instead of one of its kind."""
         entry = self._asdict() | {"weights": self.weights.as_json()}
         others = [
             e
-            for e in model.info.get("samplers", [])
+            for e in model.sampling.fitted
             if (e["nfe"], e["guidance"]) != (self.nfe, self.guidance)
         ]
-        model.info["samplers"] = sorted([*others, entry], key=lambda e: e["nfe"])
+        fitted = tuple(sorted([*others, entry], key=lambda e: e["nfe"]))
+        model.sampling = replace(model.sampling, fitted=fitted)
 
 
 def tune(
@@ -135,9 +136,7 @@ def tune(
     size, (device, dtype) = shape_of(model, shape, False), home(model)
     classes = getattr(model, "classes", None)
     if label is None and classes is not None:
-        counts = getattr(getattr(model, "spec", None), "class_counts", None)
-        known = [c for c in range(classes) if counts is None or counts[c] > 0]
-        label = torch.tensor(known)[torch.arange(total) % len(known)]
+        label = torch.arange(total) % classes
     arguments = tuple(signature(tune).parameters)
     given = conditions.to(conditions_of(model, total, label, cond, arguments), device)
     field = model if guidance is None else ClassifierFree(model, guidance, interval)

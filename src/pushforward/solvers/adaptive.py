@@ -49,6 +49,7 @@ class DormandPrince:
     max_steps: int = 10_000
     order: ClassVar[float] = 5
     calls: ClassVar[int] = 0
+    stochastic: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not (self.rtol >= 0 and self.atol > 0):

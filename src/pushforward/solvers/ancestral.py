@@ -40,6 +40,10 @@ class DDIM:
     order: ClassVar[float] = 1
     calls: ClassVar[int] = 1
 
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise InputError(f"eta is {self.eta}; it must lie in [0, 1]")
@@ -86,6 +90,7 @@ class DDPM:
     variance: Literal["beta", "beta-tilde", "learned"] = "beta-tilde"
     order: ClassVar[float] = 1
     calls: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.variance not in ("beta", "beta-tilde", "learned"):

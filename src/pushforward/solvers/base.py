@@ -25,6 +25,7 @@ class Solver(Protocol):
 
     order: the power of the step size with which the error at a fixed time falls.
     calls: calls of the field in one step; 0 if it makes as many as it takes.
+    stochastic: whether a sample is a function of more than the state at the start.
     """
 
     @property
@@ -32,6 +33,9 @@ class Solver(Protocol):
 
     @property
     def calls(self) -> int: ...
+
+    @property
+    def stochastic(self) -> bool: ...
 
     def init(self, x: Tensor, grid: Tensor, path: Path) -> Any:
         """The State before the first step. grid: (n + 1, B) the times to come."""

@@ -108,6 +108,10 @@ class DPMSolver:
             raise InputError("sde=True is for order 2 and form 'data'")
 
     @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    @property
     def calls(self) -> int:
         return self.order
 

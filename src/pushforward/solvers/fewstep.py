@@ -44,6 +44,10 @@ class FlowMapSampler:
     calls: ClassVar[int] = 1
     by_map: ClassVar[bool] = True
 
+    @property
+    def stochastic(self) -> bool:
+        return self.renoise > 0
+
     def __post_init__(self) -> None:
         if not 0 <= self.renoise <= 1:
             raise InputError(f"renoise is {self.renoise}; it must lie in [0, 1]")

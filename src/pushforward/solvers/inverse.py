@@ -60,6 +60,7 @@ class Inverse:
     max_calls: int = 100
     memory: int = 5
     calls: ClassVar[int] = 0
+    stochastic: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not (self.tol is None or self.tol > 0) or self.max_calls < 1 or self.memory < 1:

@@ -46,6 +46,10 @@ class ChurnedHeun:
     order: ClassVar[float] = 2
     calls: ClassVar[int] = 2
 
+    @property
+    def stochastic(self) -> bool:
+        return self.s_churn > 0
+
     def __post_init__(self) -> None:
         if not (self.s_churn >= 0 and self.s_noise >= 0 and 0 <= self.s_tmin <= self.s_tmax):
             raise InputError(f"need s_churn, s_noise >= 0 and 0 <= s_tmin <= s_tmax, got {self}")

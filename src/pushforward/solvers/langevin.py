@@ -155,6 +155,7 @@ class AnnealedLangevin:
     n: int = 5
     denoise: bool = False
     order: ClassVar[float] = 1
+    stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Langevin(self.step_size, self.n)
@@ -202,6 +203,7 @@ class PredictorCorrector:
 
     predictor: Solver
     corrector: Corrector
+    stochastic: ClassVar[bool] = True
 
     @property
     def order(self) -> float:

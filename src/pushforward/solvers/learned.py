@@ -154,6 +154,7 @@ class Learned:
     weights: Weights | None = field(default_factory=universal)
     order: ClassVar[float] = 3
     calls: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
 
     def grid(self, n: int, path: Path) -> Tensor:
         """n + 1 times from 0 to 1, float64. Without weights: ln h falls by 0.8 from the first step to the last."""

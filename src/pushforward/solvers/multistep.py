@@ -169,6 +169,10 @@ class Multistep:
         return min(order, 2) if self.eta > 0 or self.corrector == "none" else order
 
     @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    @property
     def calls(self) -> int:
         return 1
 

@@ -26,6 +26,7 @@ class RungeKutta:
     """A method given by its tableau: a (lower triangle, row by row), b and c."""
 
     order: ClassVar[float]
+    stochastic: ClassVar[bool] = False
     a: ClassVar[tuple[Row, ...]]
     b: ClassVar[Row]
     c: ClassVar[Row]

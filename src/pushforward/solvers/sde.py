@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError, UndefinedError
 from pushforward.core.fields import Field, require_score
-from pushforward.core.interpolants import Interpolant
+from pushforward.core.interpolants import BrownianBridge, Interpolant
 from pushforward.core.noise import SOLVER, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import check_defined
@@ -63,6 +63,11 @@ class _Diffusion:
             raise InputError(
                 f"the noise level g is {self.g}; it must be a number >= 0 or a function of t"
             )
+
+    @classmethod
+    def along(cls, path: Path) -> Self:
+        """With the noise level that a path suggests: that of its Brownian motion, or sigma(t)."""
+        return cls(path.std if isinstance(path, BrownianBridge) else path.sigma)
 
     def init(self, x: Tensor, grid: Tensor, path: Path) -> None:
         if isinstance(path, Interpolant):
@@ -134,6 +139,7 @@ class EulerMaruyama(_Diffusion):
 
     order: ClassVar[float] = 1
     calls: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True
 
     def step(
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
@@ -172,6 +178,7 @@ class StochasticHeun(_Diffusion):
 
     order: ClassVar[float] = 2
     calls: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = True
 
     def step(
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any

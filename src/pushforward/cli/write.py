@@ -1,0 +1,88 @@
+"""Files of samples, never over older ones unless that is asked for."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pushforward.core.spec import DataSpec
+
+ARRAYS, GRID = "samples.npz", "samples.png"
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes samples into a folder. formats: of npz (all as arrays), grid (all in a picture), png (a picture each)."""
+
+    folder: Path
+    formats: Sequence[str]
+    overwrite: bool
+
+    def require_room(self, num: int) -> None:
+        """InputError if the folder cannot be written to, or has earlier samples that may not be replaced."""
+        from pushforward.core.errors import InputError
+
+        there = next(part for part in (self.folder, *self.folder.parents) if part.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            reason = "is no folder" if not there.is_dir() else "cannot be written to"
+            raise InputError(f"cannot write into {self.folder}: {there} {reason}")
+        if self.overwrite:
+            return
+        names = {"npz": [ARRAYS], "grid": [GRID], "png": [f"{i:06d}.png" for i in range(num)]}
+        for name in (name for kind in self.formats for name in names[kind]):
+            if (self.folder / name).exists():
+                raise InputError(
+                    f"{self.folder / name} is there already: replace it with --overwrite, or choose another --out"
+                )
+
+    def write(
+        self,
+        samples: Tensor,
+        label: Tensor | None,
+        cond: Mapping[str, Any],
+        spec: DataSpec,
+        settings: Mapping[str, Any],
+    ) -> list[str]:
+        """Write them; returns what was written, in words."""
+        from pushforward.data.images.save import save_images
+        from pushforward.evaluate import kinds
+        from pushforward.evaluate.figures import png
+        from pushforward.runtime.files import write_file
+
+        kind, written = kinds.of(spec), []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if "npz" in self.formats:
+            arrays = {"samples": samples.numpy()}
+            if label is not None:
+                arrays["label"] = label.numpy()
+            if spec.class_names is not None:
+                import numpy as np
+
+                arrays["class_names"] = np.array(spec.class_names)
+            arrays |= {name: value.numpy() for name, value in cond.items()}
+            write_file(self.folder / ARRAYS, npz(arrays, settings))
+            written.append(str(self.folder / ARRAYS))
+        if "grid" in self.formats and kind.drawable:
+            write_file(self.folder / GRID, png(kind.draw(samples, spec, label), settings))
+            written.append(str(self.folder / GRID))
+        if "png" in self.formats:
+            save_images(samples, self.folder, spec.value_range or (-1.0, 1.0), overwrite=True)
+            written.append(f"{self.folder}/000000.png to {len(samples) - 1:06d}.png")
+        return written
+
+
+def npz(arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> bytes:
+    """Arrays as an .npz file, with the settings as JSON under "settings"."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, settings=np.array(json.dumps(settings)), **arrays)
+    return buffer.getvalue()
