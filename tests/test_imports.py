@@ -115,3 +115,39 @@ def test_every_public_name_is_there(name):
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         pf.nonsense
+
+
+def modules() -> dict[str, set[str]]:
+    """Every module of the package, with those that it imports, inside functions too."""
+    files = {}
+    for file in SOURCE.rglob("*.py"):
+        parts = ["pushforward", *file.relative_to(SOURCE).with_suffix("").parts]
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    graph: dict[str, set[str]] = {}
+    for name, file in files.items():
+        found = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pushforward"):
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    found.add(full if full in files else node.module)
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+        graph[name] = {other for other in found if other in files and other != name}
+    # The package itself names everything, lazily, for the user.
+    graph["pushforward"] = set()
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """A module of each circle: what is left when those that import nothing are taken away, again and again."""
+    left = {name: set(others) for name, others in graph.items()}
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+    assert circles(modules()) == []
