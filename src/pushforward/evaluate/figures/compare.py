@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pushforward.evaluate.compare import Comparison
-from pushforward.evaluate.figures.curves import beside, calls_axis
+from pushforward.evaluate.figures.curves import beside, calls_axis, logarithmic
 from pushforward.evaluate.figures.page import PALETTE, QUIET, blank, style
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ OTHERS = PALETTE[2:]
 
 def comparison(result: Comparison) -> Figure:
     """Error against calls, and distance against calls if there is one, all axes logarithmic."""
-    from matplotlib.ticker import FuncFormatter, LogFormatter
-
     panels = [("error (RMSE)", result.errors)]
     if result.distances is not None:
         panels.append((result.measure or "", result.distances))
@@ -38,7 +36,6 @@ def comparison(result: Comparison) -> Figure:
         drawn = blank(6.6 * len(panels), 4.6)
         axes = drawn.subplots(1, len(panels), squeeze=False)[0]
         for axis, (title, rows) in zip(axes, panels, strict=True):
-            axis.set(yscale="log")
             axis.set_title(title, loc="left", fontsize=11)
             calls_axis(axis, result.nfes, 1.08)
             ends: list[tuple[float, str, str]] = []
@@ -59,7 +56,7 @@ def comparison(result: Comparison) -> Figure:
             elif rows is result.errors:
                 note = f"reference: {result.steps} steps, precise to {result.accuracy:.0e}"
                 axis.set_title(note, loc="right", fontsize=8, color=QUIET)
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.yaxis.set_minor_formatter(LogFormatter())
+            if ends:
+                logarithmic(axis)
             beside(axis, ends)
     return drawn

@@ -25,6 +25,27 @@ def calls_axis(axis: Axes, nfes: Sequence[int], room: float = 1.1) -> None:
     bare(axis)
 
 
+def logarithmic(axis: Axes) -> None:
+    """A logarithmic axis with three numbers or more, however few powers of ten it spans."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for parts in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [part * 10.0**power for power in powers for part in parts]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    else:
+        ticks = [float(t) for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
+        axis.yaxis.set_minor_locator(NullLocator())
+    axis.set_yticks(ticks)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.tick_params(axis="y", which="minor", length=2)
+
+
 def beside(axis: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Names in their colours beside the ends of lines, (value, name, colour), moved apart where they would meet."""
     axis.set_ylim(axis.get_ylim())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pushforward.core.errors import InputError
 from pushforward.evaluate.few_steps import TEACHER, Quality
-from pushforward.evaluate.figures.curves import beside, calls_axis
+from pushforward.evaluate.figures.curves import beside, calls_axis, logarithmic
 from pushforward.evaluate.figures.page import QUIET, blank, colour, style
 
 if TYPE_CHECKING:
@@ -84,29 +84,8 @@ def _panel(axis: Axes, found: Quality, key: str, less: bool) -> None:
     elif bars:
         _around_zero(axis, everything)
     elif everything:
-        _logarithmic(axis)
+        logarithmic(axis)
     beside(axis, ends)
-
-
-def _logarithmic(axis: Axes) -> None:
-    """A logarithmic axis with three numbers or more, however few powers of ten it spans."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
-
-    axis.set_yscale("log")
-    low, high = axis.get_ylim()
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for parts in ((1,), (1, 3), (1, 2, 5)):
-        ticks = [part * 10.0**power for power in powers for part in parts]
-        ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) >= 3:
-            break
-    else:
-        ticks = [float(t) for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
-        axis.yaxis.set_minor_locator(NullLocator())
-    axis.set_yticks(ticks)
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.tick_params(axis="y", which="minor", length=2)
 
 
 def _around_zero(axis: Axes, points: list[Point]) -> None:
