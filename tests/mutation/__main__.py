@@ -133,12 +133,16 @@ def _try(
 def _chosen(mutant: Mutant, covers: list[Cover], budget: float) -> tuple[list[str], float]:
     """Tests that run the mutated lines: one of each function in turn, quick ones first, within the budget."""
     groups: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    for each in covers:
-        by_line = each.lines.get(mutant.file, {})
-        first, last = mutant.scope or (1, 1 << 30)
-        ids = {test for line, tests in by_line.items() if first <= line <= last for test in tests}
-        for test in ids - set(each.failed):
-            groups[re.sub(r"\[.*", "", test)].append((each.seconds.get(test, 0.0), test))
+    whole = (1, 1 << 30)
+    # A class without methods of its own runs no line: then any test of the file may tell.
+    for first, last in (mutant.scope or whole, whole):
+        for each in covers:
+            by_line = each.lines.get(mutant.file, {})
+            ids = {t for line, tests in by_line.items() if first <= line <= last for t in tests}
+            for test in ids - set(each.failed):
+                groups[re.sub(r"\[.*", "", test)].append((each.seconds.get(test, 0.0), test))
+        if groups:
+            break
     for group in groups.values():
         group.sort()
     # What is written about defaults comes first where one was changed.

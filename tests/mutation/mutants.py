@@ -43,6 +43,7 @@ OTHER_DEFAULTS = {
     "squared_euclidean": "(lambda a, b: squared_euclidean(a, b).sqrt())",
     "squared": "(lambda error: error.abs())",
     "math.inf": "3.0",
+    'float("inf")': "3.0",
 }
 
 
@@ -61,11 +62,12 @@ class Mutant:
         tuple[int, int] | None
     )  # lines whose execution says which tests could notice it; None: the whole file
     code: str  # the line as it is
+    where: str  # the function or class, by its full name, and the column
 
     @property
     def key(self) -> str:
         """The same after edits elsewhere in the file."""
-        text = f"{self.file}|{self.code.strip()}|{self.old}|{self.new}"
+        text = f"{self.file}|{self.where}|{self.code.strip()}|{self.old}|{self.new}"
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def apply(self, source: bytes) -> bytes:
@@ -114,9 +116,19 @@ class Source:
     ) -> Mutant:
         line = sum(1 for s in self.starts[1:] if s <= start) + 1
         code = self.lines[line - 1].decode().rstrip()
-        return Mutant(
-            self.file, kind, start, end, self.bytes[start:end].decode(), new, line, scope, code
-        )
+        where = f"{self._home(line)}@{start - self.starts[line - 1]}"
+        old = self.bytes[start:end].decode()
+        return Mutant(self.file, kind, start, end, old, new, line, scope, code, where)
+
+    def _home(self, line: int) -> str:
+        """The full name of the innermost function or class around a line."""
+        around = [
+            node
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.ClassDef | ast.FunctionDef)
+            and node.lineno <= line <= (node.end_lineno or 0)
+        ]
+        return ".".join(node.name for node in sorted(around, key=lambda node: node.lineno))
 
 
 def number(value: float, gentle: bool) -> float | None:

@@ -46,6 +46,7 @@ from pushforward.objectives import (
     meanflow,
     weights,
 )
+from pushforward.objectives.matching import draw
 from pushforward.solvers import DDIM, SolverFlowMap
 
 FREE = pf.CondOT(gaussian_source=False)
@@ -220,6 +221,21 @@ def test_tangents_are_normalised_with_a_tenth_added_from_the_first_step_on(size)
     assert torch.allclose(gradient, -v[0] / (size + 0.1), rtol=1e-9)
 
 
+def test_the_whole_tangent_counts_from_the_first_step_on():
+    # U = w x on CondOT, from t to the data: X = x + (1 - t) w x, and g = dX/dt = v + (1 - t) w v - w x at once.
+    net = Listener()
+    x0, v = randn(1, 2, seed=1), randn(1, 2, seed=2)
+    noise = pf.Noise.batch(1)
+    loss = ContinuousConsistency(map_model(net, "data", FREE))(Batch(x0 + v, {}, x0), noise)["loss"]
+    (gradient,) = torch.autograd.grad(loss.sum(), net.weight)
+    t, w = net.seen("t"), net.weight.detach()
+    x = x0 + t * v
+    g = v + (1 - t) * w * v - w * x
+    size = (g**2).mean().sqrt()
+    assert float(loss.detach()) == pytest.approx(float(size**2))
+    assert float(gradient) == pytest.approx(float(-(g * x).sum() / (size + 0.1)))
+
+
 @pytest.mark.parametrize("size", [0.01, 0.05, 2.0])
 def test_meanflow_weighs_an_error_by_its_inverse_with_a_thousandth_added(size):
     # Geng et al. 2025, app. B.1: w = 1/(|error|^2 + 1e-3)^1.
@@ -275,6 +291,14 @@ def test_nothing_is_compiled_unless_asked_for(monkeypatch):
         objective(randn(4, 2), pf.Noise.batch(4))
         with pytest.raises(AssertionError, match="compiled"):
             replace(objective, compiled=True)(randn(4, 2), pf.Noise.batch(4))
+    t = torch.full((4,), 0.5, dtype=torch.float64)
+    meanflow.mean_velocity(map_model(Listener()), randn(4, 2), t, t, randn(4, 2), {})
+
+
+def test_an_objective_that_says_nothing_of_masks_takes_none():
+    batch = Batch(randn(4, 2), mask=torch.ones(4, 2, dtype=torch.bool))
+    with pytest.raises(pf.InputError, match="does not mind masks"):
+        draw(model(Listener()), batch, pf.Noise.batch(4), Uniform())
 
 
 def test_progressive_distillation_in_v_is_snr_plus_one_of_the_error_of_the_data():
