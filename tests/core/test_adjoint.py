@@ -94,6 +94,26 @@ def test_the_formula_of_the_paper_with_the_last_step_counted_once():
     assert float(a.grad) == pytest.approx(in_a, rel=1e-12)
 
 
+def test_what_a_step_leaves_unused_has_no_gradient_of_it():
+    # b is not used in steps 0 and 1 but replaced; in step 2 a is not: x -> (x + w, x, x) -> ...
+    def run(adjoint):
+        w = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+        a, b, c = (randn(3, seed=k).requires_grad_() for k in range(3))
+
+        def step(k, a, b, c):
+            if k < 2:
+                return a * w, a.sin(), c
+            return b * w, b + w, c * w
+
+        ends = trajectory(step, (a, b, c), 3, (w,), adjoint=adjoint)
+        loss = sum(((k + 1) * end**2).sum() for k, end in enumerate(ends))
+        return torch.autograd.grad(loss, (w, a, b, c), allow_unused=True)
+
+    for got, truth in zip(run(True), run(False), strict=True):
+        truth = torch.zeros_like(got) if truth is None else truth
+        assert torch.allclose(got, truth, rtol=1e-12, atol=0)
+
+
 def most_bytes(adjoint, steps):
     """The most memory that tensors kept for the backward pass take at one time, parameters left out."""
     held = most = 0
