@@ -135,11 +135,11 @@ def test_a_disk_that_is_full_while_resuming_leaves_a_run_that_can_be_resumed(
 
 NO_LOG = """
 import os
-from pushforward.recipes import experiment
+from pushforward.recipes import run
 os.mkdir("run")
 os.symlink("/dev/full", "run/log.jsonl")
 os.fsync = lambda file: None
-experiment.require_new = lambda folder: None
+run.require_new = lambda folder: None
 """
 
 

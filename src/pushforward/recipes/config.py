@@ -47,7 +47,7 @@ def recipe_of(folder: Path, **place: Any) -> Recipe:
     path = folder / CONFIG
     if name not in RECIPES:
         raise CheckpointError(f"{path} names the recipe {name!r}; known are {', '.join(RECIPES)}")
-    if "steps" in options:
+    if "steps" in options or "batch_size" in options:
         raise CheckpointError(
             f"{path} is of an older version of pushforward, whose options were not grouped: train the model anew"
         )
@@ -57,7 +57,7 @@ def recipe_of(folder: Path, **place: Any) -> Recipe:
     try:
         return kind.model_validate(options | {"place": Place(**place)})
     except ValidationError as error:
-        raise CheckpointError(f"{path}: {explain(error)}") from error
+        raise CheckpointError(f"{path}: {explain(error, in_file=True)}") from error
 
 
 def experiment_of(folder: Path, **place: Any) -> Experiment:

@@ -261,15 +261,21 @@ def _ways(kind: type[Options], name: str, way: Way = ()) -> Iterator[Way]:
             yield from _ways(info.annotation, name, way)
 
 
-def explain(error: ValidationError) -> str:
-    """The first fault that pydantic found, in a sentence."""
+def explain(error: ValidationError, in_file: bool = False) -> str:
+    """The first fault that pydantic found, in a sentence: of the flag, or of the key of a file of nested tables."""
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if not isinstance(part, int)]
-    name = next((part for part in reversed(where) if part != "name"), "")
+    where = [str(part).rstrip("_") for part in first["loc"] if not isinstance(part, int)]
+    given = first.get("input")
     reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if first["type"] == "too_short":
-        return f"{flag_of(name)} is empty: give at least one"
     reason = reason[:1].lower() + reason[1:]
-    shown = first.get("input")
-    given = "" if isinstance(shown, dict) or name == "" else f" {shown}"
-    return f"{flag_of(name.rstrip('_'))}{given}: {reason}" if name else reason
+    if first["type"] == "too_short":
+        reason, given = "is empty: give at least one", None
+    elif first["type"] == "extra_forbidden":
+        reason = "there is no such option"
+    if not where:
+        return reason
+    name = next((part for part in reversed(where) if part != "name"), where[-1])
+    shown = "" if given is None or isinstance(given, dict) else f" {given}"
+    return f"{'.'.join(where) if in_file else flag_of(name)}{shown}: {reason}".replace(
+        ": is empty", " is empty"
+    )
