@@ -48,16 +48,28 @@ def test_the_closed_forms_are_the_means_over_splits() -> None:
     assert abs(figures["root_ratio"] - roots) < 5 * spread / 20
 
 
-def test_cells_of_the_target_law_have_ratio_one_and_its_error_is_told() -> None:
-    """Over 40 pairs of sets of one law: the mean of the ratio is 1, and it is spread as ratio_error says."""
+def repeated(shift: float, count: int = 250) -> tuple[np.ndarray, np.ndarray]:
+    """Ratios of new sets of cells, and the squares of their stated errors."""
     found = [
-        compare_to_halves(normal(100, 4, 2 * k), normal(200, 4, 2 * k + 1), splits=1)
-        for k in range(40)
+        compare_to_halves(normal(100, 4, 2 * k, shift), normal(200, 4, 2 * k + 1), splits=1)
+        for k in range(count)
     ]
-    ratio = np.array([f["ratio"] for f in found])
-    assert abs(ratio.mean() - 1) < 4 * ratio.std() / 40**0.5
-    told = np.sqrt(np.mean([f["ratio_error"] ** 2 for f in found]))
-    assert 0.6 < told / ratio.std() < 2
+    return np.array([f["ratio"] for f in found]), np.array([f["ratio_error"] ** 2 for f in found])
+
+
+def test_the_error_of_the_ratio_is_its_spread_over_repetitions() -> None:
+    """The mean of squared errors is the variance, within three of the errors of their ratio."""
+    ratio, squares = repeated(shift=0.5)
+    deviations = (ratio - ratio.mean()) ** 2
+    parts = [x.var() / x.mean() ** 2 for x in (squares, deviations)]
+    error = (sum(parts) / len(ratio)) ** 0.5
+    assert abs(squares.mean() / deviations.mean() - 1) < 3 * error < 0.3
+
+
+def test_cells_of_the_target_law_have_ratio_one_and_no_smaller_error_than_its_spread() -> None:
+    ratio, squares = repeated(shift=0.0)
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / len(ratio) ** 0.5 < 0.1
+    assert squares.mean() > ratio.var()
 
 
 def test_a_shift_and_a_wrong_width_are_seen() -> None:

@@ -44,10 +44,15 @@ STATISTICS = {
 @pytest.mark.parametrize("name", STATISTICS)
 def test_standard_errors_are_the_spread_of_repetitions(name: str) -> None:
     found, mean, held = repeated(STATISTICS[name], apart, 300)
-    values = torch.tensor([m.value for m in found])
-    errors = torch.tensor([m.standard_error for m in found])
-    assert float(errors.square().mean().sqrt() / values.std()) == pytest.approx(1, abs=0.2)
-    assert 0.89 <= held <= 0.99
+    values = torch.tensor([m.value for m in found]).double()
+    squares = torch.tensor([m.standard_error for m in found]).double() ** 2
+    deviations = (values - values.mean()) ** 2
+    parts = [float(x.var()) / float(x.mean()) ** 2 for x in (squares, deviations)]
+    error = math.sqrt(sum(parts) / len(found))
+    # Of variances: an error that is 18 in 100 off would have a ratio of 0.67 or 1.39.
+    assert abs(float(squares.mean() / deviations.mean()) - 1) < 3 * error < 0.32
+    # 0.95 for many samples; with 50 and 80 the value of mmd is skewed, and some of its intervals miss.
+    assert 0.89 <= held <= 0.985
     assert mean > 0
 
 

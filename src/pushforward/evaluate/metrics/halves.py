@@ -27,7 +27,8 @@ def compare_to_halves(
     energy:      the unbiased energy distance of all mapped to all target cells: around 0 if the laws are equal.
     size:        n.
     to_target:   mean of V(M, H). halves: mean of V(H, H'). ratio: the first over the second.
-    ratio_error: standard error of the ratio, by leaving out a twentieth of the cells in turn (jackknife).
+    ratio_error: standard error of the ratio, by the jackknife over twentieths of the cells. Of equal laws, where the
+                 distance has no first-order term, it is about half as large again as the spread.
     root_ratio:  mean of sqrt V(M, H) over mean of sqrt V(H, H').
 
     The means of V over ALL splits have closed forms, which are used: the ratio has no chance of its own but that of the
