@@ -335,6 +335,43 @@ def test_the_universal_weights_beat_classical_methods_on_laws_they_have_not_seen
 # Use.
 
 
+class Shrinking:
+    """A field for samples of any length, which differs from entry to entry only by what the entry holds."""
+
+    path = pf.CondOT()
+
+    def __call__(self, x, t, want="velocity", mask=None):
+        speed = torch.tanh(3 * x) * (1 + t.reshape(-1, *[1] * (x.ndim - 1))) - x
+        return speed if mask is None else torch.where(mask, speed, 0)
+
+
+@pytest.mark.parametrize("weights", [None, "universal"])
+@pytest.mark.parametrize("shape", [(3, 90), (5, 2), (200, 1)])
+def test_a_padded_sample_is_the_one_that_it_is_alone(weights, shape):
+    # More and fewer entries than are looked at, padding in front and behind, of one channel or of all.
+    solver = Learned() if weights else Learned(None)
+    x, there = randn(4, *shape), torch.ones(4, *shape, dtype=torch.bool)
+    for i in range(1, 4):
+        there[i].view(-1)[: 2 * i] = False
+    there[2].view(-1)[shape[0] * shape[1] // 2 + 3 :] = False
+    grid = solver.grid(7, pf.CondOT())
+    got = pf.integrate(solver, Shrinking(), torch.where(there, x, 0), grid, mask=there)
+    for i in range(4):
+        alone = pf.integrate(solver, Shrinking(), x[i][there[i]][None], grid)
+        torch.testing.assert_close(got[i][there[i]], alone[0], rtol=1e-12, atol=1e-12)
+    if weights:
+        loose = pf.integrate(solver, Shrinking(), torch.where(there, x, 0), grid)
+        assert (loose - got)[1:][there[1:]].abs().max() > 1e-6
+
+
+def test_samples_of_one_grid_each_are_those_of_one_grid_for_all():
+    field, x = mixture().field(pf.CondOT()), randn(5, 2)
+    for solver in (Learned(), Learned(None), Learned(random_weights())):
+        grid = solver.grid(6, pf.CondOT())
+        each = pf.integrate(solver, field, x, grid.repeat(5, 1))
+        torch.testing.assert_close(each, pf.integrate(solver, field, x, grid), rtol=1e-12, atol=0)
+
+
 def test_states_of_half_precision_and_odd_shapes():
     path, law = pf.CondOT(), pf.GaussianMixture(randn(3, 15), 0.2)
 

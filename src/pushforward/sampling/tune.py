@@ -40,9 +40,9 @@ from pushforward.solvers import Learned, integrate
 from pushforward.solvers.learned import (
     VALUES,
     Weights,
-    describe,
     factors,
-    some,
+    hidden_units,
+    look,
     spread,
     strength,
     times_of_angles,
@@ -289,12 +289,12 @@ def _solve_in_turn(
     start, x = universal(), problem.x0[: len(index)]
     home = grid.to(x.device)[:, None]
     width = len(start.bias) + 1
-    plan = Learned().init(x, home.expand(-1, len(x)), problem.path).plan
+    plan, steps, *_ = Learned().init(x, home.expand(-1, len(x)), problem.path)
     network = plan.network
     assert network is not None
     e = strength(problem.nfe).to(network.inputs)
     values: list[Tensor] = []
-    rows: list[Tensor] = []
+    rows: Tensor | None = None
     out, constant = start.out.repeat(problem.nfe, 1, 1), start.constant.repeat(problem.nfe, 1)
     for i in range(problem.nfe):
         t = grid[i].to(x.device).expand(len(x))
@@ -304,8 +304,10 @@ def _solve_in_turn(
                 for part in index.split(problem.batch_size)
             ]
         )
-        values, rows = [value, *values][:VALUES], [some(value, network), *rows][:VALUES]
-        hidden = describe(network, i, [some(x, network), *rows])
+        values = [value, *values][:VALUES]
+        seen = look(network, x, value, rows)
+        hidden = hidden_units(network.inputs, steps[i], seen)
+        rows = seen[len(x) : VALUES * len(x)]
         terms = plan.terms[i][0, :, : len(values)].to(x)
         basis = torch.stack([v.flatten(1) for v in values], 1)
         basis = terms @ basis * e[:, None].to(x)

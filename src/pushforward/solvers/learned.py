@@ -48,6 +48,8 @@ VALUES = 4
 COORDINATES = 64
 # Least mean square that the description tells from 0.
 FLOOR = 1e-9
+# glibc's limit for what it keeps, in bytes.
+MOST_KEPT = 32 << 20
 # Pairs of the five vectors z, w, h d_1, h^2 d_2, h^3 d_3.
 PAIRS = torch.triu_indices(VALUES + 1, VALUES + 1, 1)
 
@@ -108,16 +110,32 @@ def universal() -> Weights:
 
 
 class Network(NamedTuple):
-    """The network of a grid of n steps, ready to be asked; B samples or 1 row for all.
+    """The network of a grid of n steps, with all that does not depend on the samples; B samples or 1 row for all.
 
     frame:  (n, B, 5, 5) from x and values of v to z, w and differences over sqrt(P).    offset: (n, B, K) S s + a.
-    inputs: (29, K) F, for all 25 cosines and 4 sizes.    outputs: (n, K, 4) and (n, 4) of 1 + q.
+    inputs: (30, K) F, for all 25 cosines and 5 sizes.    outputs: (n, K, 4) and (n, 4) of 1 + q.
     """
 
     frame: Tensor
     offset: Tensor
     inputs: Tensor
     outputs: tuple[Tensor, Tensor]
+
+
+class Step(NamedTuple):
+    """A step of a plan, ready to be taken: B samples or 1 row for all.
+
+    scale:   (B, 1, ...) lifted to the dimensions of x, or None for 1.
+    weights: of the values of v, newest first, (B, 1, ...) each, lifted; empty with a network.
+    frame, offset: (B, 5, 5) and (B, K) of the network; a row for all is a frame (5, 5).
+    outputs: (K, 4) and (4,), from hidden units to the weights of the values, if there is one row for all.
+    """
+
+    scale: Tensor | None
+    weights: tuple[Tensor, ...]
+    frame: Tensor | None = None
+    offset: Tensor | None = None
+    outputs: tuple[Tensor, Tensor] | None = None
 
 
 class Plan(NamedTuple):
@@ -130,15 +148,42 @@ class Plan(NamedTuple):
     terms: Tensor
     network: Network | None = None
 
+    def steps(self, ndim: int) -> tuple[Step, ...]:
+        """Its steps for states of so many dimensions."""
+        lift = [1] * (ndim - 1)
+        scales = self.scale.view(*self.scale.shape, *lift).unbind(0)
+        plain = (self.scale == 1).all(1).tolist()
+        factors = [None if one else a for one, a in zip(plain, scales, strict=True)]
+        if self.network is None:
+            weights = self.terms.sum(2).movedim(2, 1)
+            lifted = weights.reshape(*weights.shape, *lift).unbind(0)
+            return tuple(Step(a, w.unbind(0)) for a, w in zip(factors, lifted, strict=True))
+        frame, offset, _, (out, constant) = self.network
+        if self.terms.shape[1] > 1:
+            parts = zip(factors, frame.unbind(0), offset.unbind(0), strict=True)
+            return tuple(Step(a, (), f, o) for a, f, o in parts)
+        terms = self.terms[:, 0]
+        outputs = ((out @ terms).unbind(0), (constant[:, None] @ terms)[:, 0].unbind(0))
+        shared = zip(factors, frame[:, 0].unbind(0), offset.unbind(0), *outputs, strict=True)
+        return tuple(Step(a, (), f, o, (w, c)) for a, f, o, w, c in shared)
 
-@dataclass
-class History:
-    """The last values of v, newest first, and some coordinates of each (B, 1, P)."""
+
+class Seen(NamedTuple):
+    """Which coordinates of padded samples are looked at: `places` (B, P) in a sample, with factors `weight` (B, P)."""
+
+    places: Tensor
+    weight: Tensor
+
+
+class History(NamedTuple):
+    """The last values of v, newest first, and some coordinates of them (3 B, P), 0 for those that are not there yet."""
 
     plan: Plan
+    steps: tuple[Step, ...]
+    values: tuple[Tensor, ...] = ()
+    rows: Tensor | None = None
     step: int = 0
-    values: list[Tensor] = field(default_factory=list)
-    rows: list[Tensor] = field(default_factory=list)
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +210,9 @@ class Learned:
         return times_of_angles(spread(self.weights, n, first, last), path)
 
     def init(self, x: Tensor, grid: Tensor, path: Path) -> History:
-        return History(make_plan(self.weights, x, compact(x, grid), path))
+        keep_memory(x)
+        plan = make_plan(self.weights, x, compact(x, grid), path)
+        return History(plan, plan.steps(x.ndim))
 
     def step(
         self,
@@ -177,24 +224,64 @@ class Learned:
         noise: Noise,
         **cond: Any,
     ) -> tuple[Tensor, History]:
-        i, plan = state.step, state.plan
-        values, rows = [field(x, t, "v", **cond), *state.values], state.rows
-        if plan.network is None:
-            c = plan.terms[i].sum(1)
-        else:
-            rows = [some(values[0], plan.network), *rows]
-            hidden = describe(plan.network, i, [some(x, plan.network), *rows])
-            c = (factors(plan.network, i, hidden)[:, None] @ plan.terms[i])[:, 0]
-        lift = (-1, *[1] * (x.ndim - 1))
-        weights = [v.view(lift) for v in c.unbind(1)[: len(values)]]
-        x_s = combine(x, plan.scale[i].view(lift), weights, values)
-        return x_s, History(plan, i + 1, values[: VALUES - 1], rows[: VALUES - 1])
+        plan, steps, values, rows, i, seen = state
+        now, values = steps[i], (field(x, t, "v", **cond), *values)
+        weights = now.weights
+        if plan.network is not None:
+            if seen is None and noise.mask is not None:
+                seen = see(x, noise.mask)
+            rows = look(plan.network, x, values[0], rows, seen)
+            hidden = hidden_units(plan.network.inputs, now, rows)
+            if now.outputs is not None:
+                c = torch.addmm(now.outputs[1], hidden, now.outputs[0])
+            else:
+                c = (factors(plan.network, i, hidden)[:, None] @ plan.terms[i])[:, 0]
+            weights = c.view(*c.shape, *[1] * (x.ndim - 1)).unbind(1)
+            rows = rows[len(x) : VALUES * len(x)]
+        x_s = combine(x, now.scale, weights[: len(values)], values)
+        return x_s, History(plan, steps, values[: VALUES - 1], rows, i + 1, seen)
 
 
-def some(x: Tensor, network: Network) -> Tensor:
-    """(B, 1, P): P <= COORDINATES coordinates of x, evenly spread."""
+def keep_memory(x: Tensor) -> None:
+    """Memory of ten states, taken and given back untouched.
+
+    From then on glibc keeps so much of what is freed for the tensors to come. Otherwise it returns the memory of each
+    state to the system and has it cleared again, page by page, which takes longer than a step with a small network.
+    """
+    size = 10 * x.nbytes
+    if x.device.type == "cpu" and size <= MOST_KEPT:
+        torch.empty(size, dtype=torch.uint8)
+
+
+def some(x: Tensor, network: Network, seen: Seen | None = None) -> Tensor:
+    """(B, P): P <= COORDINATES coordinates of x, evenly spread; of padded samples, of the entries that are data."""
     flat = x.flatten(1)
-    return flat[:, None, :: stride(flat.shape[1])].to(network.inputs).contiguous()
+    if seen is not None:
+        return flat.gather(1, seen.places).to(network.inputs) * seen.weight.to(network.inputs)
+    return flat[:, :: stride(flat.shape[1])].to(network.inputs.dtype)
+
+
+def look(
+    network: Network, x: Tensor, value: Tensor, rows: Tensor | None, seen: Seen | None = None
+) -> Tensor:
+    """(5 B, P) some coordinates of x, of the newest value of v and of the three before, `rows` (3 B, P)."""
+    first, second = some(x, network, seen), some(value, network, seen)
+    if rows is None:
+        rows = first.new_zeros((VALUES - 1) * len(first), first.shape[1])
+    return torch.cat((first, second, rows))
+
+
+def see(x: Tensor, mask: Tensor) -> Seen:
+    """The coordinates of padded samples that each of them is described by alone, in the same mean squares."""
+    there = mask.expand_as(x).flatten(1)
+    count = there.sum(1, keepdim=True)
+    gap = -(-count // COORDINATES) | 1
+    number = -(-count // gap)
+    k = torch.arange(int(number.max()), device=x.device)
+    order = there.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    index = order.gather(1, (k * gap).clamp(max=there.shape[1] - 1))
+    whole = len(range(0, there.shape[1], stride(there.shape[1])))
+    return Seen(index, torch.where(k < number, (whole / number.double()).sqrt(), 0.0))
 
 
 def stride(size: int) -> int:
@@ -202,18 +289,22 @@ def stride(size: int) -> int:
     return -(-size // COORDINATES) | 1
 
 
-def describe(network: Network, i: int, rows: list[Tensor]) -> Tensor:
-    """The hidden layer (B, K) of step i, from some coordinates of x and of the values of v, newest first."""
-    k = len(rows)
-    vectors = network.frame[i][:, :k, :k] @ torch.cat(rows, 1)
-    products = vectors @ vectors.mT
-    if k <= VALUES:
-        products = torch.nn.functional.pad(products, (0, VALUES + 1 - k, 0, VALUES + 1 - k))
-    size = products.diagonal(dim1=1, dim2=2) + FLOOR
-    root = size.rsqrt()
+def hidden_units(inputs: Tensor, step: Step, rows: Tensor) -> Tensor:
+    """(B, K) tanh(S s + F f + a), from coordinates (5 B, P) of x and the values of v, newest first."""
+    assert step.frame is not None
+    assert step.offset is not None
+    size = VALUES + 1
+    if step.frame.ndim == 2:
+        vectors = torch.mm(step.frame, rows.view(size, -1)).view(size, -1, rows.shape[1])
+        vectors = vectors.transpose(0, 1)
+    else:
+        vectors = step.frame @ rows.view(size, -1, rows.shape[1]).transpose(0, 1)
+    products = torch.bmm(vectors, vectors.mT)
+    squares = products.diagonal(dim1=1, dim2=2) + FLOOR
+    root = squares.rsqrt()
     cosines = products * (root[:, :, None] * root[:, None])
-    features = torch.cat((cosines.flatten(1), size[:, 1:].log()), 1)
-    return torch.tanh(torch.addmm(network.offset[i], features, network.inputs))
+    features = torch.cat((cosines.flatten(1), squares.log()), 1)
+    return torch.addmm(step.offset, features, inputs).tanh_()
 
 
 def factors(network: Network, i: int, hidden: Tensor) -> Tensor:
@@ -278,7 +369,7 @@ def make_plan(weights: Weights | None, x: Tensor, grid: Tensor, path: Path) -> P
     offset = step @ weights.step.to(step).T + weights.bias.to(step)
     pairs = torch.zeros((VALUES + 1) ** 2, len(weights.bias), dtype=h.dtype, device=h.device)
     pairs[PAIRS[0] * (VALUES + 1) + PAIRS[1]] = weights.history[:, :-VALUES].T.to(h)
-    sizes = weights.history[:, -VALUES:].T.to(h) / 8
+    sizes = torch.cat((torch.zeros_like(pairs[:1]), weights.history[:, -VALUES:].T.to(h) / 8))
     e = strength(n).to(h)
     out = weights.out.to(h).mT.expand(n, -1, -1) * e
     constant = 1 + weights.constant.to(h).expand(n, -1) * e
