@@ -59,3 +59,12 @@ def test_bandwidths_follow_the_scale_of_the_samples_unless_given() -> None:
     assert mmd(same, same).value == pytest.approx(0, abs=1e-12)
     with pytest.raises(pf.InputError, match="bandwidths"):
         gaussian_kernel(1.0, 0.0)
+
+
+def test_the_bandwidth_is_that_of_all_classes_of_data_that_lie_class_by_class() -> None:
+    """Four classes ten apart, one after the other: as in any other order, which the first rows decide."""
+    places = 10.0 * torch.arange(4).repeat_interleave(700)[:, None]
+    a, b = normals(2800, 2, 0) + places, normals(2800, 2, 1) + places + 1
+    mixed = torch.randperm(2800, generator=torch.Generator().manual_seed(0))
+    want = mmd(a[mixed], b[mixed]).value
+    assert mmd(a, b).value == pytest.approx(want, rel=0.05)

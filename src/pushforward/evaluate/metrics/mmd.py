@@ -46,7 +46,8 @@ def mmd(a: Tensor, b: Tensor, kernel: Kernel | None = None) -> Measured:
     """
     a, b = flat(a, b)
     if kernel is None:
-        some = torch.cat((a[:ROWS], b[:ROWS]))
+        # Evenly spaced rows, since the first ones may all be of one class.
+        some = torch.cat([x[:: -(-len(x) // ROWS)] for x in (a, b)])
         width = float(torch.pdist(some).median())
         kernel = gaussian_kernel(*(width * c or 1.0 for c in (0.5, 1.0, 2.0)))
     n, m = len(a), len(b)
