@@ -345,6 +345,19 @@ def test_the_records_of_a_folder_are_written_anew_and_its_weights_stay(shared: P
     assert (shared / "model.safetensors").stat() == weights
 
 
+def test_a_model_that_is_saved_again_has_no_hash_of_what_it_was(
+    shared: Path, tmp_path: Path
+) -> None:
+    model = pf.load(shared)
+    old = model.provenance.sha256
+    with torch.no_grad():
+        model.net.conv_in.weight.add_(1)
+    new = pf.save(model, tmp_path / "again")
+    assert new != old
+    assert old not in (tmp_path / "again" / "model.json").read_text()
+    assert pf.load(tmp_path / "again").provenance.sha256 == new
+
+
 def test_saving_over_a_model_replaces_it_and_leaves_other_files_alone(
     shared: Path, tmp_path: Path
 ) -> None:

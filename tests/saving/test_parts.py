@@ -351,6 +351,23 @@ def test_a_networks_class_may_look_at_values_while_it_is_built(tmp_path: Path) -
     assert pf.load(tmp_path, parts=[Rates]).rates == Rates(2).rates
 
 
+def test_a_network_that_does_not_fit_its_weights_is_refused_before_it_takes_memory(
+    tmp_path: Path,
+) -> None:
+    built = []
+
+    class Watched(MyNet):
+        def __init__(self, dim: int, width: int = 8, scale: float = 1.0) -> None:
+            super().__init__(dim, width, scale)
+            built.append(self.layers[0].weight.device.type)
+
+    pf.save(Watched(2), tmp_path)
+    rewrite(tmp_path, lambda whole: whole["parts"]["self"]["config"].update(width=10**9))
+    built.clear()
+    assert "does not fit the model" in refusal(tmp_path, parts=[Watched])
+    assert built == ["meta"]
+
+
 # Parts held by reference.
 
 
