@@ -228,6 +228,15 @@ def _other_default(
         value = node.operand.value
         other = number(value, gentle=True) if type(value) in (int, float) else None
         return None if other is None else f"-{other!r}"
+    if isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant):
+        # The width of a bin, 2/255 and not 2/256.
+        return f"{source.text(node)} * {node.right.value} / {node.right.value + 1}"
+    if isinstance(node, ast.Tuple) and node.elts and isinstance(node.elts[-1], ast.Constant):
+        *rest, last = node.elts
+        if type(last.value) not in (int, float):
+            return None
+        inner = 0.7 * last.value if last.value else 0.25
+        return f"({', '.join([*map(source.text, rest), repr(inner)])},)"
     if not isinstance(node, ast.Constant):
         return None
     value = node.value
