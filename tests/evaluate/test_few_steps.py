@@ -9,6 +9,7 @@ import pytest
 from torch import Tensor, nn
 
 import pushforward as pf
+from pushforward.core.spec import SamplingDefaults
 from pushforward.evaluate.few_steps import DRAWN, Quality, known, quality
 
 
@@ -17,8 +18,8 @@ class Still(nn.Module):
         return x
 
 
-def model(**info: Any) -> pf.Model:
-    return pf.Model(Still(), pf.CondOT(), shape=(2,), info=info)
+def model(nfe: int | None = None) -> pf.Model:
+    return pf.Model(Still(), pf.CondOT(), shape=(2,), sampling=SamplingDefaults(nfe=nfe))
 
 
 TEACHER = model()

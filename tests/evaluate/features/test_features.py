@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import pushforward as pf
 from pushforward.core.errors import CheckpointError
+from pushforward.core.spec import DataSpec
 from pushforward.data import Dataset
 from pushforward.evaluate.features import (
     ClassifierFeatures,
@@ -31,13 +32,14 @@ from pushforward.nets import ImageClassifier, MLPClassifier
 from pushforward.runtime.files import write_file
 
 
-def classifier(channels: int = 1, seed: int = 0, **info) -> NoisyClassifier:
+def classifier(channels: int = 1, seed: int = 0, value_range=None) -> NoisyClassifier:
     """A classifier with weights that were not trained, none of them 0."""
     torch.manual_seed(seed)
     net = ImageClassifier(channels, 4, 8, (1, 2), 1, dropout=0.5)
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    return NoisyClassifier(net, pf.CondOT(), classes=4, shape=(channels, 8, 8), info=info)
+    spec = DataSpec((channels, 8, 8), classes=4, value_range=value_range)
+    return NoisyClassifier(net, pf.CondOT(), spec=spec)
 
 
 def images(n: int, channels: int = 1, side: int = 8, seed: int = 0) -> torch.Tensor:
@@ -77,7 +79,7 @@ def test_features_are_of_what_is_black_and_what_is_white_and_not_of_the_range() 
     want = features(x, (-1.0, 1.0))
     torch.testing.assert_close(features((x + 1) / 2, (0.0, 1.0)), want)
     torch.testing.assert_close(features((x + 1) * 127.5, (0.0, 255.0)), want)
-    other = ClassifierFeatures(classifier(value_range=[0.0, 1.0]))
+    other = ClassifierFeatures(classifier(value_range=(0.0, 1.0)))
     y = (x + 1) / 2
     torch.testing.assert_close(
         other(x, (-1.0, 1.0)), other.net.features(y, torch.ones(4)), rtol=1e-4, atol=1e-5
@@ -118,7 +120,7 @@ def test_keys_are_of_the_weights_the_network_and_the_range() -> None:
     assert len(key) == 64
     others = {
         ClassifierFeatures(classifier(seed=1)).key,
-        ClassifierFeatures(classifier(value_range=[0.0, 1.0])).key,
+        ClassifierFeatures(classifier(value_range=(0.0, 1.0))).key,
         ClassifierFeatures(classifier(3)).key,
         Pixels((1, 8, 8)).key,
         Pixels((8, 8)).key,

@@ -1,4 +1,4 @@
-"""Features of data sets, kept in the user's cache so that they are worked out once."""
+"""Features of data sets, kept in the user's cache so that they are computed once."""
 
 from __future__ import annotations
 

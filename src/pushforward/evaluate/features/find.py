@@ -80,7 +80,7 @@ def features_of_data(
     """(N, D) float32 of a data set, or of a stratified sample of at most `limit`.
 
     write: what writes a file; with it they are taken from the cache, and put there; see `evaluate.cache`.
-    folder: the cache, the user's own if left out.
+    folder: the cache, by default the user's own.
     """
     data = data if limit is None else data.sample(limit)
     count = len(data)

@@ -1,4 +1,8 @@
-"""The Inception network by which the Frechet Inception Distance is measured."""
+"""The Inception network by which the Frechet Inception Distance is measured.
+
+torch-fidelity has the same network, with which this one is compared in the tests, but it requires torchvision, which
+this library does without.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +119,7 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """8 x 8 pixels: 3 x 3 as 1 x 3 beside 3 x 1. largest: the pool takes the largest number in place of the mean."""
+    """8 x 8 pixels: 3 x 3 as 1 x 3 beside 3 x 1. largest: the pool takes the maximum instead of the mean."""
 
     def __init__(self, channels: int, largest: bool) -> None:
         super().__init__()

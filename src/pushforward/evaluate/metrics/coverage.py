@@ -31,7 +31,7 @@ def coverage(real: Tensor, fake: Tensor, k: int = 5) -> Coverage:
     One sample far from all others has a large ball, which precision counts in full and density as a k-th. For two sets
     of one continuous law E density = 1, and E coverage is `expected_coverage`.
 
-    Distances are worked out in float64, in blocks; memory goes with N + M.
+    Distances are computed in float64, in blocks; memory goes with N + M.
 
     Kynkaanniemi et al. 2019 (arXiv 1904.06991), eq. 1 and 2; Naeem et al. 2020 (arXiv 2002.09797), eq. 3 to 5.
     """

@@ -11,7 +11,7 @@ from pushforward.core.errors import InputError
 def energy_distance(a: Tensor, b: Tensor) -> float:
     """`2 E|A - B| - E|A - A'| - E|B - B'|`, 0 if and only if the laws are equal.
 
-    a: (N, ...), b: (M, ...), flattened. Unbiased: pairs of a sample with itself are left out, so that two sets from one
+    a: (N, ...), b: (M, ...), flattened. Unbiased: pairs of a sample with itself do not count, so that two sets from one
     law give values around 0, of either sign. Szekely & Rizzo 2013.
     """
     if a.shape[1:] != b.shape[1:] or min(len(a), len(b)) < 2:

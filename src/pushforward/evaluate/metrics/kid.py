@@ -30,7 +30,7 @@ def squared_mmd(a: Tensor, b: Tensor) -> float:
 
         E k(A, A') + E k(B, B') - 2 E k(A, B)
 
-    Pairs of a sample with itself are left out: for two sets of one law it is 0 on average, and of either sign.
+    Pairs of a sample with itself do not count: for two sets of one law it is 0 on average, and of either sign.
 
     Gretton et al. 2012, eq. 3; k as in Binkowski et al. 2018 (arXiv 1801.01401), sec. 4.
     """

@@ -34,7 +34,7 @@ def mmd(a: Tensor, b: Tensor, kernel: Kernel | None = None) -> Measured:
 
         MMD^2 = E k(A, A') + E k(B, B') - 2 E k(A, B)
 
-    a: (N, ...), b: (M, ...), flattened. Unbiased: pairs of a sample with itself are left out, so that two sets from one
+    a: (N, ...), b: (M, ...), flattened. Unbiased: pairs of a sample with itself do not count, so that two sets from one
     law give values around 0, of either sign.
 
     kernel: k as a function of the squared distance: `gaussian_kernel(h, ...)`, or `distance_kernel` for the energy

@@ -106,7 +106,7 @@ def follow(
 ) -> Flow:
     """Carry x0 (N, ...) along the velocity of a field and take its integrals on the way, by Simpson's rule.
 
-    steps: equal ones, an even number of them. solver: a deterministic one, RK4 if left out; each step takes one call
+    steps: equal ones, an even number of them. solver: a deterministic one, RK4 by default; each step takes one call
     of the field beside the solver's. cond: tensors (N, ...).
     """
     if steps < 2 or steps % 2:
