@@ -69,7 +69,9 @@ def end_of(lines: list[str], name: str) -> int:
 
 
 def run(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1", "PUSHFORWARD_QUICK": "1",
+    }  # fmt: skip
     return subprocess.run(
         [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True
     )
@@ -86,3 +88,12 @@ def test_newcomers_pass_the_contract_of_their_kind(repository):
     passed = [line for line in done.stdout.splitlines() if "PASSED" in line]
     for name in NEWCOMERS:
         assert any(re.search(rf"[\[-]{name}[\]-]", line) for line in passed), name
+
+
+def test_newcomers_have_their_names_on_the_command_line(repository):
+    for command in (
+        "train toy2d --path late --out runs/late",
+        "sample runs/late --solver rk3 --nfe 6",
+    ):
+        done = run(repository, "-m", "pushforward", *command.split())
+        assert done.returncode == 0, done.stderr
