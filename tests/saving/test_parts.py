@@ -14,8 +14,9 @@ from tinyrun import tree
 from torch import Tensor, nn
 
 import pushforward as pf
+from pushforward import nets
 from pushforward.core.conditions import Fill
-from pushforward.nets import MLP, NETS
+from pushforward.nets import MLP, Network
 from pushforward.recipes.choices import PATHS
 from pushforward.saving.folder import load, save
 from pushforward.saving.parts import PACKAGES, class_name, find_class, library_classes
@@ -423,7 +424,10 @@ def test_only_frozen_parts_that_are_there_are_held_by_reference(tmp_path: Path) 
 
 def test_every_network_path_and_model_of_the_library_is_found_by_its_name() -> None:
     found = library_classes()
-    offered = [*NETS.values(), *(type(path.make()) for path in PATHS.values()),
+    public = [value for value in vars(nets).values() if isinstance(value, type)]
+    networks = [cls for cls in public if issubclass(cls, Network) and cls is not Network]
+    assert MLP in networks
+    offered = [*networks, *(type(path.make()) for path in PATHS.values()),
                pf.Model, pf.FlowMapModel, pf.BridgeModel,
                pf.HalfBridges, pf.DiffFlowModel, pf.NoisyClassifier, pf.EDMPreconditioning]  # fmt: skip
     for cls in offered:

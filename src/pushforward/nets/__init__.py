@@ -4,8 +4,6 @@ Each is a `Network`, which keeps the arguments of its constructor in `config` an
 dims=1 and patch=1 takes sequences with a mask of padding; the others refuse a mask.
 """
 
-from torch import nn
-
 from pushforward.nets import flops, sizes
 from pushforward.nets.classifier import ImageClassifier, MLPClassifier
 from pushforward.nets.dit import DiT
@@ -14,15 +12,8 @@ from pushforward.nets.mlp import MLP
 from pushforward.nets.network import Network
 from pushforward.nets.unet import UNet
 
-# The networks that a saved model may name.
-NETS: dict[str, type[nn.Module]] = {
-    "MLP": MLP, "UNet": UNet, "MLPClassifier": MLPClassifier, "ImageClassifier": ImageClassifier,
-    "DiT": DiT,
-}  # fmt: skip
-
 __all__ = [
     "MLP",
-    "NETS",
     "DiT",
     "FourierTime",
     "ImageClassifier",
