@@ -99,7 +99,7 @@ def test_rows_that_differ_in_number_are_named():
 
 
 def test_no_other_file_cuts_moves_or_joins_conditions_by_hand():
-    by_hand = re.compile(r"\[[^\]]*\](\.to\([^)]*\))?\s+for \w+, \w+ in \w*(cond|given)\w*\.items\(\)"
+    by_hand = re.compile(r": *\w+\[[^\]]+\](\.to\([^)]*\))?\s+for \w+, \w+ in \w*(cond|given)\w*\.items\(\)"
                          r"|\.to\([^)]*\) for \w+, \w+ in \w*cond\w*\.items\(\)")  # fmt: skip
     found = []
     for file in SOURCE.rglob("*.py"):
