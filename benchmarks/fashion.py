@@ -142,7 +142,7 @@ def judge(options: Any) -> None:
     rows.append(bound)
     trained = json.loads((options.peer / "training.json").read_text())
     note = (
-        f"{options.num} samples; ours: {model.info['step']} steps in {options.seconds:.0f} s of one core; the peer: "
+        f"{options.num} samples; ours: {model.provenance.step} steps in {options.seconds:.0f} s of one core; the peer: "
         f"{trained['steps']} steps in {trained['seconds']:.0f} s. {options.note}"
     )
     more = "![Samples, a class a column](fashion.samples.png)"

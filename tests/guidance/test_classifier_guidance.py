@@ -11,6 +11,7 @@ from torch import nn
 import pushforward as pf
 from contracts.members import PATHS, THREE_PATHS, Counted, mixture, randn, relative
 from guidance.laws import LABEL, LAW, ExactClassifier, T, X
+from pushforward.core.spec import Provenance
 from pushforward.guidance import ClassifierFree, ClassifierGuidance
 from pushforward.models.classifier import NoisyClassifier
 from pushforward.nets import MLP, ImageClassifier, MLPClassifier
@@ -275,7 +276,7 @@ def test_a_trained_classifier_guides_a_law_to_its_classes():
 
 
 def test_a_classifier_is_saved_and_loaded_and_is_no_model(tmp_path):
-    model = classifier(info={"note": 1})
+    model = classifier(provenance=Provenance(recipe="noted"))
     with torch.no_grad():
         model.net.conv_out.weight.normal_()
     pf.save(model, tmp_path / "classifier")
@@ -283,7 +284,7 @@ def test_a_classifier_is_saved_and_loaded_and_is_no_model(tmp_path):
     x = randn(4, 2).float()
     assert torch.equal(again(x, 0.3), model.eval()(x, 0.3))
     assert (again.path, again.classes, again.shape) == (model.path, 3, (2,))
-    assert again.info["note"] == 1
+    assert again.provenance.recipe == "noted"
     with pytest.raises(pf.CheckpointError, match="holds a classifier"):
         pf.load(tmp_path / "classifier")
     pf.save(pf.Model(MLP(2, 8, 1), pf.CondOT()), tmp_path / "model")

@@ -11,6 +11,7 @@ import torch
 from tinyrun import IDENTITY, dataset, newest, outcome
 
 import pushforward as pf
+from pushforward.core.spec import Provenance, SamplingDefaults
 from pushforward.models.preconditioning import EDMPreconditioning
 from pushforward.nets import MLP, UNet
 from pushforward.objectives import ConsistencyDistillation, Levels, Matching, Objective
@@ -28,9 +29,7 @@ JUMPS = [
 ]  # fmt: skip
 
 
-def flow_map(
-    jumps: Any, edm: bool = False, images: bool = False, seed: int = 0, **about: Any
-) -> pf.FlowMapModel:
+def flow_map(jumps: Any, edm: bool = False, images: bool = False, seed: int = 0) -> pf.FlowMapModel:
     """A flow map none of whose layers is at 0."""
     options: dict[str, Any] = {"classes": 3, "time": "smooth", "two_times": jumps == "any"}
     with torch.random.fork_rng(devices=[]):
@@ -46,7 +45,8 @@ def flow_map(
         margin=2e-3,
         shape=(1, 4, 4) if images else (2,),
         classes=3,
-        info={"guidance": 1.5, "method": "x", **about},
+        sampling=SamplingDefaults(guidance=1.5),
+        provenance=Provenance(method="meanflow"),
     )
     return pf.FlowMapModel(model, jumps)
 
@@ -75,7 +75,8 @@ def test_a_loaded_flow_map_has_the_answers_of_the_one_that_was_saved_bit_for_bit
     assert (loaded.jumps, loaded.path, loaded.prediction) == (jumps, flow.path, flow.prediction)
     assert loaded.preconditioning == flow.preconditioning
     assert (loaded.model.margin, loaded.shape, loaded.classes) == (2e-3, flow.shape, 3)
-    assert loaded.info == flow.info | {"sha256": digest}
+    assert loaded.sampling == flow.sampling
+    assert loaded.provenance == Provenance(method="meanflow", sha256=digest)
     assert loaded.net.config == flow.net.config
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pushforward as pf
+from pushforward.core.spec import Provenance, SamplingDefaults
 from pushforward.models.bridge import BridgeModel, HalfBridges
 from pushforward.models.diffflow import Backward, DiffFlowModel
 from pushforward.models.preconditioning import EDMPreconditioning
@@ -58,7 +59,9 @@ BETWEEN = {
         ("velocity",),
     ),
     "bridge": (
-        lambda net: BridgeModel(net(2), BRIDGE, shape=(2,), classes=3, info={"source": "moons"}),
+        lambda net: BridgeModel(
+            net(2), BRIDGE, shape=(2,), classes=3, sampling=SamplingDefaults(source="moons")
+        ),
         ("velocity", "score"),
     ),
     "smooth bridge": (
@@ -95,7 +98,8 @@ def test_a_loaded_model_between_two_laws_is_the_one_that_was_saved(
     loaded = pf.load(tmp_path)
     assert type(loaded) is type(model)
     assert (loaded.path, loaded.shape, loaded.classes) == (model.path, (2,), 3)
-    assert loaded.info == model.info | {"sha256": digest}
+    assert (loaded.spec, loaded.sampling, loaded.nulls) == (model.spec, model.sampling, model.nulls)
+    assert loaded.provenance == replace(model.provenance, sha256=digest)
     x, t = pf.Noise.batch(5, 3).normal((2,)), torch.linspace(0.1, 0.9, 5)
     label = torch.tensor([0, 1, 2, -1, 0])
     if isinstance(model, DiffFlowModel):
@@ -137,7 +141,8 @@ def test_a_loaded_model_has_the_outputs_of_the_one_that_was_saved(
             margin=2e-3,
             shape=shape,
             classes=3,
-            info={"nfe": 7, "names": ["a", "b", "c"]},
+            sampling=SamplingDefaults(nfe=7),
+            provenance=Provenance(recipe="images", step=3),
         )
         digest = pf.save(model, tmp_path / time)
         loaded = pf.load(tmp_path / time)
@@ -147,7 +152,8 @@ def test_a_loaded_model_has_the_outputs_of_the_one_that_was_saved(
             model.preconditioning,
         )
         assert (loaded.margin, loaded.shape, loaded.classes) == (2e-3, shape, 3)
-        assert loaded.info == {**model.info, "sha256": digest}
+        assert loaded.sampling == model.sampling
+        assert loaded.provenance == replace(model.provenance, sha256=digest)
         assert digest == hashlib.sha256((tmp_path / time / "model.safetensors").read_bytes()).hexdigest()  # fmt: skip
         assert not loaded.training
         assert not any(p.requires_grad for p in loaded.parameters())

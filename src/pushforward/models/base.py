@@ -31,7 +31,6 @@ class ModelBase(nn.Module):
     _sampling: SamplingDefaults
     _provenance: Provenance
     _fixed_nulls: dict[str, Null]
-    _info: dict[str, Any]
 
     def set_records(
         self,
@@ -42,7 +41,6 @@ class ModelBase(nn.Module):
         nulls: Mapping[str, Null | float | str] | None = None,
         sampling: SamplingDefaults | None = None,
         provenance: Provenance | None = None,
-        info: dict[str, Any] | None = None,
     ) -> None:
         """Set the records. shape and classes are those of `spec`, which need not repeat them."""
         spec = DataSpec(tuple(shape), classes=classes) if spec is None else spec
@@ -54,7 +52,6 @@ class ModelBase(nn.Module):
         self._spec = spec
         self._sampling = SamplingDefaults() if sampling is None else sampling
         self._provenance = Provenance() if provenance is None else provenance
-        self._info = dict(info or {})
         if nulls is None:
             nulls = {} if spec.classes is None else {"label": -1}
         self._fixed_nulls, learned = {}, {}
@@ -100,10 +97,6 @@ class ModelBase(nn.Module):
         return owner._fixed_nulls | dict(getattr(owner, "learned_nulls", {}).items())
 
     @property
-    def info(self) -> dict[str, Any]:
-        return self._described()._info
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample; () if not known."""
         return self.spec.shape
@@ -123,15 +116,13 @@ class ModelBase(nn.Module):
 
     def records(self) -> dict[str, Any]:
         """The constructor's arguments that `set_records` takes."""
-        info = {name: value for name, value in self.info.items() if name != "sha256"}
-        config: dict[str, Any] = {
+        return {
             "spec": self.spec,
             "nulls": dict(self.nulls),
             "sampling": self.sampling,
             # The hash of the weights is that of what is saved with them, and not of what they were before.
             "provenance": replace(self.provenance, sha256=None),
         }
-        return config | ({"info": info} if info else {})
 
     def to_config(self) -> dict[str, Any]:
         """The constructor's arguments: JSON values, or parts that have a configuration of their own."""

@@ -61,7 +61,6 @@ class BridgeModel(_Process):
         nulls: Mapping[str, Null | float | str] | None = None,
         sampling: SamplingDefaults | None = None,
         provenance: Provenance | None = None,
-        info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.set_records(
@@ -71,7 +70,6 @@ class BridgeModel(_Process):
             nulls=nulls,
             sampling=sampling,
             provenance=provenance,
-            info=info,
         )
         if not isinstance(path, Interpolant):
             raise InputError(
@@ -126,7 +124,6 @@ class HalfBridges(_Process):
         nulls: Mapping[str, Null | float | str] | None = None,
         sampling: SamplingDefaults | None = None,
         provenance: Provenance | None = None,
-        info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.set_records(
@@ -136,7 +133,6 @@ class HalfBridges(_Process):
             nulls=nulls,
             sampling=sampling,
             provenance=provenance,
-            info=info,
         )
         if not isinstance(path, BrownianBridge):
             raise InputError(f"half-bridges go along a BrownianBridge, not {path}")

@@ -34,11 +34,10 @@ class NoisyClassifier(ModelBase):
         spec: DataSpec | None = None,
         sampling: SamplingDefaults | None = None,
         provenance: Provenance | None = None,
-        info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.set_records(
-            shape, classes, spec=spec, nulls={}, sampling=sampling, provenance=provenance, info=info
+            shape, classes, spec=spec, nulls={}, sampling=sampling, provenance=provenance
         )
         if self.classes is None or self.classes < 2:
             raise InputError(f"a classifier of {self.classes} classes has nothing to tell apart")

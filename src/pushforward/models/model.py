@@ -55,7 +55,6 @@ class Model(ModelBase):
         nulls: Mapping[str, Null | float | str] | None = None,
         sampling: SamplingDefaults | None = None,
         provenance: Provenance | None = None,
-        info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_defined(prediction, path)
@@ -92,7 +91,6 @@ class Model(ModelBase):
             nulls=nulls,
             sampling=sampling,
             provenance=provenance,
-            info=info,
         )
         self._ends: dict[Prediction, Ends] = {}
 

@@ -244,7 +244,6 @@ def _load(
         model.to(device).requires_grad_(False).eval()
     if isinstance(model, ModelBase):
         model.provenance = replace(model.provenance, sha256=there.sha256)
-        model.info["sha256"] = there.sha256
     return model
 
 

@@ -43,7 +43,6 @@ class Publisher:
         for folder, average in self.averages.items():
             model = average.model
             model.provenance = replace(model.provenance, step=step)
-            model.info["step"] = step
             described = describe(model, self.references, self.known)
             kept = {} if self.written is None else self.written[folder]
             tensors = {
