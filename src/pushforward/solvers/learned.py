@@ -48,8 +48,6 @@ VALUES = 4
 COORDINATES = 64
 # Least mean square that the description tells from 0.
 FLOOR = 1e-9
-# glibc's limit for what it keeps, in bytes.
-MOST_KEPT = 32 << 20
 # Pairs of the five vectors z, w, h d_1, h^2 d_2, h^3 d_3.
 PAIRS = torch.triu_indices(VALUES + 1, VALUES + 1, 1)
 
@@ -210,7 +208,6 @@ class Learned:
         return times_of_angles(spread(self.weights, n, first, last), path)
 
     def init(self, x: Tensor, grid: Tensor, path: Path) -> History:
-        keep_memory(x)
         plan = make_plan(self.weights, x, compact(x, grid), path)
         return History(plan, plan.steps(x.ndim))
 
@@ -240,17 +237,6 @@ class Learned:
             rows = rows[len(x) : VALUES * len(x)]
         x_s = combine(x, now.scale, weights[: len(values)], values)
         return x_s, History(plan, steps, values[: VALUES - 1], rows, i + 1, seen)
-
-
-def keep_memory(x: Tensor) -> None:
-    """Memory of ten states, taken and given back untouched.
-
-    From then on glibc keeps so much of what is freed for the tensors to come. Otherwise it returns the memory of each
-    state to the system and has it cleared again, page by page, which takes longer than a step with a small network.
-    """
-    size = 10 * x.nbytes
-    if x.device.type == "cpu" and size <= MOST_KEPT:
-        torch.empty(size, dtype=torch.uint8)
 
 
 def some(x: Tensor, network: Network, seen: Seen | None = None) -> Tensor:

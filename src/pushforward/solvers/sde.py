@@ -152,11 +152,11 @@ class EulerMaruyama(_Diffusion):
         else:
             u = field(x, t, **cond)
             a, b = (expand(h.abs() * c, x) for c in self._terms(field.path, t, g))
-            kick = a * x + b * u
+            kick = (b * u).add_(a * x)
         z = noise.normal(x.shape[1:], SOLVER, x.dtype)
         # The first term as in `Euler`, to the last bit.
         moved = torch.addcmul(x, expand(h, x), u)
-        return moved + kick + expand(g * h.abs().sqrt(), x) * z, None
+        return moved.add_(kick).add_(expand(g * h.abs().sqrt(), x) * z), None
 
 
 @dataclass(frozen=True)
