@@ -8,6 +8,7 @@
 This package imports without torch; what a recipe builds is imported when it builds it.
 """
 
+from pushforward.recipes.array import Array
 from pushforward.recipes.bridge import Bridge
 from pushforward.recipes.cells import Cells
 from pushforward.recipes.choices import RECIPES
@@ -23,6 +24,7 @@ from pushforward.recipes.toy2d import Toy2D
 
 __all__ = [
     "RECIPES",
+    "Array",
     "Bridge",
     "Cells",
     "Classifier",

@@ -41,7 +41,7 @@ class Bridge(Recipe):
 
         from pushforward.core.errors import InputError
         from pushforward.data.resampled import Resampled
-        from pushforward.recipes.experiment import assemble
+        from pushforward.recipes.assemble import assemble
         from pushforward.recipes.images import read_images
         from pushforward.recipes.networks import MLPChoice, UNetChoice
         from pushforward.recipes.set_to_set import SetMapping

@@ -58,7 +58,7 @@ class Cells(Recipe):
         from pushforward.data import Asinh, Dataset, load_cells
         from pushforward.data.cells import same_channels, usual_channels
         from pushforward.data.resampled import Resampled
-        from pushforward.recipes.experiment import assemble
+        from pushforward.recipes.assemble import assemble
         from pushforward.recipes.images import tell
         from pushforward.recipes.set_to_set import CellMapping
         from pushforward.streams.paired import Bridged

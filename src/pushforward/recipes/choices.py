@@ -69,6 +69,7 @@ RECIPES: dict[str, Entry] = {
     "digits": Entry("recipes.digits:Digits"),
     "fashion": Entry("recipes.fashion:Fashion"),
     "images": Entry("recipes.images:Images"),
+    "array": Entry("recipes.array:Array"),
     "bridge": Entry("recipes.bridge:Bridge"),
     "cells": Entry("recipes.cells:Cells"),
     "superresolution": Entry("recipes.superresolution:SuperResolution"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.core.errors import InputError
 from pushforward.core.noise import DATA, Noise
 from pushforward.data.arrays import Dataset
 from pushforward.data.batch import Batch
@@ -71,7 +72,32 @@ def of_data(data: Dataset) -> Columns:
     return columns
 
 
+def as_numbers(data: Dataset) -> Dataset:
+    """The data with whole numbers and truth values among their conditions as floating numbers, which networks take."""
+    columns = {
+        name: value.float()
+        if isinstance(value, Tensor) and not value.is_floating_point()
+        else value
+        for name, value in data.columns.items()
+    }
+    return replace(data, columns=columns)
+
+
 def widths(data: Dataset) -> dict[str, int]:
-    """The width of each condition that is a number or a vector of numbers, by name."""
-    cond = data[torch.zeros(1, dtype=torch.int64)].cond
-    return {name: value[0].numel() for name, value in cond.items() if name != "label"}
+    """The width of each condition that is a number or a vector of numbers, by name; InputError for any other kind."""
+    found: dict[str, int] = {}
+    for name, value in data[torch.zeros(1, dtype=torch.int64)].cond.items():
+        if name == "label":
+            continue
+        if not isinstance(value, Tensor) or value.ndim > 2 or not value.is_floating_point():
+            what = (
+                f"{value.dtype} {tuple(value.shape[1:])}"
+                if isinstance(value, Tensor)
+                else "sequences"
+            )
+            raise InputError(
+                f"the condition {name} is {what} for each sample; conditions are floating numbers or vectors of them, or "
+                f"labels (--label-key): name others with --columns"
+            )
+        found[name] = value[0].numel()
+    return found

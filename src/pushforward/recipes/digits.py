@@ -25,7 +25,7 @@ class Digits(Recipe):
 
     def build(self) -> Experiment:
         from pushforward.data import load_digits
-        from pushforward.recipes.experiment import assemble
+        from pushforward.recipes.assemble import assemble
 
         train, held_out = load_digits().halves(seed=0)
         return assemble(self, self.objective, self.network, train, held_out, train.spec)

@@ -28,7 +28,7 @@ class Fashion(ImageRecipe):
 
     def build(self) -> Experiment:
         from pushforward.data import load_fashion
-        from pushforward.recipes.experiment import assemble
+        from pushforward.recipes.assemble import assemble
 
         train, held_out = load_fashion(self.data, self.download)
         return assemble(

@@ -103,7 +103,7 @@ class Images(ImageRecipe):
         return self.changed(size=size)
 
     def build(self) -> Experiment:
-        from pushforward.recipes.experiment import assemble
+        from pushforward.recipes.assemble import assemble
 
         whole = read_images(self.data, self.pictures)
         train, held_out = divided(whole, self.held_out)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
+from pushforward.core.errors import InputError
 from pushforward.recipes.choices import NETWORKS
 from pushforward.recipes.options import Choice, option
 
@@ -44,6 +45,11 @@ class Data:
 
     def grid(self) -> dict[str, Any]:
         """Of a network on a grid of pixels."""
+        if len(self.shape) not in (2, 3, 4):
+            raise InputError(
+                f"U-Nets and DiTs are for signals (C, L), images (C, H, W) and volumes (C, D, H, W), and the data are "
+                f"of shape {self.shape}: take --network mlp"
+            )
         dims = len(self.shape) - 1
         return self.arguments() | ({} if dims == 2 else {"dims": dims})
 
@@ -70,6 +76,10 @@ class MLPChoice(NetworkChoice):
     depth: int = option(3, "Residual blocks.", ge=1)
 
     def build(self, data: Data, **more: Any) -> nn.Module:
+        if len(data.shape) != 1:
+            raise InputError(
+                f"--network mlp is for vectors, and the data are of shape {data.shape}"
+            )
         arguments = {"dim": data.shape[0], "width": self.width, "depth": self.depth}
         return self.network(arguments, data.arguments(), more)
 
@@ -140,6 +150,16 @@ class Auto(NetworkChoice):
     """Chosen by the shape of the data: an MLP for vectors, a U-Net for all else."""
 
     name: Literal["auto"] = "auto"
+
+    def build(self, data: Data, **more: Any) -> nn.Module:
+        return self.chosen(data.shape).build(data, **more)
+
+    def chosen(self, shape: tuple[int, ...]) -> NetworkChoice:
+        """The network for samples of this shape, with as many resolutions as their sides allow."""
+        if len(shape) == 1:
+            return MLPChoice()
+        levels = max(1, min(2, min(shape[1:]).bit_length() - 1))
+        return UNetChoice(multipliers=(1, 2)[:levels])
 
 
 AnyNetwork = Annotated[

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
 
 from pushforward.recipes import flat
 from pushforward.recipes.choices import RECIPES
 from pushforward.recipes.options import Logging, Machine, Optimiser, Options, Place, option
+
+if TYPE_CHECKING:
+    from pushforward.recipes.experiment import Classifying, Experiment
 
 
 class Recipe(Options, ABC):
@@ -29,8 +32,8 @@ class Recipe(Options, ABC):
     logging: Logging = Field(default_factory=Logging)
 
     @abstractmethod
-    def build(self) -> Any:
-        """Everything that the run needs, an `Experiment` or `Classifying`: a function of these options alone."""
+    def build(self) -> Experiment | Classifying:
+        """Everything that the run needs, a function of these options alone."""
 
     def settled(self) -> Self:
         """The recipe with what depends on its data decided, so that it is recorded. Called before a run is built."""

@@ -46,7 +46,7 @@ class SuperResolution(Recipe):
 
         from pushforward.data import load_digits
         from pushforward.data.images.coarse import Coarse, coarsen
-        from pushforward.recipes.experiment import assemble
+        from pushforward.recipes.assemble import assemble
         from pushforward.recipes.images import read_images
         from pushforward.recipes.set_to_set import Refinement
         from pushforward.streams.paired import Blurred, Bridged, Paired, Transformed

@@ -40,8 +40,8 @@ class Toy2D(Recipe):
         import hashlib
 
         from pushforward.core.spec import DataSpec
+        from pushforward.recipes.assemble import assemble
         from pushforward.recipes.conditions import Coordinate, WithCoordinate, of_law
-        from pushforward.recipes.experiment import assemble
         from pushforward.streams.drawn import Drawn, Sourced
 
         law = LAWS[self.target].make()

@@ -1,0 +1,81 @@
+"""How the parts of a run are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pushforward.core.conditions import Fill, Null, Unknown
+from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
+from pushforward.data.arrays import Dataset
+from pushforward.laws.law import Law
+from pushforward.recipes.experiment import Experiment
+from pushforward.recipes.networks import Data, NetworkChoice
+from pushforward.recipes.objectives import ObjectiveChoice, Parts
+from pushforward.recipes.recipe import Recipe
+from pushforward.runtime.device import find_device, seeded
+from pushforward.streams.drawn import Drawn
+from pushforward.streams.shuffled import Shuffled
+from pushforward.streams.stream import Stream
+
+Made = TypeVar("Made", bound=Experiment)
+
+
+def assemble(
+    recipe: Recipe,
+    objective: ObjectiveChoice,
+    network: NetworkChoice,
+    data: Dataset | Law,
+    held_out: Dataset | None,
+    spec: DataSpec,
+    *,
+    source: Law | None = None,
+    source_name: str | None = None,
+    stream: Stream | None = None,
+    features: Mapping[str, int] | None = None,
+    kind: Callable[..., Made] = Experiment,  # type: ignore[assignment]
+    **more: Any,
+) -> Made:
+    """The parts of a run from a recipe and its data.
+
+    spec:   of the data, with their fingerprint; its classes are what the network is conditioned on.
+    source: what x0 is drawn from, None for Gaussian noise; source_name: what it is called.
+    stream: batches, if they are not plain draws of the data and the source.
+    features: widths of the continuous conditions, by name.
+    kind:   the experiment to make, of fields `more` besides those of `Experiment`.
+    """
+    path, coupling = objective.along(source is None)
+    device = find_device(recipe.place.device)
+    inside = Data(spec.shape, spec.classes, features)
+    nulls: dict[str, Null] = dict.fromkeys(features or (), Unknown())
+    if spec.classes is not None:
+        nulls = {"label": Fill(-1)} | nulls
+    parts = Parts(
+        lambda outputs, **options: network.build(inside, outputs=outputs, **options),
+        path,
+        data,
+        recipe.optimiser.steps,
+        nulls,
+        spec,
+        SamplingDefaults(source=source_name),
+        Provenance(recipe=recipe.name()),
+    )
+    model, loss = seeded(lambda: objective.build(parts), recipe.seed)
+    model.to(device)
+    size, seed = recipe.optimiser.batch_size, recipe.seed
+    if stream is None:
+        if isinstance(data, Dataset):
+            stream = Shuffled(data, size, seed)
+        else:
+            stream = Drawn(data, size, seed)
+        if source is not None:
+            from pushforward.streams.drawn import Sourced
+
+            stream = Sourced(stream, source, seed)
+    if coupling is not None:
+        from pushforward.streams.coupled import Coupled
+        from pushforward.streams.prefetch import Prefetch
+
+        stream = Prefetch(Coupled(stream, coupling, seed))
+    assert spec.fingerprint is not None
+    return kind(model, loss, stream, data, held_out, spec.fingerprint, source, **more)
