@@ -96,8 +96,8 @@ def widths(data: Dataset) -> dict[str, int]:
                 else "sequences"
             )
             raise InputError(
-                f"the condition {name} is {what} for each sample; conditions are floating numbers or vectors of them, or "
-                f"labels (--label-key): name others with --columns"
+                f"the condition {name} is {what} for each sample; conditions are floating "
+                f"numbers or vectors of them, or labels (--label-key): name others with --columns"
             )
         found[name] = value[0].numel()
     return found
