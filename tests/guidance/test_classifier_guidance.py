@@ -78,6 +78,23 @@ def test_the_push_at_time_zero_is_that_at_the_margin_and_at_all_other_times_its_
         assert not torch.allclose(guided(X, t, label=LABEL) - field(X, t), push, rtol=1e-3)
 
 
+def test_networks_are_asked_for_their_push_at_a_hundredth_where_it_has_no_value():
+    # In float64 at a millionth: exact laws bear that.
+    path = pf.CondOT()
+    field = LAW.field(path)
+    asked = []
+
+    class Kept(ExactClassifier):
+        def __call__(self, x, t):
+            asked.append(float(t[0]))
+            return super().__call__(x, t)
+
+    guided = ClassifierGuidance(field, Kept(LAW, path), 2.0)
+    for x in (X.float(), X):
+        guided(x, 0.0, label=LABEL)
+    assert asked == pytest.approx([1e-2, 1e-6])
+
+
 def test_samples_without_a_class_are_not_guided_and_the_others_are():
     path = pf.CondOT()
     field, classifier = LAW.field(path), ExactClassifier(LAW, path)

@@ -135,6 +135,13 @@ def test_bits_are_of_one_draw_for_each_sample():
     assert len(seen) == 1
 
 
+def test_two_samples_have_a_standard_error_and_one_has_none():
+    x, options = randn(2, 3), {"solver": pf.solvers.Euler(), "grid": pf.times.uniform(2)}
+    both, alone = (bits(Turning(), data, 0.1, **options) for data in (x, x[:1]))
+    assert both.standard_error == pytest.approx(float((both.each[0] - both.each[1]).abs()) / 2)
+    assert alone.standard_error == float("inf")
+
+
 def test_of_a_mixture_the_default_log_density_is_exact_to_a_thousandth():
     law = mixture(2, 3)
     x = law.sample(20, seed=3)

@@ -69,3 +69,17 @@ def test_edms_preconditioning_is_for_data_of_standard_deviation_one_half_whose_n
     assert float(wrap.skip) == pytest.approx(0.5)
     assert float(wrap.out) == pytest.approx(0.5 / 2**0.5)
     assert EDMPreconditioning().prediction == "data"
+
+
+@pytest.mark.parametrize("path", [pf.CondOT(), pf.VP(), pf.EDM()], ids=repr)
+def test_edms_preconditioning_gives_the_network_inputs_and_targets_of_unit_variance_on_any_path(
+    path,
+):
+    # Of data of variance 1/4: Var x_t = alpha^2/4 + sigma^2, and the target (x1 - c_skip x_t)/c_out.
+    t = torch.tensor([0.1, 0.4, 0.8], dtype=torch.float64)
+    alpha, sigma, wrap = path.alpha(t), path.sigma(t), EDMPreconditioning()(path, t)
+    variance = alpha**2 / 4 + sigma**2
+    one = torch.ones(3).double()
+    assert torch.allclose(wrap.input**2 * variance, one, rtol=1e-9)
+    rest = (1 - wrap.skip * alpha) ** 2 / 4 + (wrap.skip * sigma) ** 2
+    assert torch.allclose(rest / wrap.out**2, one, rtol=1e-9)
