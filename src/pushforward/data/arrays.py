@@ -14,7 +14,7 @@ import numpy as np
 
 from pushforward.core.errors import DataError, Error
 from pushforward.core.spec import Kind
-from pushforward.data.dataset import Dataset as Dataset
+from pushforward.data.dataset import Dataset
 from pushforward.data.labels import some
 from pushforward.data.ragged import Ragged
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pushforward.core.conditions import Fill, Null, Unknown
 from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 from pushforward.laws.law import Law
 from pushforward.recipes.experiment import Experiment
 from pushforward.recipes.networks import Data, NetworkChoice

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.core.noise import DATA, Noise
-from pushforward.data.arrays import Dataset
 from pushforward.data.batch import Batch
+from pushforward.data.dataset import Dataset
 from pushforward.laws.law import Law
 from pushforward.streams.stream import Stream
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.data.arrays import Dataset
+from pushforward.data.dataset import Dataset
 from pushforward.evaluate import kinds
 from pushforward.evaluate.labels import judged_labels
 from pushforward.evaluate.report import judge_dataset, judge_law, judge_transport

@@ -11,8 +11,8 @@ from torch import Tensor
 from pushforward.core.errors import InputError
 from pushforward.core.noise import Noise
 from pushforward.core.shapes import mean_data
-from pushforward.data.arrays import Dataset
 from pushforward.data.asinh import Asinh
+from pushforward.data.dataset import Dataset
 from pushforward.data.images.coarse import Coarse, coarsen
 from pushforward.data.resampled import Resampled
 from pushforward.evaluate.figures.cells import cells
