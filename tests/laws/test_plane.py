@@ -198,3 +198,73 @@ def test_a_law_without_density_is_refused(make: object) -> None:
 def test_a_quarter_of_a_spiral_lies_within_half_its_radius() -> None:
     inner = (laws.Spirals(std=0.01).sample(10_000).norm(dim=1) < 2).float().mean()
     assert abs(inner - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 10_000)
+
+
+# What the default values give: where the laws are, and how wide.
+
+
+def peak(std: float, share: float = 1.0) -> float:
+    """ln of the density in the middle of a Gaussian of the plane."""
+    return math.log(share / (2 * math.pi * std**2))
+
+
+def test_eight_gaussians_of_width_three_tenths_lie_at_distance_four() -> None:
+    law = laws.EightGaussians()
+    at = torch.tensor([[4.0, 0.0], [0.0, -4.0], [8**0.5, 8**0.5]], dtype=torch.float64)
+    assert law.log_prob(at).tolist() == pytest.approx([peak(0.3, 1 / 8)] * 3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("law", "point", "normal", "density", "std"),
+    [
+        # A point of a curve far from its ends, the direction across it, the share of the law in a unit of its length
+        # there, and the width of the noise: across the curve the density is that share times a Gaussian's.
+        (laws.Moons(), (-1.0, 2.0), (0.0, 1.0), 1 / (2 * 3 * math.pi), 3 * 0.05),
+        (laws.SCurve(), (2.0, -2.0), (1.0, 0.0), 1 / (2 * 2 * 1.5 * math.pi), 2 * 0.05),
+    ],
+    ids=["moons", "s-curve"],
+)
+def test_curves_have_their_published_size_and_a_noise_of_a_twentieth(
+    law, point, normal, density, std
+) -> None:
+    across = (
+        torch.tensor(point).double()
+        + torch.tensor([[0.0], [1.0], [-1.0]]) * std * torch.tensor(normal).double()
+    )
+    truth = math.log(density / math.sqrt(2 * math.pi * std**2)) - torch.tensor([0.0, 0.5, 0.5])
+    # Up to the curvature, of relative size std over the radius.
+    assert torch.allclose(law.log_prob(across), truth.double(), atol=0.06)
+
+
+def test_two_arms_of_a_spiral_turn_one_and_a_half_times_out_to_a_radius_of_four() -> None:
+    law, width = laws.Spirals(), 0.15
+    # Away from the ends the ridges of the density cross the axes where the angle is a multiple of pi: arm k at
+    # radius 4 v, angle 2 pi (1.5 v + k/2).
+    for v, k in ((1 / 3, 0), (2 / 3, 0), (0.5, 1), (5 / 6, 1)):
+        angle = 2 * math.pi * (1.5 * v + k / 2)
+        on = 4 * v * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+        # Density of the arm in its length: of v it is 2 v, and the length is 4 hypot(1, 3 pi v) dv.
+        share = 2 * v / (4 * math.hypot(1, 3 * math.pi * v)) / 2
+        truth = math.log(share / math.sqrt(2 * math.pi * width**2))
+        assert float(law.log_prob(on[None])) == pytest.approx(truth, abs=0.05)
+    # The angle between the arms' ends is half a turn, and nothing is beyond.
+    assert float(law.log_prob(torch.tensor([[5.0, 0.0]]))) < -15
+
+
+def test_five_blades_of_a_pinwheel_lie_at_distance_two_and_are_twisted_by_two_fifths_of_it() -> (
+    None
+):
+    law = laws.Pinwheel()
+    blades = torch.arange(5, dtype=torch.float64) * 2 * math.pi / 5
+    share = math.log(1 / (5 * 2 * math.pi * 0.6 * 0.2))
+    for distance, lower in ((2.0, 0.0), (2.6, 0.5), (1.4, 0.5)):
+        angle = blades + 0.4 * distance
+        on = distance * torch.stack((angle.cos(), angle.sin()), 1)
+        assert law.log_prob(on).tolist() == pytest.approx([share - lower] * 5, abs=1e-3)
+    # Across a blade, a fifth wide.
+    angle = 0.4 * 2.0 + 0.1
+    side = 2 * torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+    radial = ((2 * math.cos(0.1) - 2) / 0.6) ** 2 / 2
+    assert float(law.log_prob(side)) == pytest.approx(
+        share - (2 * math.sin(0.1) / 0.2) ** 2 / 2 - radial, abs=1e-6
+    )

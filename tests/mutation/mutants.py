@@ -383,7 +383,7 @@ def _skipped(source: Source, node: ast.expr, defaults: set[int]) -> bool:
         if isinstance(parent, ast.FunctionDef):
             if child is parent.returns or child in parent.decorator_list:
                 return True
-            if parent.name in ("__repr__", "__str__"):
+            if parent.name in ("__repr__", "__str__") or _is_stub(parent):
                 return True
         if isinstance(parent, ast.ClassDef) and child in parent.decorator_list:
             return True

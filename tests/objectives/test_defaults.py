@@ -136,6 +136,24 @@ def test_every_label_reaches_the_network(name):
     assert any(torch.equal(asked["label"], label) for asked in net.asked)
 
 
+def test_a_condition_that_no_probability_is_named_for_is_never_dropped():
+    nulls = {"label": -1, "text": 0}
+
+    class Both(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, label: Tensor, text: Tensor) -> Tensor:
+            self.label, self.text = label, text
+            return x
+
+    net, n = Both(), 400
+    objective = FlowMatching(
+        pf.Model(net, pf.CondOT(), nulls=nulls), condition_dropout={"text": 0.5}
+    )
+    cond = {"label": torch.arange(n) % 3, "text": torch.ones(n, 2)}
+    objective(Batch(randn(n, 2), cond), pf.Noise.batch(n))
+    assert torch.equal(net.label, cond["label"])
+    assert has_share(net.text[:, 0] == 0, 0.5)
+
+
 # Distances and levels of consistency training.
 
 
@@ -293,6 +311,17 @@ def test_nothing_is_compiled_unless_asked_for(monkeypatch):
             replace(objective, compiled=True)(randn(4, 2), pf.Noise.batch(4))
     t = torch.full((4,), 0.5, dtype=torch.float64)
     meanflow.mean_velocity(map_model(Listener()), randn(4, 2), t, t, randn(4, 2), {})
+
+
+def test_a_draw_keeps_all_conditions():
+    n = 200
+    drawn = draw(
+        model(Listener()),
+        Batch(randn(n, 2), {"label": torch.arange(n) % 3}),
+        pf.Noise.batch(n),
+        Uniform(),
+    )
+    assert torch.equal(drawn.cond["label"], torch.arange(n) % 3)
 
 
 def test_an_objective_that_says_nothing_of_masks_takes_none():
