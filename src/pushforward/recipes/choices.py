@@ -91,6 +91,9 @@ GAUSSIAN_PATHS: dict[str, Entry] = {
     "ddpm-scaled-linear": Entry("core.paths:DDPMPath.scaled_linear"),
     "ddpm-sigmoid": Entry("core.paths:DDPMPath.sigmoid"),
     "ddpm-cosine": Entry("core.paths:DDPMPath.cosine"),
+    "ddpm-rescaled": Entry(
+        "core.paths:DDPMPath.rescaled", {"self": Entry("core.paths:DDPMPath.scaled_linear")}
+    ),
 }
 INTERPOLANTS: dict[str, Entry] = {
     "tube": Entry("core.interpolants:Tube"),
