@@ -236,7 +236,7 @@ def test_a_map_of_its_own_grid_takes_its_own_steps():
     torch.testing.assert_close(pf.generate(flow, 4, source=x), truth)
     torch.testing.assert_close(pf.generate(flow, 4, nfe=2, source=x), truth)
     for nfe in (1, 3):
-        with pytest.raises(pf.InputError, match=f"takes 2 steps.* and not {nfe}"):
+        with pytest.raises(pf.InputError, match="takes the 2 steps that it was distilled to"):
             pf.generate(flow, 4, nfe=nfe, source=x)
     with pytest.raises(pf.UndefinedError, match="2 steps of its own grid"):
         pf.generate(flow, 4, solver=FlowMapSampler(1.0), nfe=2, source=x)
@@ -286,7 +286,7 @@ def test_a_map_takes_no_guidance_and_no_solver_of_velocities():
     for solver in (Heun(), DDIM(), Multistep("velocity", "time", 2)):
         with pytest.raises(pf.UndefinedError, match="follows a velocity, and this is a flow map"):
             pf.generate(flow, 2, solver=solver, nfe=2)
-    with pytest.raises(pf.InputError, match="Jump takes a flow map"):
+    with pytest.raises(pf.InputError, match="FlowMapSampler takes a flow map"):
         pf.generate(mixture(2, 1).field(pf.CondOT()), 2, solver=FlowMapSampler(), nfe=2)
     # As a field, it is sampled as fields are.
     x = randn(3, 2, seed=1)
@@ -380,7 +380,7 @@ def test_a_flow_map_asked_for_what_takes_a_velocity_says_where_to_find_one():
         lambda: pf.log_prob(flow, x),
         lambda: pf.sample_with_log_prob(flow, 4),
     ):
-        with pytest.raises(pf.UndefinedError, match=r"Instant\(model\)"):
+        with pytest.raises(pf.UndefinedError, match=r"InstantaneousField\(model\)"):
             ask()
     # And there it is: the density of the law itself.
     found = pf.log_prob(pf.InstantaneousField(flow), x)

@@ -20,7 +20,8 @@ from pushforward.solvers.base import Solver
 class Silent(Noise):
     """For solvers that are to have none."""
 
-    def words(self, count: int, stream: int) -> Tensor:
+    def _chunks(self, *_: Any) -> Any:
+        # What all random numbers are made of.
         raise InputError(
             "Inverse and SolverFlowMap take solvers without noise, such as DDIM(), Euler() or Heun()"
         )
