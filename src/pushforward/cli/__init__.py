@@ -17,12 +17,13 @@ os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from pushforward import __version__
-from pushforward.cli.base import Command
+from pushforward.cli.base import Command, say
 from pushforward.cli.parse import HELP, HELP_ALL, show_commands
 from pushforward.cli.rehearse import rehearsal
 from pushforward.core.errors import Error, InputError
 from pushforward.recipes.choices import Entry
 from pushforward.recipes.flat import OptionError, no_such
+from pushforward.runtime.show import shown
 
 COMMANDS = {
     "train": Entry("cli.train:Train"),
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = rehearsal(read(words))
-        return command.run() if int(os.environ.get("WORLD_SIZE", "1")) == 1 else shared(command)
+        return done(command) if int(os.environ.get("WORLD_SIZE", "1")) == 1 else shared(command)
     except OptionError as error:
         print(f"pushforward: {error}", file=sys.stderr)
         return 2
@@ -75,6 +76,15 @@ def read(words: Sequence[str]) -> Command:
     return command
 
 
+def done(command: Command) -> int:
+    """Run a command, and show how far it has come."""
+    opening = command.opening()
+    if opening is not None:
+        say(opening)
+    with nullcontext() if command.trains or opening is None else shown():
+        return command.run()
+
+
 def shared(command: Command) -> int:
     """Run a command as one of the processes that torchrun has started: the first one speaks."""
     from pushforward.runtime.processes import ElsewhereError, joined
@@ -92,6 +102,6 @@ def shared(command: Command) -> int:
         nullcontext() if processes.lead else redirect_stdout(nothing),
     ):
         try:
-            return command.run()
+            return done(command)
         except ElsewhereError:
             return 1

@@ -32,6 +32,12 @@ class Command(Options, ABC):
 
     # Whether several processes can do it together.
     shareable: ClassVar[bool] = False
+    # Whether it trains, which shows progress of its own.
+    trains: ClassVar[bool] = False
+
+    def opening(self) -> str | None:
+        """What is said at once, before torch is imported; None for what is done in no time."""
+        return None
 
     @property
     def place(self) -> str:

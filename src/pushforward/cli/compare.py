@@ -48,6 +48,9 @@ class Compare(Guided, OfModel):
     )
     num: int = option(128, "Samples to judge.", ge=2)
 
+    def opening(self) -> str:
+        return f"comparing solvers on {self.folder}"
+
     def run(self) -> int:
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap

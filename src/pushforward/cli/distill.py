@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -49,6 +49,8 @@ class DistillOptions(distill.Distill):
 class Distill(Command):
     __doc__ = DistillOptions.__doc__
 
+    trains: ClassVar[bool] = True
+
     options: Mapping[str, Any]
 
     @classmethod
@@ -69,6 +71,9 @@ class Distill(Command):
     @property
     def method(self) -> str:
         return str(self.options.get("method", "consistency"))
+
+    def opening(self) -> str:
+        return f"preparing distillation of {self.teacher}"
 
     def cut(self, above: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
         if self.options.get("resume"):

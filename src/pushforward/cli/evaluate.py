@@ -85,6 +85,9 @@ class Evaluate(Sampling):
             kind = Accuracy
         return flat.make(kind, parse(kind, words, prog))
 
+    def opening(self) -> str:
+        return f"judging {self.num} samples of {self.folder}"
+
     def run(self) -> int:
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap
@@ -192,6 +195,9 @@ class Accuracy(Command):
     )
     seed: int = option(0, "Key of the noise.", ge=0, lt=2**64)
     device: str = option("auto", DEVICE)
+
+    def opening(self) -> str:
+        return f"judging the classifier {self.folder}"
 
     def run(self) -> int:
         from pushforward.evaluate.metrics.agreement import everything, trained_classifier

@@ -26,6 +26,9 @@ class Gallery(Command):
     seed: int = option(0, "Key of the samples.", ge=0, lt=2**64)
     device: str = option("auto", DEVICE)
 
+    def opening(self) -> str:
+        return f"drawing {len(self.folders)} runs"
+
     def run(self) -> int:
         from pushforward.core.errors import InputError
         from pushforward.evaluate.figures import png

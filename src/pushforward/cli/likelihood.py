@@ -47,6 +47,9 @@ class Likelihood(OfModel):
     )
     unconditional: bool = option(False, "Without the labels of the data.")
 
+    def opening(self) -> str:
+        return f"likelihood of {self.data} data to {self.folder}"
+
     def run(self) -> int:
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap

@@ -23,6 +23,9 @@ class Pack(Command):
         "error", "Files that cannot be decoded: stop, or skip and report them."
     )
 
+    def opening(self) -> str:
+        return f"packing {self.folder}"
+
     def run(self) -> int:
         from rich.console import Console
 

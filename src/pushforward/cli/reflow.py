@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pushforward.cli.base import Command, say, write_json
 from pushforward.cli.teacher import taught
@@ -29,11 +29,16 @@ class ReflowOptions(Rectify, Comparing):
 class Reflow(Command):
     __doc__ = ReflowOptions.__doc__
 
+    trains: ClassVar[bool] = True
+
     options: Mapping[str, Any]
 
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Self:
         return cls(options=taught(ReflowOptions, words, prog, "reflow"))
+
+    def opening(self) -> str:
+        return f"preparing reflow of {self.options['teacher']}"
 
     def cut(self, above: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
         if self.options.get("resume"):
@@ -46,6 +51,7 @@ class Reflow(Command):
         from pushforward.recipes import run
         from pushforward.recipes.config import find_source
         from pushforward.runtime.device import find_device
+        from pushforward.runtime.show import shown
         from pushforward.saving.folder import load
 
         given = dict(self.options)
@@ -62,10 +68,11 @@ class Reflow(Command):
         flows = {"teacher": load(teacher, device), "student": load(folder, device)}
         source = find_source(flows["teacher"], teacher)
         seed = given.get("seed", 0)
-        rows = {
-            name: figures(model, source, num, seed, model.sampling.nfe == 1)
-            for name, model in flows.items()
-        }
+        with shown():
+            rows = {
+                name: figures(model, source, num, seed, model.sampling.nfe == 1)
+                for name, model in flows.items()
+            }
         tabulate(rows)
         settings = {"num": num, "seed": seed}
         write_json(folder / "reflow.json", {"figures": rows, "settings": settings})

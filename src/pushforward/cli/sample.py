@@ -44,6 +44,9 @@ class Sample(Sampling):
     out: Path | None = option(None, "Folder for the results. Default: RUN/generated.")
     overwrite: bool = option(False, "Replace earlier samples in the folder.")
 
+    def opening(self) -> str:
+        return f"drawing samples of {self.folder}"
+
     def guided(self, model: Sampled) -> ModelField:
         """The model under the guidance of the classifier, if there is one: the unconditional model then."""
         from pushforward.core.errors import InputError

@@ -24,6 +24,9 @@ class Students(Guided, OfModel):
     num: int | None = option(None, "Samples to judge. Default: 5000, or 4000 of a law.", ge=2)
     nfes: tuple[int, ...] = option((1, 2, 4, 8), "Network calls to judge at.", min_length=1)
 
+    def opening(self) -> str:
+        return f"judging students of {self.folder}"
+
     def run(self) -> int:
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap

@@ -18,6 +18,7 @@ class Train(Command):
     """Train a model by a recipe, in a run folder."""
 
     shareable: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
 
     name: str
     options: Mapping[str, Any]
@@ -36,6 +37,9 @@ class Train(Command):
         if not given.get("resume"):
             make(kind, given)
         return cls(name=name, options=given)
+
+    def opening(self) -> str:
+        return f"preparing {self.name}"
 
     @property
     def place(self) -> str:

@@ -33,12 +33,16 @@ class Tune(Guided, OfModel):
     iterations: int = option(60, "Steps of the gradient method.", ge=1)
     batch_size: int = option(24, "Samples at a time.", ge=1)
 
+    def opening(self) -> str:
+        return f"fitting samplers to {self.folder}"
+
     def run(self) -> int:
         from rich.console import Console
         from rich.table import Table
 
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap
+        from pushforward.core.progress import counted
         from pushforward.sampling.tune import tune
 
         calls = sorted(set(chain.from_iterable(self.nfe)))
@@ -57,19 +61,18 @@ class Tune(Guided, OfModel):
         table = Table("calls", "learned", "fitted", "ratio", "seconds", "kept")
         for column in table.columns[:-1]:
             column.justify = "right"
-        for nfe in calls:
-            with console.status(f"fitting a sampler of {nfe} calls"):
-                tuned = tune(
-                    model,
-                    nfe,
-                    num=self.num,
-                    held_out=self.held_out,
-                    iterations=self.iterations,
-                    method=self.method,
-                    batch_size=self.batch_size,
-                    guidance=self.guidance,
-                    seed=self.seed,
-                )
+        for nfe in counted("samplers", calls):
+            tuned = tune(
+                model,
+                nfe,
+                num=self.num,
+                held_out=self.held_out,
+                iterations=self.iterations,
+                method=self.method,
+                batch_size=self.batch_size,
+                guidance=self.guidance,
+                seed=self.seed,
+            )
             better = tuned.after < tuned.before
             if better:
                 self.keep(model, tuned)

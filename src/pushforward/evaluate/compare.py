@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
+from pushforward.core.progress import counted
 from pushforward.data.dataset import Dataset
 from pushforward.evaluate.metrics.agreement import everything
 from pushforward.evaluate.metrics.energy import energy_distance
@@ -144,20 +146,20 @@ def compare(
     truth, steps, accuracy = reference(model, num, **sampling)
     errors: dict[str, dict[int, float]] = {}
     distances: dict[str, dict[int, float]] = {}
-    for name, method in methods.items():
-        for nfe in nfes:
-            sampler = method.at(nfe)
-            if sampler is None:
-                continue
-            try:
-                x = generate(model, num, solver=sampler.solver, grid=sampler.grid, **sampling)
-            except NonFiniteError:
-                x = torch.full_like(truth, math.inf)
-            if method.exact:
-                errors.setdefault(name, {})[nfe] = rmse(x, truth)
-            if distance is not None:
-                found = distance.to(x) if bool(x.isfinite().all()) else math.inf
-                distances.setdefault(name, {})[nfe] = found
+    for name, nfe in counted("solvers", list(product(methods, nfes))):
+        method = methods[name]
+        sampler = method.at(nfe)
+        if sampler is None:
+            continue
+        try:
+            x = generate(model, num, solver=sampler.solver, grid=sampler.grid, **sampling)
+        except NonFiniteError:
+            x = torch.full_like(truth, math.inf)
+        if method.exact:
+            errors.setdefault(name, {})[nfe] = rmse(x, truth)
+        if distance is not None:
+            found = distance.to(x) if bool(x.isfinite().all()) else math.inf
+            distances.setdefault(name, {})[nfe] = found
     common = (tuple(nfes), errors, rmse(truth), steps, accuracy)
     if distance is None:
         return Comparison(*common)

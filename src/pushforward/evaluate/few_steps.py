@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pushforward.core.fields import FlowMap
+from pushforward.core.progress import counted
 
 # What is drawn, where it was found: key of the figures, title, whether less is better.
 DRAWN = (
@@ -50,11 +51,12 @@ def quality(
     judge: figures of a model's samples at so many calls. A student of a fixed number of steps is judged at that one; a
     student that is a velocity, as of reflow, at the number that it was made for.
     """
+    asked = [(TEACHER, nfe) for nfe in [*nfes, calls]]
+    asked += [(name, nfe) for name, student in students.items() for nfe in known(student, nfes)]
     figures: dict[str, dict[int, dict[str, float]]] = {TEACHER: {}}
-    for nfe in [*nfes, calls]:
-        figures[TEACHER][nfe] = dict(judge(teacher, nfe))
-    for name, student in students.items():
-        figures[name] = {nfe: dict(judge(student, nfe)) for nfe in known(student, nfes)}
+    for name, nfe in counted("models", asked):
+        model = teacher if name == TEACHER else students[name]
+        figures.setdefault(name, {})[nfe] = dict(judge(model, nfe))
     return Quality(figures, calls)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.core.noise import Noise
+from pushforward.core.progress import tell
 from pushforward.core.spec import DataSpec
 from pushforward.data.dataset import Dataset
 from pushforward.data.match import match_labels
@@ -88,6 +89,7 @@ def judge_dataset(
     figures: dict[str, float] = {}
     if not Processes.current().lead:
         return figures, samples, label
+    tell("figures", 0, 0)
     if classes and label is not None:
         judge = train_classifier(train, held_out) if classifier is None else classifier
         figures["classifier_accuracy"] = judge.accuracy
@@ -105,6 +107,7 @@ def judge_dataset(
     if features is not None or memorisation:
         more = judge_features(samples, train, held_out, features, memorisation, seed, write, label)
         figures |= more.figures
+    tell("figures", 1, 1)
     return figures, samples, label
 
 

@@ -31,6 +31,7 @@ from pushforward.core.chain import (
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field, VarianceField
 from pushforward.core.noise import SOURCE, TIME, Noise
+from pushforward.core.progress import counted
 from pushforward.core.shapes import expand, sum_data
 from pushforward.likelihood.flow import _ids, _slices
 
@@ -117,7 +118,7 @@ def variational_bound(
         raise InputError(f"terms is {terms}; it must be at least 1")
     ids = _ids(ids, x)
     parts = []
-    for rows in _slices(len(x), batch_size):
+    for rows in counted("bound", _slices(len(x), batch_size)):
         noise = Noise(seed, ids[rows])
         here = conditions.take(cond, rows)
         step = _Step(field, x[rows], variance, here)
@@ -217,7 +218,7 @@ def continuous_bound(
     low, high = ends.tolist()
     ids = _ids(ids, x)
     parts = []
-    for rows in _slices(len(x), batch_size):
+    for rows in counted("bound", _slices(len(x), batch_size)):
         noise, data = Noise(seed, ids[rows]), x[rows]
         here = conditions.take(cond, rows)
         stratum = torch.arange(terms, device=x.device)

@@ -32,6 +32,7 @@ from pushforward.core.fields import (
 from pushforward.core.noise import PROBE, Noise
 from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction
+from pushforward.core.progress import counted
 from pushforward.core.shapes import check_mask, count_data, sum_data
 from pushforward.core.times import straight, uniform
 from pushforward.solvers import RK4, DormandPrince, Solver, integrate
@@ -177,7 +178,7 @@ def log_prob(
     conditions.check_size(cond, len(x))
     ids = _ids(ids, x)
     parts = []
-    for rows in _slices(len(x), batch_size):
+    for rows in counted("likelihood", _slices(len(x), batch_size)):
         part = None if mask is None else mask[rows]
         here = conditions.take(cond, rows)
         carry = Carry(field, solver, grid, probes, kind, part, Noise(seed, ids[rows]))

@@ -27,6 +27,7 @@ from pushforward.recipes.recipe import Recipe
 from pushforward.runtime.device import find_device, has_bfloat16
 from pushforward.runtime.files import locked, write_file
 from pushforward.runtime.processes import Processes
+from pushforward.runtime.show import shown
 from pushforward.sampling.generate import generate_together
 from pushforward.sampling.sampler import default_nfe, find_sampler
 from pushforward.train.log import Reporter
@@ -97,7 +98,8 @@ def finish(
     if recipe.place.tensorboard and processes.lead:
         trainer.watchers = (tensorboard(folder, trainer.step),)
     if isinstance(experiment, Experiment) and experiment.prepare is not None:
-        experiment.prepare(trainer.reporter.say)
+        with nullcontext() if trainer.reporter.quiet else shown():
+            experiment.prepare(trainer.reporter.say)
     done = trainer.run()
     processes.first(lambda: write_card(folder))
     return 0 if done else trainer.stopping

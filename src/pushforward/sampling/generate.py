@@ -24,6 +24,7 @@ from pushforward.core.fields import (
     parameters_of,
 )
 from pushforward.core.noise import START, Noise
+from pushforward.core.progress import is_watched, tell
 from pushforward.core.spec import SamplingDefaults
 from pushforward.guidance import ClassifierFree
 from pushforward.laws.law import Law
@@ -181,13 +182,14 @@ def _batches(
                 callback(i, t, x)
             if progress is not None and i:
                 progress(min(done + i, total), total)
+            tell("samples", min(done + i, total), total)
 
         with torch.no_grad(), evaluating(model):
             x = start_states(source, noise.masked(part), rows, size, model, dtype)
             here = conditions.to(conditions.take(given, rows), device)
             x = integrate(
                 solver, here_field, x, grid, seed=seed, ids=noise.ids, mask=part, edit=edit,
-                callback=watched if callback or progress else None, **here,
+                callback=watched if callback or progress or is_watched() else None, **here,
             )  # fmt: skip
         check_finite(x, first)
         yield x

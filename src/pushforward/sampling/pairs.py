@@ -24,6 +24,7 @@ from torch import Tensor
 from pushforward.core.errors import CheckpointError, InputError
 from pushforward.core.fields import Field, find_inside, networks
 from pushforward.core.noise import Noise
+from pushforward.core.progress import tell
 from pushforward.data.batch import Batch
 from pushforward.data.shares import labels_in_shares
 from pushforward.laws.law import Law
@@ -99,6 +100,7 @@ def generate_pairs(
         shards = _shards_of(folder, made)
         for k in range(-(-num // shard_size)):
             name, first = f"{k:05d}.safetensors", k * shard_size
+            tell("pairs", first, num)
             if progress is not None:
                 progress(first, num)
             if name in shards and (folder / name).exists():

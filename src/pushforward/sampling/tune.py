@@ -32,6 +32,7 @@ from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
 from pushforward.core.noise import START, Noise
 from pushforward.core.paths import Path
+from pushforward.core.progress import counted
 from pushforward.core.shapes import expand
 from pushforward.guidance import ClassifierFree
 from pushforward.sampling.generate import evaluating, home, shape_of
@@ -226,7 +227,7 @@ def _by_gradient(
     parameters = {name: value.clone().requires_grad_() for name, value in first.items()}
     optimiser = torch.optim.Adam(parameters.values(), lr=learning_rate, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(seed)
-    for k in range(iterations):
+    for k in counted("iterations", range(iterations)):
         rate = min(1, (k + 1) / 10) * 0.5 * (1 + math.cos(math.pi * k / iterations))
         optimiser.param_groups[0]["lr"] = learning_rate * rate
         rows = torch.randperm(learn.stop, generator=generator)[: problem.batch_size]

@@ -13,6 +13,7 @@ from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
 from pushforward.core.noise import Noise
 from pushforward.core.paths import Path
+from pushforward.core.progress import is_watched, tell
 from pushforward.core.shapes import expand, mean_data
 from pushforward.solvers.ode import advance
 
@@ -67,6 +68,7 @@ class DormandPrince:
         now, end, here = t, s, x
         slope = field(here, now, **cond)
         h = self._first_step(here, slope, end - now, cond.get("mask"))
+        whole = float((s - t).abs().max()) if is_watched() else 1.0
         arrived: list[tuple[Tensor, Tensor]] = []
         for _ in range(self.max_steps):
             last = (end - now).abs() <= h.abs() * (1 + 1e-12)
@@ -87,6 +89,9 @@ class DormandPrince:
             here = torch.where(expand(good, here).bool(), there, here)
             slope = torch.where(expand(good, here).bool(), slopes[-1], slope)
             now = torch.where(good, now + h, now)
+            if is_watched():
+                rest = float((end - now).abs().max()) / whole
+                tell("trajectories", round(1000 * (1 - rest)), 1000)
             h = h * factor
             left = ~(good & last)
             if not bool(left.all()):

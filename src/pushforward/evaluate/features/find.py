@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
+from pushforward.core.progress import counted
 from pushforward.data.dataset import Dataset
 from pushforward.evaluate.features.base import Features, Pixels, Range
 from pushforward.evaluate.features.cache import Write, cached
@@ -87,7 +88,9 @@ def features_of_data(
 
     def compute() -> Tensor:
         parts = torch.arange(count).split(batch_size)
-        return torch.cat([features(data[part].x1, data.value_range) for part in parts])
+        return torch.cat(
+            [features(data[part].x1, data.value_range) for part in counted("features", parts)]
+        )
 
     if write is None or isinstance(features, Pixels):
         return compute()

@@ -17,6 +17,7 @@ from torch import Tensor
 from pushforward.core import conditions
 from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import Field
+from pushforward.core.progress import counted
 from pushforward.core.shapes import sum_data
 from pushforward.core.times import uniform
 from pushforward.evaluate.metrics.measured import Measured, flat, mean, variance_of_mean
@@ -117,7 +118,7 @@ def follow(
     device, dtype = home(field, x0)
     parts = []
     with torch.no_grad(), evaluating(field):
-        for rows in torch.arange(len(x0)).split(batch_size):
+        for rows in counted("trajectories", torch.arange(len(x0)).split(batch_size)):
             start = x0[rows].to(device, dtype)
             here: dict[str, Any] = conditions.to(conditions.take(cond, rows), device)
             energy = torch.zeros(len(rows), dtype=torch.float64, device=device)
