@@ -49,7 +49,7 @@ AREAS: dict[str, tuple[str, ...]] = {
         "solvers/test_bridge_sampling.py",
         "saving/test_folder.py",
     ),
-    "sampling": (),
+    "sampling": ("likelihood",),
 }
 # Those that go through the whole library.
 EVERYWHERE = ("core/test_defaults.py", "test_seeds.py")

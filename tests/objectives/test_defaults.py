@@ -522,6 +522,11 @@ def test_important_steps_leave_a_hundredth_to_chance():
     assert torch.allclose(steps.shares[:-1], torch.full((9,), 0.01 / 10).double(), rtol=1e-9)
 
 
+def test_important_steps_take_all_bytes():
+    x = torch.tensor([[0.0, 255.0], [128.0, 7.0]], dtype=torch.float64) / 127.5 - 1
+    assert important_steps(Shifted(x, 0.1), x, Steps(CHAIN)).shares.sum() == pytest.approx(1)
+
+
 def test_important_steps_take_the_best_variance_of_each_step():
     # Bao et al. 2022, thm. 1: v = b~ + pull^2 error^2, and the term is D/2 ln(v/b~).
     x, error = randn(7, 2), 0.3
