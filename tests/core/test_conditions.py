@@ -108,3 +108,19 @@ def test_no_other_file_cuts_moves_or_joins_conditions_by_hand():
     assert not found
     assert by_hand.search("{name: value[rows] for name, value in cond.items()}")
     assert by_hand.search("{k: v.to(device) for k, v in batch.cond.items()}".replace("batch.", ""))
+
+
+def test_what_stands_for_none_is_named_by_a_number_a_word_or_an_object():
+    nulls = conditions.as_nulls(
+        {"label": -1, "text": "empty", "size": "unknown", "own": torch.zeros_like}
+    )
+    text = Tokens(torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool))
+    assert nulls["label"](torch.tensor([3, 4])).tolist() == [-1, -1]
+    assert not bool(nulls["text"](text).mask.any())
+    assert bool(nulls["size"](torch.ones(2)).isnan().all())
+    assert nulls["own"](torch.ones(2)).tolist() == [0, 0]
+    for wrong in ("none", True, None, [1]):
+        with pytest.raises(
+            pf.InputError, match="what stands for no label is a number, 'empty', 'unknown'"
+        ):
+            conditions.as_nulls({"label": wrong})

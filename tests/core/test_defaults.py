@@ -107,6 +107,18 @@ def test_a_field_of_padded_samples_is_told_of_the_padding():
     assert seen == [["mask"]]
 
 
+def test_padding_has_neither_velocity_nor_score():
+    field = pf.GaussianPair([0, 0], torch.eye(2), [1, 1], torch.eye(2)).field(
+        pf.BrownianBridge(1.0)
+    )
+    mask = torch.tensor([[True, False]]).expand(5, 2)
+    u, score = Masked(field, told=False).with_score(X, 0.4, mask=mask)
+    truth = field.with_score(X, 0.4)
+    for got, want in zip((u, score), truth, strict=True):
+        assert torch.equal(got[:, 1], torch.zeros(5).double())
+        assert torch.equal(got[:, 0], want[:, 0])
+
+
 @pytest.mark.parametrize(
     "guided",
     [

@@ -29,6 +29,7 @@ from mutants import Mutant, Source, defaults, formulas, literal_names
 # What is mutated, and the folders of tests of each area besides its own.
 AREAS: dict[str, tuple[str, ...]] = {
     "core": (
+        "solvers/test_base.py",
         "contracts/test_path_contract.py",
         "laws",
         "likelihood",

@@ -378,7 +378,7 @@ def _skipped(source: Source, node: ast.expr, defaults: set[int]) -> bool:
             return True
         if isinstance(parent, ast.arg | ast.Global):
             return True
-        if isinstance(parent, ast.keyword) and parent.arg == "kw_only":
+        if isinstance(parent, ast.keyword) and parent.arg in ("kw_only", "strict"):
             return True
         if isinstance(parent, ast.FunctionDef):
             if child is parent.returns or child in parent.decorator_list:
