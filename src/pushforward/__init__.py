@@ -56,6 +56,7 @@ _NAMES = {
     "models.diffflow": ("DiffFlowModel",),
     "models.classifier": ("NoisyClassifier",),
     "data.batch": ("Batch",),
+    "data.images.save": ("save_images",),
     "solvers.base": ("Solver", "integrate"),
     "sampling.invert": ("invert", "slerp"),
     "sampling.generate": ("generate", "generate_batches"),
@@ -117,6 +118,7 @@ if TYPE_CHECKING:
     from pushforward.core.spec import SamplingDefaults as SamplingDefaults
     from pushforward.core.transfer import ScheduleTransfer as ScheduleTransfer
     from pushforward.data.batch import Batch as Batch
+    from pushforward.data.images.save import save_images as save_images
     from pushforward.laws.exact_field import ExactField as ExactField
     from pushforward.laws.flow_map import ExactMap as ExactMap
     from pushforward.laws.gaussian_pair import GaussianPair as GaussianPair

@@ -142,7 +142,7 @@ class Sample(Sampling):
         num, label = self.labels(field)
         spec, sampler = self.spec(field), self.sampler(model, field)
         if lead:
-            writer.require_room(num)
+            writer.require_room(num, spec)
         cond = self.conditions(model, num, label)
         samples = generate_together(
             field, num, label=label, **cond, **self.arguments(sampler, model)

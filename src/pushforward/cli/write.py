@@ -26,10 +26,21 @@ class Writer:
     formats: Sequence[str]
     overwrite: bool
 
-    def require_room(self, num: int) -> None:
-        """InputError if the folder cannot be written to, or has earlier samples that may not be replaced."""
+    def require_room(self, num: int, spec: DataSpec) -> None:
+        """InputError if such samples have no picture, the folder cannot be written to, or has earlier samples that may
+        not be replaced.
+        """
         from pushforward.core.errors import InputError
+        from pushforward.evaluate import kinds
 
+        if "png" in self.formats and (len(spec.shape) != 3 or spec.shape[0] not in (1, 3, 4)):
+            raise InputError(
+                f"--format png is for images of 1, 3 or 4 channels, and these samples are {tuple(spec.shape)}"
+            )
+        if set(self.formats) == {"grid"} and not kinds.of(spec).drawable:
+            raise InputError(
+                f"there is no picture of samples {tuple(spec.shape)}: add --format npz"
+            )
         there = next(part for part in (self.folder, *self.folder.parents) if part.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             reason = "is no folder" if not there.is_dir() else "cannot be written to"

@@ -50,7 +50,7 @@ def train(recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
     if recipe.place.resume:
         return resume(folder, {"device": recipe.place.device}, quiet)
     processes = Processes.current()
-    processes.first(lambda: make_room(recipe, folder))
+    processes.first(lambda: require_room(recipe, folder))
     recipe = settle(recipe)
     experiment = recipe.build()
     origin = recipe.place.from_
@@ -59,6 +59,8 @@ def train(recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:
     say = trainer.reporter.say
     processes.first(lambda: create(folder))
     with locked(folder) if processes.lead else nullcontext():
+        # Only now, when the new run is known to begin, and no other trains there.
+        processes.first(lambda: clear(folder) if replaces(recipe, folder) else None)
         processes.first(lambda: write_file(folder / CONFIG, written(recipe)))
         if taken is not None:
             say(f"from the weights of {origin}: {taken}")
@@ -198,22 +200,32 @@ def folder_of(recipe: Recipe) -> Path:
     return recipe.place.out or Path("runs") / recipe.name()
 
 
-def make_room(recipe: Recipe, folder: Path) -> None:
-    """A new run takes a folder that is empty or not there yet, but for the stages that led to it."""
-    if recipe.place.overwrite and (folder / CONFIG).is_file():
-        for name, value in values(recipe).items():
-            if name != "out" and isinstance(value, Path) and _deleted(value, folder):
-                raise InputError(
-                    f"--overwrite would delete {value}, which {flag_of(name)} names: choose another --out"
-                )
-        try:
-            for part in folder.iterdir():
-                if part.name == STAGES:
-                    continue
-                shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
-        except OSError as error:
-            raise InputError(f"cannot delete the run in {folder}: {error}") from error
-    require_new(folder)
+def require_room(recipe: Recipe, folder: Path) -> None:
+    """A new run takes a folder that is empty or not there yet, but for the stages that led to it; or, if it is asked to
+    replace a run, that of a run with nothing in it that the new one needs.
+    """
+    if not replaces(recipe, folder):
+        return require_new(folder)
+    for name, value in values(recipe).items():
+        if name != "out" and isinstance(value, Path) and _deleted(value, folder):
+            raise InputError(
+                f"--overwrite would delete {value}, which {flag_of(name)} names: choose another --out"
+            )
+
+
+def replaces(recipe: Recipe, folder: Path) -> bool:
+    return recipe.place.overwrite and (folder / CONFIG).is_file()
+
+
+def clear(folder: Path) -> None:
+    """Delete a run, but not the stages that led to it."""
+    try:
+        for part in folder.iterdir():
+            if part.name == STAGES:
+                continue
+            shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
+    except OSError as error:
+        raise InputError(f"cannot delete the run in {folder}: {error}") from error
 
 
 def _deleted(path: Path, folder: Path) -> bool:
