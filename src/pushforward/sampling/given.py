@@ -34,6 +34,7 @@ def conditions_of(
 ) -> dict[str, Any]:
     """The conditions of `num` samples: the label as (num,), and the others as they were, one row for each.
 
+    A number for a condition of the model's data holds for all samples.
     arguments: those of the function that was called, for misspelt ones. Raises InputError for what the model's network
     does not take.
     """
@@ -45,8 +46,12 @@ def conditions_of(
             if len(lines) != num:
                 raise InputError(f"{name} has {len(lines)} entries for {num} samples")
             given |= encoder(lines)
+    columns = getattr(find_inside(model, "spec", None), "columns", ())
     for name, value in given.items():
         if not isinstance(value, Tensor | Tokens | Mapping):
+            if name in columns and isinstance(value, int | float):
+                given[name] = torch.full((num,), float(value))
+                continue
             if isinstance(value, np.ndarray):
                 given[name] = torch.from_numpy(value)
                 continue
@@ -56,7 +61,7 @@ def conditions_of(
     conditions.check_size(given, num)
     known = conditions_known(model)
     if known is not None:
-        known = (*known, *getattr(find_inside(model, "spec", None), "columns", ()))
+        known = (*known, *columns)
         for name in given:
             if name not in known:
                 takes = ", ".join(known) or "none"
