@@ -196,8 +196,19 @@ def sentence(
             return f"{_shown_flag(event.argument)} lacks a value"
         case "InstantiationFailure":
             where = "" if event.argument is None else f"{_shown_flag(event.argument)}: "
-            return f"{where}{event.message}"
+            return f"{where}{_plain(event.message)}"
     return None
+
+
+def _plain(message: str) -> str:
+    """What Python says of a number that is none, in the words of the other messages."""
+    for start, noun in (
+        ("could not convert string to float: ", "number"),
+        ("invalid literal for int() with base 10: ", "whole number"),
+    ):
+        if message.startswith(start):
+            return f"{message.removeprefix(start)} is no {noun}"
+    return message
 
 
 def _shown_flag(argument: Any) -> str:
