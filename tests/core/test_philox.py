@@ -84,3 +84,12 @@ def test_blocks_of_many_samples_are_those_of_the_general_form(alike):
     assert torch.equal(
         blocks(twice, 0, 3, step, stream, seed)[0], blocks(ids, 0, 3, step, stream, seed)[0]
     )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_words_on_a_gpu_are_those_of_the_cpu():
+    ids = torch.tensor([0, 1, 2**33 + 5, 2**47])
+    for stream in (0, 7, 2**16 - 1):
+        here = blocks(ids, 3, 9, 11, stream, 2**40 + 13)[0]
+        there = blocks(ids.cuda(), 3, 9, 11, stream, 2**40 + 13)[0]
+        assert torch.equal(there.cpu(), here)

@@ -30,6 +30,8 @@ from mutants import Mutant, Source, defaults, formulas, literal_names
 AREAS: dict[str, tuple[str, ...]] = {
     "core": (
         "solvers/test_base.py",
+        "models",
+        "sampling/test_given.py",
         "contracts/test_path_contract.py",
         "laws",
         "likelihood",
