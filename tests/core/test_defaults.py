@@ -137,6 +137,15 @@ def test_guidance_acts_at_all_times(guided):
     assert guided.breaks == ()
 
 
+def test_guidance_in_an_interval_jumps_at_its_ends_unless_it_does_nothing():
+    for make in (
+        lambda scale: Autoguidance(FIELD, OTHER, scale, (0.3, 0.8)),
+        lambda scale: ClassifierFree(FIELD, scale, (0.3, 0.8)),
+    ):
+        assert make(2.0).breaks == (0.3, 0.8)
+        assert make(1.0).breaks == ()
+
+
 def test_a_classifier_guides_a_field_that_is_not_given_the_label():
     # OTHER has no labels, and would say so.
     assert ClassifierGuidance(OTHER, logits, 1.0)(X, 0.4, label=LABEL).isfinite().all()

@@ -8,7 +8,9 @@ from torch import Tensor
 
 import pushforward as pf
 from contracts.members import mixture, randn
+from pushforward.sampling import generate as generating
 from pushforward.sampling import tune as tuning
+from pushforward.sampling.generate import generate_together
 from pushforward.sampling.pairs import generate_pairs
 from pushforward.solvers import DDIM, Euler, Learned
 from pushforward.solvers.learned import universal
@@ -76,6 +78,26 @@ def test_an_inversion_is_exact_and_of_fifty_steps():
     x0 = pf.invert(field, x)
     back = pf.generate(field, 5, solver=DDIM(), nfe=50, source=x0)
     assert float((back - x).abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_each_process_draws_its_share_and_all_where_there_are_fewer_samples_than_processes(
+    monkeypatch, rank
+):
+    class Three:
+        count = 3
+
+        def __init__(self) -> None:
+            self.rank = rank
+
+        def gather(self, rows: Tensor) -> Tensor:
+            return rows  # its own alone, that the test may see them
+
+    field = LAW.field(pf.CondOT())
+    monkeypatch.setattr(generating.Processes, "current", Three)
+    whole = pf.generate(field, 6, **FLAT)
+    assert torch.equal(generate_together(field, 6, **FLAT), whole[2 * rank : 2 * rank + 2])
+    assert torch.equal(generate_together(field, 2, **FLAT), whole[:2])
 
 
 # Fitting a sampler.

@@ -156,6 +156,18 @@ def test_without_a_word_solvers_add_no_noise():
     assert torch.allclose(a, flow(X, 0.1, 0.9), rtol=1e-9)
 
 
+def test_a_flow_maps_steps_are_random_where_noise_is_put_back():
+    assert not FlowMapSampler().stochastic
+    assert FlowMapSampler(0.3).stochastic
+
+
+def test_an_error_shows_the_first_eight_times_of_a_grid():
+    many = torch.tensor([1.0, 0.875, 0.75, 0.625, 0.5, 0.5, 0.25, 0.125, 0.0])
+    for grid, end in ((many, r", \.\.\.\]$"), (many[4:], r"0\.0\]$")):
+        with pytest.raises(pf.InputError, match=r"must increase strictly.*" + end):
+            pf.integrate(Euler(), FIELD, X, grid)
+
+
 def test_a_field_becomes_a_flow_map_by_one_step_of_heun():
     field = Counted(FIELD)
     got = SolverFlowMap(field)(X, 0.3, 0.6)
