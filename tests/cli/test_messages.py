@@ -103,7 +103,8 @@ ERRORS = {
     "empty holds no model: model.json is missing. A run writes it with its first checkpoint",
     "tune plane": "for how many network calls? Give --nfe, as in --nfe 6 10",
     "tune plane --nfe 6 2": "--nfe is 2; a fitted sampler takes at least 3 calls",
-    "tune plane --nfe 6 --guidance 2": "--guidance needs a model with classes, and this one has none",
+    "tune plane --nfe 6 --guidance 2":
+    "guidance needs a model with classes or other conditions that may be dropped, and this one has none",
     "tune empty --nfe 6": "empty holds no model: model.json is missing. A run writes it with its first checkpoint",
     "sample plane --nfe 4 --out file": "cannot write into file: file is no folder",
     "sample nowhere": "nowhere holds no model: model.json is missing. A run writes it with its first checkpoint",

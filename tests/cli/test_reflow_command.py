@@ -148,7 +148,7 @@ def test_evaluate_measures_a_flow_as_a_transport(
     [
         (("--path", "vp"), 2, "there is no option --path"),
         (("--objective", "dsb"), 2, "--objective: there is no 'dsb'"),
-        (("--guidance", 2), 1, "needs a teacher with classes"),
+        (("--guidance", 2), 1, "guidance needs a model with classes or other conditions"),
         (("--teacher", "x"), 2, "--teacher is the first argument"),
     ],
 )

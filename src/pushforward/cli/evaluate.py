@@ -91,6 +91,7 @@ class Evaluate(Sampling):
     def run(self) -> int:
         from pushforward.core.errors import InputError
         from pushforward.core.fields import FlowMap
+        from pushforward.evaluate.metrics.wasserstein import library
         from pushforward.recipes.card import write_card
         from pushforward.runtime.processes import Processes
 
@@ -102,6 +103,8 @@ class Evaluate(Sampling):
                 "several processes draw the samples of a plain evaluation; --transport, --features, --classifier and "
                 "--neighbours are for one: leave them or torchrun out"
             )
+        if self.transport:
+            library()
         model = self.load()
         experiment = reopen(self.folder, self.device, model)
         if self.transport and isinstance(model, FlowMap):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pushforward.cli.base import reopen, show, write_json
 from pushforward.cli.sampling import OfModel
@@ -126,5 +126,6 @@ def named_data(place: Path, shape: tuple[int, ...]) -> Dataset:
     if len(shape) != 3:
         raise InputError(f"--data must be a .npy or .npz file of samples {shape}")
     channels, *sides = shape
-    size: Any = sides[0] if len(set(sides)) == 1 else tuple(sides)
+    # Images are made square of any size, or keep the one size that they have.
+    size = sides[0] if len(set(sides)) == 1 else None
     return load_images(place, size, 1 if channels == 1 else 3)

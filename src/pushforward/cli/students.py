@@ -34,7 +34,7 @@ class Students(Guided, OfModel):
         from pushforward.evaluate.few_steps import TEACHER, quality
         from pushforward.evaluate.figures import png
         from pushforward.evaluate.figures.few_steps import few_steps
-        from pushforward.evaluate.metrics.wasserstein import wasserstein
+        from pushforward.evaluate.metrics.wasserstein import library, wasserstein
         from pushforward.recipes.config import find_source
         from pushforward.runtime.device import find_device
         from pushforward.runtime.files import write_file
@@ -48,6 +48,8 @@ class Students(Guided, OfModel):
         if min(self.nfes) < 1:
             raise InputError("--nfes must be one or more positive numbers of calls")
         model = self.load()
+        if model.spec.law is not None:
+            library()
         if isinstance(model, FlowMap):
             raise InputError(f"{self.folder} holds a flow map: give the run of its teacher first")
         experiment = reopen(self.folder, self.device, model)

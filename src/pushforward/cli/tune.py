@@ -41,7 +41,7 @@ class Tune(Guided, OfModel):
         from rich.table import Table
 
         from pushforward.core.errors import InputError
-        from pushforward.core.fields import FlowMap
+        from pushforward.core.fields import FlowMap, require_nulls
         from pushforward.core.progress import counted
         from pushforward.sampling.tune import tune
 
@@ -55,8 +55,10 @@ class Tune(Guided, OfModel):
             raise InputError(
                 "samplers are fitted to a velocity, and this model is a flow map, which leaves them nothing to do"
             )
-        if self.guidance is not None and model.classes is None:
-            raise InputError("--guidance needs a model with classes, and this one has none")
+        if self.guidance is not None:
+            require_nulls(model)
+            if model.classes is None:
+                raise InputError("--guidance needs a model with classes, and this one has none")
         console = Console(highlight=False)
         table = Table("calls", "learned", "fitted", "ratio", "seconds", "kept")
         for column in table.columns[:-1]:

@@ -79,6 +79,14 @@ def nulls_of(field: Any) -> Nulls:
     return found
 
 
+def require_nulls(field: Any) -> None:
+    """InputError for a field that guidance cannot act on, since none of its conditions may be dropped."""
+    if not nulls_of(field):
+        raise InputError(
+            "guidance needs a model with classes or other conditions that may be dropped, and this one has none"
+        )
+
+
 # Fields with breaks in time.
 
 

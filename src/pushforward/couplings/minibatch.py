@@ -47,7 +47,7 @@ class OptimalTransport:
 
 def cheapest(cost: Tensor) -> Tensor:
     """(B,) int64 on the CPU: the row that goes with each column, at the least total cost. cost: (B, B), finite."""
-    optimize, _ = _libraries()
+    optimize, _ = libraries()
     # SciPy assigns columns to rows; we want rows for columns.
     c = np.ascontiguousarray(cost.detach().cpu().double().numpy().T)
     return torch.from_numpy(optimize.linear_sum_assignment(_reduced(c))[1].astype(np.int64))
@@ -65,7 +65,7 @@ def _reduced(c: np.ndarray) -> np.ndarray:
     size = len(c) // BLOCKS
     if len(c) < SMALL:
         return c
-    _, emd = _libraries()
+    _, emd = libraries()
     ones = np.ones(size)
     g = np.zeros(len(c))
     for k in range(BLOCKS):
@@ -78,7 +78,8 @@ def _reduced(c: np.ndarray) -> np.ndarray:
     return c - c.min(1, keepdims=True)
 
 
-def _libraries() -> tuple[Any, Any]:
+def libraries() -> tuple[Any, Any]:
+    """What solves for permutations: SciPy's module, and POT's function. InputError if one of them is missing."""
     try:
         from ot.lp import emd
         from scipy import optimize

@@ -310,6 +310,11 @@ class Transport(CouplingChoice):
 
     name: Literal["ot", "conditional-ot"] = "ot"
 
+    def require(self) -> None:
+        from pushforward.couplings.minibatch import libraries
+
+        libraries()
+
     def build(self, path: ProbabilityPath) -> Coupling:
         coupling: Coupling = COUPLINGS[self.name].make()
         return coupling

@@ -171,6 +171,7 @@ class Distill(Recipe):
         from dataclasses import replace
 
         from pushforward.core.errors import InputError
+        from pushforward.core.fields import require_nulls
         from pushforward.core.interpolants import Interpolant
         from pushforward.models.flow_map import FlowMapModel
         from pushforward.models.model import Model
@@ -191,10 +192,12 @@ class Distill(Recipe):
                 f"{self.teacher} goes along {teacher.path}, which adds noise on the way: the flow of such a model "
                 f"is not distilled"
             )
-        if self.guidance is not None and teacher.classes is None:
-            raise InputError("--guidance needs a teacher with classes, and this one has none")
-        if self.guidance is not None and of_stage:
-            raise InputError("guidance is learned in the first stage: omit --guidance")
+        if self.guidance is not None:
+            if of_stage:
+                raise InputError("guidance is learned in the first stage: omit --guidance")
+            require_nulls(teacher)
+            if teacher.classes is None:
+                raise InputError("--guidance needs a teacher with classes, and this one has none")
         root = root_of(self.teacher)
         recipe = recipe_of(root, out=root, device=self.place.device)
         parts = recipe.changed(seed=self.seed, batch_size=self.optimiser.batch_size).build()

@@ -8,11 +8,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pushforward.core.errors import InputError
+
 
 class Options(BaseModel):
     """Named values with a description each, checked and frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    def require(self) -> None:
+        """Raise InputError if a package that training by these options takes is not installed."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Options):
+                value.require()
 
 
 class Group(Options):
@@ -64,6 +73,16 @@ class Place(Group):
     tensorboard: bool = option(
         False, "Also write the log for TensorBoard into the run folder.", rare=True
     )
+
+    def require(self) -> None:
+        if not self.tensorboard:
+            return
+        try:
+            import torch.utils.tensorboard  # noqa: F401
+        except ImportError as error:
+            raise InputError(
+                "--tensorboard needs the package tensorboard: pip install -e '.[tensorboard]'"
+            ) from error
 
 
 class Machine(Group):

@@ -88,6 +88,7 @@ class Rectify(Recipe):
         from dataclasses import replace
 
         from pushforward.core.errors import InputError
+        from pushforward.core.fields import require_nulls
         from pushforward.core.paths import CondOT
         from pushforward.core.spec import Provenance, SamplingDefaults
         from pushforward.models.model import Model
@@ -105,8 +106,10 @@ class Rectify(Recipe):
             raise InputError(
                 f"{self.teacher} holds a {type(teacher).__name__}; flows of a Model are made straight"
             )
-        if self.guidance is not None and teacher.classes is None:
-            raise InputError("--guidance needs a teacher with classes, and this one has none")
+        if self.guidance is not None:
+            require_nulls(teacher)
+            if teacher.classes is None:
+                raise InputError("--guidance needs a teacher with classes, and this one has none")
         parts = experiment_of(self.teacher, device=self.place.device)
         net = seeded(lambda: again(teacher.net, outputs=1), self.seed)
         path = CondOT(gaussian_source=False)

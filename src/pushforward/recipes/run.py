@@ -185,6 +185,7 @@ def resumed(folder: Path, given: Mapping[str, Any]) -> Recipe:
 
 def settle(recipe: Recipe) -> Recipe:
     """The recipe with what depends on its data and on this machine decided: precision and compiling."""
+    recipe.require()
     recipe = recipe.settled()
     device = find_device(recipe.place.device)
     matching = getattr(getattr(recipe, "objective", None), "name", "matching") == "matching"
@@ -332,12 +333,8 @@ def validation(experiment: Experiment | Classifying) -> Validate | None:
 
 def tensorboard(folder: Path, step: int) -> Callable[[Mapping[str, Any]], None]:
     """Writes entries of the log for TensorBoard; those after `step`, from before the run was resumed, are hidden."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "--tensorboard needs the package tensorboard: pip install -e '.[tensorboard]'"
-        ) from error
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(entry: Mapping[str, Any]) -> None:

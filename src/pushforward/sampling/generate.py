@@ -22,6 +22,7 @@ from pushforward.core.fields import (
     networks,
     nulls_of,
     parameters_of,
+    require_nulls,
 )
 from pushforward.core.noise import START, Noise
 from pushforward.core.progress import is_watched, tell
@@ -247,12 +248,11 @@ def _require_guided(
             raise InputError(
                 f"the negative condition {name} has no positive one beside it: give both"
             )
+    if negative is not None:
+        return
+    require_nulls(field)
     nulls = nulls_of(field)
-    if negative is None and not nulls:
-        raise InputError(
-            "guidance needs a model with classes or other conditions that may be dropped, and this one has none"
-        )
-    if negative is None and not any(name in given for name in nulls):
+    if not any(name in given for name in nulls):
         raise InputError(
             f"guidance moves samples towards a condition: give one ({', '.join(f'{name}=' for name in nulls)})"
         )

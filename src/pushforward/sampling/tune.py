@@ -29,7 +29,7 @@ from torch import Tensor
 
 from pushforward.core import conditions
 from pushforward.core.errors import InputError, NonFiniteError
-from pushforward.core.fields import Field
+from pushforward.core.fields import Field, require_nulls
 from pushforward.core.noise import START, Noise
 from pushforward.core.paths import Path
 from pushforward.core.progress import counted
@@ -132,6 +132,8 @@ def tune(
         )
     if method not in ("gradient", "least-squares"):
         raise InputError(f"method is 'gradient' or 'least-squares', not {method!r}")
+    if guidance is not None:
+        require_nulls(model)
     path, total = model.path, num + held_out
     path.require_gaussian("learned sampler")
     size, (device, dtype) = shape_of(model, shape, False), home(model)

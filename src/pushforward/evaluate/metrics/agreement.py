@@ -77,10 +77,23 @@ class NetworkClassifier(Judge):
 
 def check_labels(train: Dataset, held_out: Dataset) -> None:
     """That a classifier can be fitted on one part of the data and scored on the other."""
+    _machines()
     if train.labels is None or held_out.labels is None:
         raise InputError("a classifier needs labels, and this data set has none")
     if len(train.labels.unique()) < 2:
         raise InputError("a classifier needs two classes with data or more, and there is one")
+
+
+def _machines() -> Any:
+    """scikit-learn's support vector machines. InputError if it is missing."""
+    try:
+        from sklearn.svm import SVC
+    except ImportError as error:
+        raise InputError(
+            "the classifier that says whether samples are of their class comes with scikit-learn, which is not "
+            "installed; pip install -e '.[demo]', or give one of your own"
+        ) from error
+    return SVC
 
 
 def train_classifier(train: Dataset, held_out: Dataset, limit: int = LIMIT) -> Classifier:
@@ -89,13 +102,11 @@ def train_classifier(train: Dataset, held_out: Dataset, limit: int = LIMIT) -> C
     Samples of more than 1024 numbers are made shorter; see `Vectors`. Memory is then that of (limit, 1024) numbers,
     whatever the size of images.
     """
-    from sklearn.svm import SVC
-
     check_labels(train, held_out)
     seen, apart = train.sample(limit), held_out.sample(limit)
     vectors = Vectors(train.shape, DIMENSIONS)
     x, y = vectors.of_data(seen).double().numpy(), seen.labels
-    machine = SVC(C=10.0, gamma="scale").fit(x, y.numpy())  # type: ignore[union-attr]
+    machine = _machines()(C=10.0, gamma="scale").fit(x, y.numpy())  # type: ignore[union-attr]
     predicted = torch.from_numpy(machine.predict(vectors.of_data(apart).double().numpy()))
     accuracy = float(torch.eq(predicted, apart.labels).double().mean())  # type: ignore[arg-type]
     return Classifier(machine, vectors, classes_of(train), accuracy)

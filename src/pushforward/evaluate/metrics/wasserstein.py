@@ -9,6 +9,8 @@ from equal numbers of samples, and with that of two sets of data.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,17 @@ from pushforward.evaluate.metrics.measured import Measured, flat, root, variance
 ROWS = 1024
 # Largest gap between a plan and the bound of its potentials, relative to the mean cost.
 GAP = 1e-9
+
+
+def library() -> Any:
+    """POT. InputError if it is missing."""
+    try:
+        import ot
+    except ImportError as error:
+        raise InputError(
+            "exact optimal transport needs POT: pip install -e '.[transport]'; or take sliced_wasserstein"
+        ) from error
+    return ot
 
 
 def wasserstein(a: Tensor, b: Tensor) -> Measured:
@@ -37,12 +50,7 @@ def wasserstein(a: Tensor, b: Tensor) -> Measured:
     Raises InputError for sets that cannot be compared or if POT is missing, ConvergenceError if the bound is not met.
     """
     a, b = flat(a, b)
-    try:
-        import ot
-    except ImportError as error:
-        raise InputError(
-            "exact optimal transport needs POT: pip install -e '.[transport]'; or take sliced_wasserstein"
-        ) from error
+    ot = library()
     # Centred, as |a - b|^2 = |a' - b'|^2 + 2 d.(a' - b') + |d|^2: an offset costs no digits and does not move the plan.
     mean_a, mean_b = a.mean(0), b.mean(0)
     x, y, d = a - mean_a, b - mean_b, mean_a - mean_b
