@@ -63,6 +63,23 @@ def test_samples_go_all_the_way_from_noise_to_data(name):
     assert seen == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
+def test_guidance_is_at_all_times_and_a_share_starts_with_sample_0():
+    labelled = mixture(2, 3, labels=[0, 1, 1]).field(pf.CondOT())
+    options = {
+        "nfe": 6,
+        "solver": Euler(),
+        "guidance": 3.0,
+        "label": torch.tensor([0, 1, 1]),
+        "shape": (2,),
+    }
+    truth = pf.generate(labelled, 3, interval=(0.0, 1.0), **options)
+    assert torch.equal(pf.generate(labelled, 3, **options), truth)
+    assert torch.equal(torch.cat(list(pf.generate_batches(labelled, 3, **options))), truth)
+    assert torch.equal(generate_together(labelled, 3, **options), truth)
+    late = pf.generate(labelled, 3, interval=(0.0, 0.7), **options)
+    assert not torch.allclose(late, truth)
+
+
 def test_pairs_take_a_hundred_calls_and_ten_thousand_of_them_fill_a_file(tmp_path):
     field = Rows(LAW.field(pf.CondOT()))
     generate_pairs(field, tmp_path / "a", 3, solver=Euler())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +40,24 @@ def test_a_fit_by_gradient_gains_on_noise_it_has_not_seen(path):
     for solver, stated in ((Learned(), tuned.before), (tuned.solver, tuned.after)):
         got = pf.integrate(solver, field, x, solver.grid(5, path))
         assert 0.5 < float((got - exact).square().mean().sqrt()) / stated < 2
+
+
+@pytest.mark.parametrize("path", [pf.CondOT(), pf.VP(), pf.EDM(0.05, 20.0)], ids=repr)
+def test_gradients_in_the_times_are_those_of_differences(path):
+    case, start = problem(RING, path, 4, 12, seed=2), universal()
+    index = torch.arange(12)
+
+    def ends(change):
+        return case.solve(Learned(replace(start, density=start.density + change)), 4)
+
+    weight = randn(12, 2, seed=5)
+    density = start.density.clone().requires_grad_()
+    loss = (weight * tuning._roll_out(case, replace(start, density=density), index)).sum()
+    (gradient,) = torch.autograd.grad(loss, density)
+    direction, h = 0.3 * randn(*density.shape, seed=6), 1e-5
+    slope = (weight * (ends(h * direction) - ends(-h * direction))).sum() / (2 * h)
+    assert float(slope.abs()) > 1e-4
+    assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=1e-4)
 
 
 def test_a_fit_by_least_squares_gains_without_a_gradient():
