@@ -217,7 +217,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_two_processes_train_what_one_does_and_the_first_one_speaks(toy: Path) -> None:
     first, second = json.loads((toy / "said.json").read_text())
     assert second == ""
-    lines = first.splitlines()
+    start, *lines = first.splitlines()
+    assert start == "preparing toy2d"
     assert "training toy2d in run" in lines[0]
     assert lines[0].endswith("2 processes (ddp)")
     assert [line.split()[1] for line in lines[1:-1]] == ["2/6", "4/6", "6/6"]
@@ -231,7 +232,7 @@ def test_two_processes_train_what_one_does_and_the_first_one_speaks(toy: Path) -
 
 @pytest.mark.parametrize("num", [1, 7])
 def test_two_processes_draw_the_samples_of_one(zygote: Zygote, toy: Path, num: int) -> None:
-    options = ("--num", num, "--nfe", 4, "--device", "cpu", "--batch-size", 3)
+    options = ("--num", num, "--nfe", 4, "--device", "cpu", "--batch-size", 3, "--overwrite")
     assert zygote.run_group(2, "sample", "run", *options, "--out", "two", cwd=toy) == [0, 0]
     assert f"{num} samples" in zygote.said[0]
     assert zygote.said[1] == ""
@@ -255,7 +256,7 @@ def test_conditions_labels_and_sources_go_with_their_samples(
             assert found[key].shape == value.shape
             assert (found[key] - value).abs().max() < 1e-5, key
         assert said[:4] == complaints[:4]
-        assert said[4] == "InputError: source has 5 states for 7 samples"
+        assert said[4] == "InputError: source has 5 entries for 7 samples"
     assert all(complaints), complaints
 
 
@@ -288,9 +289,9 @@ def test_two_processes_evaluate_as_one_and_leave_to_one_what_they_cannot_share(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--out", "run"), "pushforward: run already holds a run: go on with it by --resume"),
+        (("--out", "run"), "pushforward: run already holds a run: continue it with --resume"),
         (("--out", "none", "--resume"), "pushforward: none is not a run folder: it has no config.toml"),
-        (("--out", "run", "--resume", "--lr", 9), "pushforward: --resume goes on with the options of run; these"),
+        (("--out", "run", "--resume", "--lr", 9), "pushforward: --resume continues with the options of run, and these"),
         (("--out", "small", "--batch-size", 1), "pushforward: a batch of 1 is shared by 2 processes"),
         (("--out", "new", "--parallel", "fsdp", "--objective", "meanflow"), "pushforward: MeanFlow cannot be trained"),
     ],
@@ -300,7 +301,8 @@ def test_an_error_of_all_is_said_once(zygote: Zygote, toy: Path, options: tuple,
     codes = zygote.run_group(2, *TOY[:8], *options, cwd=toy)
     assert codes[0] == 1
     assert codes[1] != 0
-    assert zygote.said[0].startswith(words), zygote.said
+    # The line that a command begins with, then the error, from one process.
+    assert zygote.said[0].removeprefix("preparing toy2d\n").startswith(words), zygote.said
     assert zygote.said[0].count("\n") == 1
     assert zygote.said[1] == ""
 
