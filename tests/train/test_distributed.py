@@ -302,8 +302,9 @@ def test_an_error_of_all_is_said_once(zygote: Zygote, toy: Path, options: tuple,
     assert codes[0] == 1
     assert codes[1] != 0
     # The line that a command begins with, then the error, from one process.
-    assert zygote.said[0].removeprefix("preparing toy2d\n").startswith(words), zygote.said
-    assert zygote.said[0].count("\n") == 1
+    said = zygote.said[0].removeprefix("preparing toy2d\n")
+    assert said.startswith(words), zygote.said
+    assert said.count("\n") == 1
     assert zygote.said[1] == ""
 
 
