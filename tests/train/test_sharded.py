@@ -254,7 +254,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_with_a_checkpoint
     assert zygote.run_group(2, *TOY, *options, cwd=whole) == [0, 0], zygote.said
     codes = zygote.run_group(2, *TOY, *options, cwd=stopped, before=moment.format(rank=rank))
     assert codes == [128 + signal.SIGTERM] * 2, zygote.said
-    end = "stopped; go on with: pushforward train toy2d --out run --resume\n"
+    end = "stopped; continue with: pushforward train toy2d --out run --resume\n"
     assert zygote.said[0].endswith(end)
     assert zygote.said[0].count("stopped;") == 1
     assert zygote.said[1] == ""
