@@ -285,9 +285,7 @@ def test_two_processes_never_train_in_one_folder(zygote: Zygote, tmp_path: Path)
     before = tree(tmp_path / "run")
     with locked(tmp_path / "run"):
         assert zygote.run(*TOY, "--resume", cwd=tmp_path) == 1
-        assert zygote.said == (
-            "preparing toy2d\npushforward: another process is training in run\n"
-        )
+        assert zygote.said == ("preparing toy2d\npushforward: another process is training in run\n")
         with pytest.raises(CheckpointError, match="another process"), locked(tmp_path / "run"):
             pass
     assert tree(tmp_path / "run") == before
@@ -317,7 +315,9 @@ def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint_and_128_plus_its_n
     wait_for_step(stopped / "run", 20, pid)
     os.kill(pid, number)
     assert zygote.wait() == 128 + number
-    assert zygote.said.endswith("stopped; continue with: pushforward train toy2d --out run --resume\n")
+    assert zygote.said.endswith(
+        "stopped; continue with: pushforward train toy2d --out run --resume\n"
+    )
     last = steps_logged(stopped / "run")
     assert checkpoints_are_whole(stopped / "run")[-1] == last < 120
     assert zygote.run(*TOY, "--resume", cwd=stopped) == 0
