@@ -34,7 +34,8 @@ _NAMES = {
         "CheckpointError", "ConvergenceError", "DataError", "DivergenceError", "Error", "InputError",
         "NonFiniteError", "UndefinedError",
     ),
-    "core.paths": ("CondOT", "Cosine", "DDPMPath", "EDM", "Path", "SubVP", "VE", "VP"),
+    "core.paths": ("CondOT", "Cosine", "EDM", "Path", "SubVP", "VE", "VP"),
+    "core.ddpm": ("DDPMPath",),
     "core.interpolants": ("BrownianBridge", "Interpolant", "SmoothBridge", "Tube"),
     "core.predictions": ("PREDICTIONS", "Prediction", "convert"),
     "core.fields": ("Field", "FlowMap", "ScoreField"),
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from pushforward.core.conditions import Empty as Empty
     from pushforward.core.conditions import Fill as Fill
     from pushforward.core.conditions import Tokens as Tokens
+    from pushforward.core.ddpm import DDPMPath as DDPMPath
     from pushforward.core.errors import CheckpointError as CheckpointError
     from pushforward.core.errors import ConvergenceError as ConvergenceError
     from pushforward.core.errors import DataError as DataError
@@ -105,7 +107,6 @@ if TYPE_CHECKING:
     from pushforward.core.paths import VP as VP
     from pushforward.core.paths import CondOT as CondOT
     from pushforward.core.paths import Cosine as Cosine
-    from pushforward.core.paths import DDPMPath as DDPMPath
     from pushforward.core.paths import Path as Path
     from pushforward.core.paths import SubVP as SubVP
     from pushforward.core.predictions import PREDICTIONS as PREDICTIONS

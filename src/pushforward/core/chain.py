@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
+from pushforward.core.ddpm import DDPMPath
 from pushforward.core.errors import InputError
-from pushforward.core.paths import DDPMPath, Path
+from pushforward.core.paths import Path
 from pushforward.core.shapes import expand, sum_data
 from pushforward.core.times import TimeDraw, straight, uniform
 

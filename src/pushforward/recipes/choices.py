@@ -87,12 +87,12 @@ GAUSSIAN_PATHS: dict[str, Entry] = {
     "subvp": Entry("core.paths:SubVP"),
     "ve": Entry("core.paths:VE"),
     "edm": Entry("core.paths:EDM"),
-    "ddpm-linear": Entry("core.paths:DDPMPath.linear"),
-    "ddpm-scaled-linear": Entry("core.paths:DDPMPath.scaled_linear"),
-    "ddpm-sigmoid": Entry("core.paths:DDPMPath.sigmoid"),
-    "ddpm-cosine": Entry("core.paths:DDPMPath.cosine"),
+    "ddpm-linear": Entry("core.ddpm:DDPMPath.linear"),
+    "ddpm-scaled-linear": Entry("core.ddpm:DDPMPath.scaled_linear"),
+    "ddpm-sigmoid": Entry("core.ddpm:DDPMPath.sigmoid"),
+    "ddpm-cosine": Entry("core.ddpm:DDPMPath.cosine"),
     "ddpm-rescaled": Entry(
-        "core.paths:DDPMPath.rescaled", {"self": Entry("core.paths:DDPMPath.scaled_linear")}
+        "core.ddpm:DDPMPath.rescaled", {"self": Entry("core.ddpm:DDPMPath.scaled_linear")}
     ),
 }
 INTERPOLANTS: dict[str, Entry] = {

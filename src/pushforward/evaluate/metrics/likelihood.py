@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from pushforward.core.ddpm import DDPMPath
 from pushforward.core.errors import InputError
-from pushforward.core.paths import DDPMPath, Path
+from pushforward.core.paths import Path
 from pushforward.core.times import straight, uniform
 from pushforward.evaluate.labels import spec_of
 from pushforward.laws.law import Law
