@@ -94,7 +94,7 @@ def figures(model: Any, source: Any, num: int, seed: int, one_step: bool) -> dic
     cond: dict[str, Any] = {} if label is None else {"label": label.to(device)}
     found: dict[str, Any] = {}
     if one_step:
-        start, end = x0.cpu(), generate(model, num, nfe=1, source=x0, **cond).cpu()
+        start, end = x0.cpu(), generate(model, num, nfe=1, source=x0, decode=False, **cond).cpu()
     else:
         flow = follow(model, x0, **cond)
         start, end = flow.start, flow.end

@@ -119,7 +119,7 @@ def reference(model: Field, num: int, **sampling: Any) -> tuple[Tensor, int, flo
 
     def ends() -> Tensor:
         grid = solver.grid(steps, model.path)
-        return generate(model, num, solver=solver, grid=grid, **sampling)
+        return generate(model, num, solver=solver, grid=grid, decode=False, **sampling)
 
     fine = ends()
     while True:
@@ -152,7 +152,9 @@ def compare(
         if sampler is None:
             continue
         try:
-            x = generate(model, num, solver=sampler.solver, grid=sampler.grid, **sampling)
+            x = generate(
+                model, num, solver=sampler.solver, grid=sampler.grid, decode=False, **sampling
+            )
         except NonFiniteError:
             x = torch.full_like(truth, math.inf)
         if method.exact:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
-from pushforward.core.conditions import Null, Nulls, as_nulls
+from pushforward.core.conditions import Condition, Null, Nulls, as_nulls
 from pushforward.core.errors import InputError
 from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
 
@@ -22,6 +22,10 @@ class ModelBase(nn.Module):
     nulls:      what stands for each condition that may be dropped, by its name. The default with classes is
                 {"label": Fill(-1)}. A null that is a module, such as a learned row, is trained with the model.
 
+    encoders:   what makes conditions of something else that is given by name, such as {"prompt": a text encoder}.
+                Frozen; an encoder's nulls are the model's.
+    codec:      what the model's states are decoded by, such as `Latents`; None where they are the data themselves.
+
     The records are frozen; to change one, assign another. A model that wraps another has the records of that one.
 
     A new model calls `set_records` when it is made, and adds `records()` to what its `to_config` returns.
@@ -31,6 +35,7 @@ class ModelBase(nn.Module):
     _sampling: SamplingDefaults
     _provenance: Provenance
     _fixed_nulls: dict[str, Null]
+    _encoders: dict[str, Encoder]
 
     def set_records(
         self,
@@ -41,6 +46,8 @@ class ModelBase(nn.Module):
         nulls: Mapping[str, Null | float | str] | None = None,
         sampling: SamplingDefaults | None = None,
         provenance: Provenance | None = None,
+        encoders: Mapping[str, Encoder] | None = None,
+        codec: Codec | None = None,
     ) -> None:
         """Set the records. shape and classes are those of `spec`, which need not repeat them."""
         spec = DataSpec(tuple(shape), classes=classes) if spec is None else spec
@@ -54,6 +61,11 @@ class ModelBase(nn.Module):
         self._provenance = Provenance() if provenance is None else provenance
         if nulls is None:
             nulls = {} if spec.classes is None else {"label": -1}
+        self._encoders = dict(encoders or {})
+        for encoder in self._encoders.values():
+            nulls = dict(encoder.nulls) | dict(nulls)
+        if codec is not None:
+            self.held_codec = codec
         self._fixed_nulls, learned = {}, {}
         for name, null in as_nulls(nulls).items():
             if isinstance(null, nn.Module):
@@ -97,8 +109,16 @@ class ModelBase(nn.Module):
         return owner._fixed_nulls | dict(getattr(owner, "learned_nulls", {}).items())
 
     @property
+    def encoders(self) -> dict[str, Encoder]:
+        return self._described()._encoders
+
+    @property
+    def codec(self) -> Codec | None:
+        return getattr(self._described(), "held_codec", None)
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample; () if not known."""
+        """Of one state; () if not known. That of a sample, but where a codec decodes it."""
         return self.spec.shape
 
     @property
@@ -116,7 +136,9 @@ class ModelBase(nn.Module):
 
     def records(self) -> dict[str, Any]:
         """The constructor's arguments that `set_records` takes."""
+        held = {"encoders": self.encoders or None, "codec": self.codec}
         return {
+            **{name: value for name, value in held.items() if value is not None},
             "spec": self.spec,
             "nulls": dict(self.nulls),
             "sampling": self.sampling,
@@ -133,8 +155,36 @@ class ModelBase(nn.Module):
         return cls(**config)
 
 
+class Encoder(Protocol):
+    """Makes conditions, by name, of a list of what a user gives, one entry for each sample.
+
+    nulls: what stands for each of them where it is dropped. digest: of all that the conditions depend on.
+    """
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def nulls(self) -> Mapping[str, Null]: ...
+
+    def __call__(self, given: Sequence[Any]) -> dict[str, Condition]: ...
+
+
+class Codec(Protocol):
+    """States of a model from data, and back. digest: of all that they depend on."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
 def _networks(holder: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
     for name, child in holder.named_children():
+        if name == "held_codec":
+            continue  # It is never asked by a field, and never trained.
         if isinstance(child, ModelBase | nn.ModuleDict):
             yield from _networks(child, f"{prefix}{name}.")
         elif any(True for _ in child.parameters()):

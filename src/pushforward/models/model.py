@@ -15,7 +15,7 @@ from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction, check_defined, convert
 from pushforward.core.shapes import as_time, expand
 from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
-from pushforward.models.base import ModelBase, check_outputs, split_outputs
+from pushforward.models.base import Codec, Encoder, ModelBase, check_outputs, split_outputs
 from pushforward.models.preconditioning import Preconditioning
 
 # What a network may give for each channel: the prediction alone, or with the v of a learned variance after it.
@@ -55,6 +55,8 @@ class Model(ModelBase):
         nulls: Mapping[str, Null | float | str] | None = None,
         sampling: SamplingDefaults | None = None,
         provenance: Provenance | None = None,
+        encoders: Mapping[str, Encoder] | None = None,
+        codec: Codec | None = None,
     ) -> None:
         super().__init__()
         check_defined(prediction, path)
@@ -91,6 +93,8 @@ class Model(ModelBase):
             nulls=nulls,
             sampling=sampling,
             provenance=provenance,
+            encoders=encoders,
+            codec=codec,
         )
         self._ends: dict[Prediction, Ends] = {}
 

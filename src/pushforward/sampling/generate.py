@@ -30,7 +30,7 @@ from pushforward.core.spec import SamplingDefaults
 from pushforward.guidance import ClassifierFree
 from pushforward.laws.law import Law
 from pushforward.runtime.processes import Processes
-from pushforward.sampling.given import Label, conditions_of, labels_of, negatives_of
+from pushforward.sampling.given import Label, conditions_of, count_of, labels_of, negatives_of
 from pushforward.sampling.sampler import Grid, find_sampler
 from pushforward.solvers import Solver, integrate
 from pushforward.solvers.base import Callback, Edit
@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 def generate(
     model: Field | FlowMap,
-    num: int,
+    num: int | None = None,
     *,
     solver: Solver | None = None,
     nfe: int | None = None,
@@ -59,6 +59,7 @@ def generate(
     callback: Callback | None = None,
     edit: Edit | None = None,
     progress: Progress | None = None,
+    decode: bool = True,
     label: Label | None = None,
     **cond: Any,
 ) -> Tensor:
@@ -67,6 +68,7 @@ def generate(
     model:      a Field, or a flow map, which takes a step a call; with `shape`, or one of the library's models and
                 exact laws, which know theirs. What is wrapped (guidance, ScheduleTransfer) is as good as what is
                 inside.
+    num:        how many; by default as many as there are prompts, or other entries for the model's encoders.
     solver:     the best known for this model and number of calls by default (`default_sampler`); with a grid of yours,
                 `Learned(None)`.
     nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call is one.
@@ -86,6 +88,7 @@ def generate(
     cond:       other conditions, by the names that the network or the model's encoders take them by.
     callback, edit: called as by `integrate`, for each batch.
     progress:   called with (network steps done, of how many).
+    decode:     whether samples of a model of latents are decoded; its states otherwise.
 
     Returns (num, *shape) on the model's device; `generate_batches` yields them batch by batch instead. Raises
     NonFiniteError if any sample is not finite.
@@ -98,7 +101,7 @@ def generate(
 
 def generate_batches(
     model: Field | FlowMap,
-    num: int,
+    num: int | None = None,
     *,
     solver: Solver | None = None,
     nfe: int | None = None,
@@ -117,6 +120,7 @@ def generate_batches(
     callback: Callback | None = None,
     edit: Edit | None = None,
     progress: Progress | None = None,
+    decode: bool = True,
     label: Label | None = None,
     **cond: Any,
 ) -> Iterator[Tensor]:
@@ -124,6 +128,7 @@ def generate_batches(
 
     Arguments are checked at once, before the first batch is asked for.
     """
+    num = count_of(model, num, cond)
     check_count(num, batch_size, start)
     if not 0 <= from_time < to_time <= 1:
         raise InputError(
@@ -161,14 +166,14 @@ def generate_batches(
         _require_guided(field, given, negative)
     return _batches(
         model, field, solver, grid, source, given, mask, num, batch_size, seed, start, size, device, dtype,
-        callback, edit, progress,
+        callback, edit, progress, find_inside(model, "codec") if decode and to_time == 1 else None,
     )  # fmt: skip
 
 
 def _batches(
     model: Any, field: Any, solver: Solver, grid: Tensor, source: Any, given: dict[str, Any], mask: Tensor | None,
     num: int, batch_size: int, seed: int, start: int, size: tuple[int, ...], device: torch.device,
-    dtype: torch.dtype, callback: Callback | None, edit: Edit | None, progress: Progress | None,
+    dtype: torch.dtype, callback: Callback | None, edit: Edit | None, progress: Progress | None, codec: Any,
 ) -> Iterator[Tensor]:  # fmt: skip
     steps = grid.shape[-1] - 1
     total = steps * -(-num // batch_size)
@@ -192,7 +197,9 @@ def _batches(
                 solver, here_field, x, grid, seed=seed, ids=noise.ids, mask=part, edit=edit,
                 callback=watched if callback or progress or is_watched() else None, **here,
             )  # fmt: skip
-        check_finite(x, first)
+            check_finite(x, first)
+            if codec is not None:
+                x = codec.decode(x)
         yield x
 
 

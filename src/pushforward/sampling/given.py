@@ -72,6 +72,18 @@ def conditions_of(
     return given
 
 
+def count_of(model: Any, num: int | None, given: Mapping[str, Any]) -> int:
+    """The number of samples: `num`, or that of the entries that an encoder of the model is given."""
+    encoders = find_inside(model, "encoders", {})
+    lists = {name: v for name, v in given.items() if name in encoders and not isinstance(v, str)}
+    if num is None:
+        if not lists and not any(name in given for name in encoders):
+            lists_of = f", or a list of {' or '.join(encoders)}s" if encoders else ""
+            raise InputError(f"how many samples? Give num{lists_of}")
+        return len(next(iter(lists.values()))) if lists else 1
+    return num
+
+
 def negatives_of(
     model: Any, num: int, negative: Mapping[str, Any], arguments: Sequence[str]
 ) -> dict[str, Any]:

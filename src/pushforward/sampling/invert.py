@@ -46,7 +46,9 @@ def invert(
     solver = DDIM() if solver is None else solver
     grid = find_sampler(model, solver, grid, nfe).grid
     back = Inverse(solver) if exact else solver
-    return generate(model, len(x), solver=back, grid=grid.flip(-1), source=x, **options)
+    return generate(
+        model, len(x), solver=back, grid=grid.flip(-1), source=x, decode=False, **options
+    )
 
 
 def slerp(a: Tensor, b: Tensor, w: Tensor | float) -> Tensor:

@@ -121,7 +121,7 @@ def generate_pairs(
             x1 = generate(
                 model, count, solver=solver, nfe=nfe, guidance=guidance, shape=size, seed=seed,
                 source=source[first : first + count] if isinstance(source, Tensor) else source,
-                start=first, batch_size=batch_size, callback=keep, label=labels,
+                start=first, batch_size=batch_size, callback=keep, label=labels, decode=False,
             )  # fmt: skip
             tensors = {"x0": torch.cat(starts), "x1": x1}
             tensors = {key: x.float().cpu().contiguous() for key, x in tensors.items()}

@@ -1,0 +1,108 @@
+"""Text encoders: parts of a model that make conditions of prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from pushforward.core.conditions import Condition, Fill, Null, Tokens
+from pushforward.core.errors import InputError
+
+WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s]")
+PAD, UNKNOWN = 0, 1
+
+
+@dataclass(frozen=True)
+class NoText:
+    """No text: sequences without tokens, and pooled vectors of zeros."""
+
+    def __call__(self, value: Condition) -> Condition:
+        if isinstance(value, Tokens):
+            return Tokens(torch.zeros_like(value.values), torch.zeros_like(value.mask))
+        if isinstance(value, Mapping):
+            return {name: self(part) for name, part in value.items()}
+        return Fill(0)(value)
+
+
+def split_words(text: str) -> list[str]:
+    """A text as words and marks, in lower case."""
+    return WORD.findall(text.lower())
+
+
+@dataclass(frozen=True)
+class Words:
+    """Texts as ids of words: {name: Tokens of ids (B, L)}.
+
+    vocabulary: the words that have an id, from 2 on; 0 is padding and 1 an unknown word.
+    length:     the most words of a text; longer ones are cut, between words.
+    name:       of the condition.
+    """
+
+    vocabulary: tuple[str, ...]
+    length: int = 64
+    name: str = "words"
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or not self.vocabulary:
+            raise InputError("an encoder of words needs a vocabulary and a positive length")
+
+    @classmethod
+    def of(cls, texts: Iterable[str], most: int = 10_000, length: int = 64) -> Words:
+        """With the words of these texts, the most frequent ones first."""
+        counts = Counter(word for text in texts for word in split_words(text))
+        found = sorted(counts, key=lambda word: (-counts[word], word))[:most]
+        if not found:
+            raise InputError("the captions hold no words: a model of texts needs some")
+        return cls(tuple(found), length)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.vocabulary, 2)}
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        return len(self.vocabulary) + 2
+
+    @cached_property
+    def digest(self) -> str:
+        text = json.dumps([self.vocabulary, self.length, self.name])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def nulls(self) -> dict[str, Null]:
+        return {self.name: NoText()}
+
+    def unknown(self, text: str) -> list[str]:
+        """The words of a text that have no id."""
+        return [word for word in split_words(text) if word not in self.ids]
+
+    def cut(self, text: str) -> str | None:
+        """What is left of a text that is too long, or None if it fits."""
+        words = split_words(text)
+        return " ".join(words[: self.length]) if len(words) > self.length else None
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, Condition]:
+        rows = [[self.ids.get(w, UNKNOWN) for w in split_words(t)[: self.length]] for t in texts]
+        longest = max(1, *map(len, rows)) if rows else 1
+        ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+            mask[i, : len(row)] = True
+        return {self.name: Tokens(ids, mask)}
+
+    def to_config(self) -> dict[str, Any]:
+        return {"vocabulary": list(self.vocabulary), "length": self.length, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Words:
+        return cls(**{**config, "vocabulary": tuple(config["vocabulary"])})
