@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import pushforward as pf
 from pushforward.evaluate import kinds
-from pushforward.nets import MLP, DiT, UNet
+from pushforward.nets import MLP, DiT, UNet, UViT
 from pushforward.objectives import (
     ConsistencyDistillation,
     ConsistencyTraining,
@@ -232,6 +232,20 @@ NETS: list[Any] = [
         (2, 7, 10),
         3,
         id="UNet-residual-narrow-heads",
+    ),
+    pytest.param(
+        lambda: UViT(1, (8, 16), 1, 8, 16, 1, 2, classes=3, positions="rope"),
+        (1, 8, 10),
+        3,
+        id="UViT",
+    ),
+    pytest.param(
+        lambda: UViT(
+            2, (8,), 2, 8, 16, 1, 2, two_times=True, in_channels=6, features=("age",), qk_norm=False
+        ),
+        (2, 7, 6),
+        None,
+        id="UViT-odd-two-times-control-features",
     ),
     pytest.param(lambda: DiT(1, 2, 16, 2, 2), (1, 8, 8), None, id="DiT"),
     pytest.param(

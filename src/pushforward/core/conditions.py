@@ -107,6 +107,20 @@ def check_size(cond: Conditions, count: int) -> None:
             raise InputError(f"{name} has {len(value)} entries for {count} samples")
 
 
+def trimmed(cond: Conditions) -> dict[str, Any]:
+    """The same with Tokens as long as the last token of any sample, and at least 1."""
+
+    def cut(value: Condition) -> Condition:
+        if isinstance(value, Mapping):
+            return {name: cut(part) for name, part in value.items()}
+        if not isinstance(value, Tokens):
+            return value
+        length = max(1, int((value.mask.any(0).nonzero().max() + 1) if value.mask.any() else 1))
+        return Tokens(value.values[:, :length], value.mask[:, :length])
+
+    return {name: cut(value) for name, value in cond.items()}
+
+
 def take(cond: Conditions, rows: slice | Tensor) -> dict[str, Any]:
     """The samples `rows`: a slice, indices (M,) int64 in any order and number, or a mask (B,) bool."""
     if isinstance(rows, slice):

@@ -78,7 +78,7 @@ class Words:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
-    def nulls(self) -> dict[str, Null]:
+    def nulls(self) -> Mapping[str, Null]:
         return {self.name: NoText()}
 
     def unknown(self, text: str) -> list[str]:

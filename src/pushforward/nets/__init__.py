@@ -10,7 +10,10 @@ from pushforward.nets.dit import DiT
 from pushforward.nets.layers import FourierTime, LabelEmbedding, SinusoidalTime
 from pushforward.nets.mlp import MLP
 from pushforward.nets.network import Network
+from pushforward.nets.prompted import Prompted
 from pushforward.nets.unet import UNet
+from pushforward.nets.uvit import UViT
+from pushforward.nets.words import TextFeatures, WordTransformer
 
 __all__ = [
     "MLP",
@@ -20,8 +23,12 @@ __all__ = [
     "LabelEmbedding",
     "MLPClassifier",
     "Network",
+    "Prompted",
     "SinusoidalTime",
+    "TextFeatures",
     "UNet",
+    "UViT",
+    "WordTransformer",
     "flops",
     "sizes",
 ]

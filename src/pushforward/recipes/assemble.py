@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from torch import nn
+
 from pushforward.core.conditions import Fill, Null, Unknown
 from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
 from pushforward.data.dataset import Dataset
 from pushforward.laws.law import Law
+from pushforward.models.base import Codec, Encoder
 from pushforward.recipes.experiment import Experiment
-from pushforward.recipes.networks import Data, NetworkChoice
+from pushforward.recipes.networks import Data, NetworkChoice, Text
 from pushforward.recipes.objectives import ObjectiveChoice, Parts
 from pushforward.recipes.recipe import Recipe
 from pushforward.runtime.device import find_device, seeded
@@ -33,6 +36,10 @@ def assemble(
     source_name: str | None = None,
     stream: Stream | None = None,
     features: Mapping[str, int] | None = None,
+    text: Text | None = None,
+    wrap: Callable[[nn.Module], nn.Module] = lambda net: net,
+    encoders: Mapping[str, Encoder] | None = None,
+    codec: Codec | None = None,
     kind: Callable[..., Made] = Experiment,  # type: ignore[assignment]
     **more: Any,
 ) -> Made:
@@ -42,16 +49,20 @@ def assemble(
     source: what x0 is drawn from, None for Gaussian noise; source_name: what it is called.
     stream: batches, if they are not plain draws of the data and the source.
     features: widths of the continuous conditions, by name.
+    text:   what the network is given of texts; wrap: what is made of the network, such as `Prompted`.
+    encoders, codec: of the model.
     kind:   the experiment to make, of fields `more` besides those of `Experiment`.
     """
     path, coupling = objective.along(source is None)
     device = find_device(recipe.place.device)
-    inside = Data(spec.shape, spec.classes, features)
+    inside = Data(spec.shape, spec.classes, features, text)
     nulls: dict[str, Null] = dict.fromkeys(features or (), Unknown())
     if spec.classes is not None:
         nulls = {"label": Fill(-1)} | nulls
+    for encoder in (encoders or {}).values():
+        nulls |= encoder.nulls
     parts = Parts(
-        lambda outputs, **options: network.build(inside, outputs=outputs, **options),
+        lambda outputs, **options: wrap(network.build(inside, outputs=outputs, **options)),
         path,
         data,
         recipe.optimiser.steps,
@@ -59,6 +70,8 @@ def assemble(
         spec,
         SamplingDefaults(source=source_name),
         Provenance(recipe=recipe.name()),
+        encoders,
+        codec,
     )
     model, loss = seeded(lambda: objective.build(parts), recipe.seed)
     model.to(device)

@@ -69,6 +69,7 @@ RECIPES: dict[str, Entry] = {
     "digits": Entry("recipes.digits:Digits"),
     "fashion": Entry("recipes.fashion:Fashion"),
     "images": Entry("recipes.images:Images"),
+    "text-to-image": Entry("recipes.text_to_image:TextToImage"),
     "array": Entry("recipes.array:Array"),
     "bridge": Entry("recipes.bridge:Bridge"),
     "cells": Entry("recipes.cells:Cells"),
@@ -210,6 +211,7 @@ def grid(name: str) -> Callable[[int, ProbabilityPath], Tensor]:
 NETWORKS: dict[str, Entry] = {
     "mlp": Entry("nets:MLP"),
     "unet": Entry("nets:UNet"),
+    "uvit": Entry("nets:UViT"),
     **{
         f"unet-{size}": Entry("nets.sizes:unet", {"size": size})
         for size in ("XS", "S", "M", "L", "XL")

@@ -25,22 +25,37 @@ NETWORK = "Network and its size; pushforward sizes lists them."
 
 
 @dataclass(frozen=True)
+class Text:
+    """Texts as a network is given them: widths of their tokens, and of a pooled vector if there is one."""
+
+    width: int
+    pooled: int | None = None
+
+
+@dataclass(frozen=True)
 class Data:
     """What a network must know of its data.
 
-    shape: of a sample. classes: number of labels. features: widths of continuous conditions, by name.
+    shape: of a sample. classes: number of labels. features: widths of continuous conditions, by name. text: what it is
+    given of texts.
     """
 
     shape: tuple[int, ...]
     classes: int | None = None
     features: Mapping[str, int] | None = None
+    text: Text | None = None
 
     def arguments(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if self.classes is not None:
             found["classes"] = self.classes
-        if self.features:
-            found["features"] = dict(self.features)
+        features = dict(self.features or {})
+        if self.text is not None:
+            found["context"] = self.text.width
+            if self.text.pooled is not None:
+                features["pooled"] = self.text.pooled
+        if features:
+            found["features"] = features
         return found
 
     def grid(self) -> dict[str, Any]:
@@ -143,7 +158,26 @@ class DiTSize(NetworkChoice):
         return self.network(arguments, data.grid(), more)
 
 
-ImageNetwork = Annotated[UNetSize | DiTSize | UNetChoice, Field(discriminator="name")]
+class UViTChoice(NetworkChoice):
+    """Convolutions on fine pixels and a transformer on coarse ones."""
+
+    name: Literal["uvit"] = "uvit"
+    levels: tuple[int, ...] = option(
+        (32, 64), "Channels of the convolutions, from the finest level.", min_length=1
+    )
+    width: int = option(192, "Width of the transformer, a multiple of 64.", ge=64, multiple_of=64)
+    depth: int = option(6, "Blocks of the transformer.", ge=1)
+    dropout: float = option(0.0, "Dropout in all blocks.", ge=0, lt=1, rare=True)
+
+    def build(self, data: Data, **more: Any) -> nn.Module:
+        data.grid()
+        if len(data.shape) != 3:
+            raise InputError(f"--network uvit is for images, and the data are {data.shape}")
+        arguments = {"channels": data.shape[0], "heads": self.width // 64}
+        return self.network(arguments, self.model_dump(exclude={"name"}), data.arguments(), more)
+
+
+ImageNetwork = Annotated[UNetSize | DiTSize | UNetChoice | UViTChoice, Field(discriminator="name")]
 
 
 class Auto(NetworkChoice):

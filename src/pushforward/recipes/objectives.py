@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pushforward.couplings import Coupling
     from pushforward.data import Dataset
     from pushforward.laws import Law
+    from pushforward.models.base import Codec, Encoder
     from pushforward.models.flow_map import FlowMapModel
     from pushforward.models.model import Model
     from pushforward.objectives import Objective
@@ -51,7 +52,7 @@ class Parts:
     """What an objective and its model are built from.
 
     net: builds the network. path: see `ObjectiveChoice.along`. steps: of the run. nulls: what stands for each condition
-    that may be dropped. spec, sampling, provenance: what else travels with the model.
+    that may be dropped. spec, sampling, provenance, encoders, codec: what else travels with the model.
     """
 
     net: NetFactory
@@ -62,6 +63,8 @@ class Parts:
     spec: DataSpec
     sampling: SamplingDefaults
     provenance: Provenance
+    encoders: Mapping[str, Encoder] | None = None
+    codec: Codec | None = None
 
     def records(self) -> dict[str, Any]:
         """The arguments by which a model takes its records."""
@@ -70,6 +73,11 @@ class Parts:
             "nulls": self.nulls,
             "sampling": self.sampling,
             "provenance": self.provenance,
+            **{
+                name: value
+                for name, value in (("encoders", self.encoders), ("codec", self.codec))
+                if value is not None
+            },
         }
 
 

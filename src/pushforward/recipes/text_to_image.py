@@ -1,0 +1,155 @@
+"""Text to image: captions and pictures to a model that is asked by prompts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from pushforward.recipes.choices import Times
+from pushforward.recipes.families import ConditionalMatching, ConditionalObjective
+from pushforward.recipes.images import FilePictures, ImageRecipe, divided, read_images
+from pushforward.recipes.networks import NETWORK, DiTSize, UNetChoice, UNetSize, UViTChoice
+from pushforward.recipes.objectives import OBJECTIVE
+from pushforward.recipes.options import Choice, Logging, Optimiser, option, pick
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pushforward.data import Dataset
+    from pushforward.models.base import Encoder
+    from pushforward.recipes.experiment import Experiment
+
+TextNetwork = Annotated[UViTChoice | UNetSize | DiTSize | UNetChoice, Field(discriminator="name")]
+# Of scenes, how many are held apart; they show combinations that the others do not.
+HELD_OUT_SCENES = 2000
+
+
+class EncoderChoice(Choice):
+    """What makes conditions of captions and prompts."""
+
+    def encoder(self, captions: Sequence[str]) -> Encoder:
+        raise NotImplementedError
+
+    def part(self, encoder: Any) -> Any:
+        """What the network makes of them, of attributes `width` and `pooled`; trained with it."""
+        raise NotImplementedError
+
+
+class WordsChoice(EncoderChoice):
+    """A small transformer over the words of the captions, trained with the model."""
+
+    name: Literal["words"] = "words"
+    text_width: int = option(128, "Width of a word.", ge=8)
+    text_depth: int = option(2, "Blocks over the words.", ge=1)
+    text_length: int = option(64, "The most words of a prompt.", ge=1)
+
+    def encoder(self, captions: Sequence[str]) -> Encoder:
+        from pushforward.models.text import Words
+
+        return Words.of(captions, length=self.text_length)
+
+    def part(self, encoder: Any) -> Any:
+        from pushforward.nets import WordTransformer
+
+        heads = max(h for h in (1, 2, 4) if self.text_width % h == 0)
+        return WordTransformer(
+            encoder.size, self.text_width, self.text_depth, heads, self.text_length
+        )
+
+
+AnyEncoder = Annotated[WordsChoice, Field(discriminator="name")]
+
+
+def logit_normal() -> ConditionalMatching:
+    return ConditionalMatching(times=Times(name="logit-normal"))
+
+
+class TextToImage(ImageRecipe):
+    """A model of pictures that is asked by prompts, trained on captions: rectified flow with logit-normal times.
+
+    Of the data set `scenes` each picture can be read back, so that evaluate says how many prompts are satisfied.
+    """
+
+    data: str = option(
+        "scenes", "scenes, emoji, or a folder, archives or array of images with captions."
+    )
+    number: int = option(40_000, "Scenes to train on.", ge=100, rare=True)
+    captions: Literal["mixed", "short", "descriptive", "noisy"] = option(
+        "mixed", "Captions of scenes.", rare=True
+    )
+    held_out: float = option(
+        0.05, "Share of other data kept apart for evaluation.", ge=0, lt=1, rare=True
+    )
+    encoder: AnyEncoder = pick(WordsChoice, "What reads the captions.")
+    objective: ConditionalObjective = pick(logit_normal, OBJECTIVE)
+    network: TextNetwork = pick(UViTChoice, NETWORK)
+    pictures: FilePictures = Field(default_factory=FilePictures)
+    optimiser: Optimiser = Field(
+        default_factory=lambda: Optimiser(
+            steps=20_000, batch_size=64, lr=1e-3, ema=0.999, decay="trapezoid"
+        )
+    )
+    logging: Logging = Field(
+        default_factory=lambda: Logging(
+            sample_every=2000, validate_every=2000, checkpoint_every=1000
+        )
+    )
+
+    def read(self) -> tuple[Dataset, Dataset | None]:
+        """The data to train on, and those kept apart."""
+        from pushforward.core.errors import DataError
+        from pushforward.data.scenes import load_scenes
+
+        if self.data == "scenes":
+            size = self.pictures.size or 32
+            train = load_scenes(self.number, size, captioned=self.captions)
+            return train, load_scenes(HELD_OUT_SCENES, size, 1, self.captions, held_out=True)
+        if self.data == "emoji":
+            from pushforward.data.emoji import load_emoji
+
+            whole = load_emoji(self.pictures.size or 64)
+        else:
+            whole = read_images(Path(self.data), self.pictures)
+        if whole.captions is None:
+            raise DataError(
+                f"{self.data} has no captions: put a text file beside each picture (x.png, x.txt), or a column "
+                f"`caption` in metadata.jsonl or metadata.csv"
+            )
+        # A prompt takes the place of a class.
+        whole = replace(whole, labels=None, classes=None, class_names=None)
+        return divided(whole, self.held_out)
+
+    def build(self) -> Experiment:
+        from pushforward.data.encoded import encode_texts
+        from pushforward.nets.prompted import Prompted
+        from pushforward.recipes.assemble import assemble
+        from pushforward.recipes.networks import Text
+        from pushforward.recipes.prompted import PromptedExperiment
+        from pushforward.runtime.device import seeded
+        from pushforward.streams.shuffled import Shuffled
+        from pushforward.streams.trimmed import Trimmed
+
+        train, held_out = self.read()
+        assert train.captions is not None
+        encoder = self.encoder.encoder(train.captions)
+        part = seeded(lambda: self.encoder.part(encoder), self.seed)
+        (name,) = encoder.nulls
+        given = encode_texts(train, {"caption": encoder})
+        apart = None if held_out is None else encode_texts(held_out, {"caption": encoder})
+        return assemble(
+            self,
+            self.objective,
+            self.network,
+            given,
+            apart,
+            train.spec,
+            stream=Trimmed(Shuffled(given, self.optimiser.batch_size, self.seed)),
+            text=Text(part.width, part.pooled),
+            wrap=lambda net: Prompted(net, {name: part}),
+            encoders={"prompt": encoder},
+            kind=PromptedExperiment,
+            scenes=self.data == "scenes",
+        )
