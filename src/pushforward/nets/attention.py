@@ -56,7 +56,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
-        self.heads = _check_heads(width, heads)
+        self.heads = check_heads(width, heads)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.norm_q, self.norm_k = qk_norms(width // heads, qk_norm)
 
@@ -79,7 +79,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, context: int, qk_norm: bool = False) -> None:
         super().__init__()
-        self.heads = _check_heads(width, heads)
+        self.heads = check_heads(width, heads)
         self.q, self.kv = nn.Linear(width, width), nn.Linear(context, 2 * width)
         self.out = nn.Linear(width, width)
         self.norm_q, self.norm_k = qk_norms(width // heads, qk_norm)
@@ -93,26 +93,26 @@ class CrossAttention(nn.Module):
 
 
 def read_context(
-    name: str, width: int | None, x: Tensor, context: Tensor | Tokens | None
+    name: str, width: int | None, x: Tensor, context: Tensor | Tokens | None, what: str = "context"
 ) -> tuple[Tensor | None, Tensor | None]:
     """A context as its tokens (B, L, width) and which of them are there (B, L), None for all.
 
     What a token that is not there holds is of no account, NaN or not. InputError unless a network of this name, built
-    for tokens of this width, can take it with the states x.
+    for tokens of this width, can take it with the states x. what: the name of the argument.
     """
     if context is None:
         return None, None
     if width is None:
         raise InputError(
-            "a context was given to a network that was built without one: build it with context=, "
-            "the width of its tokens"
+            f"a {what} was given to a network that was built without one: build it with {what}=, "
+            f"the width of its tokens"
         )
     values, mask = (
         (context, None) if isinstance(context, Tensor) else (context.values, context.mask)
     )
     if values.ndim != 3 or len(values) != len(x) or values.shape[1] < 1 or values.shape[2] != width:
         raise InputError(
-            f"this {name} takes a context of tokens ({len(x)}, L, {width}) for {len(x)} samples, got "
+            f"this {name} takes a {what} of tokens ({len(x)}, L, {width}) for {len(x)} samples, got "
             f"{tuple(values.shape)}"
         )
     values = values.to(x.dtype)
@@ -131,7 +131,7 @@ def context_or_none(
     return values, None if mask is None else mask | ~mask.any(1, keepdim=True)
 
 
-def _check_heads(width: int, heads: int) -> int:
+def check_heads(width: int, heads: int) -> int:
     if heads < 1 or width < 1 or width % heads:
         raise InputError(
             f"heads share the width: {width} cannot be divided among {heads} heads; choose a multiple of the heads"

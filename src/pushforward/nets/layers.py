@@ -141,7 +141,17 @@ def feature_widths(features: Mapping[str, int] | Sequence[str] | None) -> dict[s
 
 
 # Arguments of networks' forward passes.
-RESERVED = ("x", "t", "label", "s", "context", "control", "mask")
+RESERVED = ("x", "t", "label", "s", "context", "control", "mask", "text", "pooled")
+
+
+def check_features(given: Mapping[str, Tensor | None], known: Sequence[str]) -> None:
+    """InputError if a condition is given that is not among those known."""
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"a condition {name!r} was given to a network that was built without it: build it with "
+                f"features=[{name!r}]{did_you_mean(name, [*RESERVED[2:], *known])}"
+            )
 
 
 class Conditioning(nn.Module):
@@ -198,13 +208,7 @@ class Conditioning(nn.Module):
             out = out + self.label(label, len(t))
         elif label is not None:
             raise InputError("a label was given to a network that was built without classes")
-        known = () if self.columns is None else tuple(self.columns.names)
-        for name in given or {}:
-            if name not in known:
-                raise InputError(
-                    f"a condition {name!r} was given to a network that was built without it: build it with "
-                    f"features=[{name!r}]{did_you_mean(name, [*RESERVED[2:], *known])}"
-                )
+        check_features(given or {}, () if self.columns is None else tuple(self.columns.names))
         if self.columns is not None:
             out = out + self.columns(given or {}, out, len(t))
         return out
@@ -279,7 +283,7 @@ def is_plain() -> bool:
     return forward_ad._current_level < 0 and peek_interpreter_stack() is None
 
 
-def recomputing(net: nn.Module) -> Callable[..., Tensor]:
+def recomputing(net: nn.Module) -> Callable[..., Any]:
     """How a network calls its layers, `call(layer, *arguments)`: with its attribute `checkpointing` set, activations
     are recomputed in the backward pass instead of stored.
 
