@@ -6,18 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pushforward.cli.base import say
+from pushforward.cli.prompts import Prompted
 from pushforward.cli.sampling import Sampling, described
 from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from pushforward.core.fields import Field as ModelField
     from pushforward.core.spec import DataSpec
     from pushforward.recipes.experiment import Sampled
 
+# Pictures of each prompt.
+PER_PROMPT = 8
 
-class Sample(Sampling):
+
+class Sample(Prompted, Sampling):
     """Draw samples from a trained model: an .npz file, a picture of them all, or a picture of each."""
 
     shareable: ClassVar[bool] = True
@@ -74,7 +80,7 @@ class Sample(Sampling):
             )
         return ClassifierGuidance(model, classifier, self.classifier_scale)
 
-    def labels(self, field: ModelField) -> tuple[int, Tensor | None]:
+    def labels(self, field: ModelField, prompts: Sequence[str] = ()) -> tuple[int, Tensor | None]:
         """How many samples, and the label of each; None without classes."""
         import torch
 
@@ -86,6 +92,8 @@ class Sample(Sampling):
         if spec.classes is None:
             if self.label:
                 raise InputError("--label needs a model with classes, and this one has none")
+            if prompts:
+                return self.num or PER_PROMPT * len(prompts), None
             return self.num or kinds.of(spec).number(spec), None
         chosen = [spec.label(name) for name in self.label] or list(present(spec))
         num = self.num or (kinds.of(spec).per_class or 8) * len(chosen)
@@ -139,13 +147,23 @@ class Sample(Sampling):
         lead = Processes.current().lead
         model = self.load()
         field = self.guided(model)
-        num, label = self.labels(field)
+        prompts = self.lines(model)
+        num, label = self.labels(field, prompts)
         spec, sampler = self.spec(field), self.sampler(model, field)
         if lead:
             writer.require_room(num, spec)
-        cond = self.conditions(model, num, label)
+        asked = [prompts[i % len(prompts)] for i in range(num)] if prompts else []
+        cond = {} if asked else self.conditions(model, num, label)
+        given: dict[str, Any] = {"prompt": asked} if asked else dict(cond)
+        if self.negative is not None:
+            given["negative"] = {"prompt": self.negative}
         samples = generate_together(
-            field, num, label=label, **cond, **self.arguments(sampler, model)
+            field,
+            num,
+            label=label,
+            shape=self.shape(model),
+            **given,
+            **self.arguments(sampler, model),
         ).cpu()
         if not lead:
             return 0
@@ -154,6 +172,10 @@ class Sample(Sampling):
         if self.classifier is not None:
             settings["classifier"] = field.classifier.provenance.sha256  # type: ignore[attr-defined]
             settings["classifier_scale"] = self.classifier_scale
-        written = writer.write(samples, label, cond, spec, settings)
+        if asked:
+            settings["prompt"] = list(dict.fromkeys(asked))
+        if self.negative is not None:
+            settings["negative"] = self.negative
+        written = writer.write(samples, label, cond, spec, settings, asked)
         say(f"{num} samples ({described(sampler)}) in " + " and ".join(written))
         return 0

@@ -61,8 +61,9 @@ class Writer:
         cond: Mapping[str, Any],
         spec: DataSpec,
         settings: Mapping[str, Any],
+        prompts: Sequence[str] = (),
     ) -> list[str]:
-        """Write them; returns what was written, in words."""
+        """Write them; returns what was written, in words. prompts: of each sample, where there are any."""
         from pushforward.data.images.save import save_images
         from pushforward.evaluate import kinds
         from pushforward.evaluate.figures import png
@@ -78,16 +79,51 @@ class Writer:
                 import numpy as np
 
                 arrays["class_names"] = np.array(spec.class_names)
-            arrays |= {name: value.numpy() for name, value in cond.items()}
+            if prompts:
+                import numpy as np
+
+                arrays["prompt"] = np.array(prompts)
+            arrays |= {
+                name: value.numpy() for name, value in cond.items() if hasattr(value, "numpy")
+            }
             write_file(self.folder / ARRAYS, npz(arrays, settings))
             written.append(str(self.folder / ARRAYS))
         if "grid" in self.formats and kind.drawable:
-            write_file(self.folder / GRID, png(kind.draw(samples, spec, label), settings))
+            page = kind.draw(samples, spec, label)
+            if prompts and len(set(prompts)) > 1:
+                page = by_prompt(samples, spec, prompts)
+            write_file(self.folder / GRID, png(page, settings))
             written.append(str(self.folder / GRID))
         if "png" in self.formats:
-            save_images(samples, self.folder, spec.value_range or (-1.0, 1.0), overwrite=True)
+            notes = [
+                {**settings, "sample": i, **({"prompt": prompts[i]} if prompts else {})}
+                for i in range(len(samples))
+            ]
+            value_range = spec.value_range or (-1.0, 1.0)
+            save_images(samples, self.folder, value_range, overwrite=True, settings=notes)
             written.append(f"{self.folder}/000000.png to {len(samples) - 1:06d}.png")
         return written
+
+
+def by_prompt(samples: Tensor, spec: DataSpec, prompts: Sequence[str]) -> Any:
+    """Images of one prompt in a row that has its name."""
+    import torch
+
+    from pushforward.evaluate.figures.grid import grid
+
+    rows: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(i)
+    columns = max(map(len, rows.values()))
+    value_range = spec.value_range or (-1.0, 1.0)
+    blank = torch.full_like(samples[:1], value_range[1])
+    cells = [
+        samples[row[k] : row[k] + 1] if k < len(row) else blank
+        for row in rows.values()
+        for k in range(columns)
+    ]
+    filled = torch.cat(cells)
+    return grid(filled, columns, value_range, row_labels=list(rows))
 
 
 def npz(arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> bytes:

@@ -16,7 +16,8 @@ from pushforward.core.network import arguments_of
 class Prompted(nn.Module):
     """A network conditioned on what text encoders give.
 
-    net:   takes (x, t), tokens as `text` or `context`, and a pooled vector as `pooled` if it wants one.
+    net:   takes (x, t), tokens as `text` or `context`, and a pooled vector, if it wants one, as `pooled` or as the
+           continuous condition `sentence`.
     texts: for each condition by name, a module that makes of it (Tokens (B, L, width) or None, pooled (B, P) or None),
            such as `WordTransformer` and `TextFeatures`.
 
@@ -29,9 +30,10 @@ class Prompted(nn.Module):
         self.net, self.texts = net, nn.ModuleDict(texts)
         if not texts:
             raise InputError("a network that takes texts needs at least one encoder's output")
-        takes = (*arguments_of(type(net)), *(getattr(net, "config", {}).get("features") or ()))
+        config = getattr(net, "config", {})
+        takes = (*arguments_of(type(net)), *(config.get("features") or ()))
         self.sequence = next((name for name in ("text", "context") if name in takes), None)
-        self.vector = "pooled" in takes
+        self.vector = next((name for name in ("pooled", "sentence") if name in takes), None)
         if self.sequence is None:
             raise InputError(
                 f"{type(net).__name__} takes no text: its forward has neither text nor context"
@@ -62,7 +64,7 @@ class Prompted(nn.Module):
         if sequences:
             values = torch.cat([tokens.values for tokens in sequences], 1)
             cond[str(self.sequence)] = Tokens(values, torch.cat([s.mask for s in sequences], 1))
-        if self.vector and vectors:
-            cond["pooled"] = torch.cat(vectors, 1)
+        if self.vector is not None and vectors:
+            cond[self.vector] = torch.cat(vectors, 1)
         out: Tensor = self.net(x, t, **cond)
         return out

@@ -212,6 +212,7 @@ NETWORKS: dict[str, Entry] = {
     "mlp": Entry("nets:MLP"),
     "unet": Entry("nets:UNet"),
     "uvit": Entry("nets:UViT"),
+    "mmdit": Entry("nets.mmdit:MMDiT"),
     **{
         f"unet-{size}": Entry("nets.sizes:unet", {"size": size})
         for size in ("XS", "S", "M", "L", "XL")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
@@ -53,7 +53,7 @@ class Data:
         if self.text is not None:
             found["context"] = self.text.width
             if self.text.pooled is not None:
-                features["pooled"] = self.text.pooled
+                features["sentence"] = self.text.pooled
         if features:
             found["features"] = features
         return found
@@ -158,6 +158,26 @@ class DiTSize(NetworkChoice):
         return self.network(arguments, data.grid(), more)
 
 
+class MMDiTChoice(NetworkChoice):
+    """A multimodal diffusion transformer, two streams of pixels and words."""
+
+    name: Literal["mmdit"] = "mmdit"
+    patch: int = option(2, "Pixels a side of a token.", ge=1)
+    width: int = option(192, "Width of the tokens, a multiple of 64.", ge=64, multiple_of=64)
+    depth: int = option(6, "Blocks.", ge=1)
+    qk_norm: bool = option(True, "Normalise queries and keys.", rare=True)
+    dropout: float = option(0.0, "Dropout in the blocks.", ge=0, lt=1, rare=True)
+
+    def build(self, data: Data, **more: Any) -> nn.Module:
+        if len(data.shape) != 3:
+            raise InputError(f"--network {self.name} is for images, and the data are {data.shape}")
+        arguments = {"channels": data.shape[0], "heads": self.width // 64}
+        texts = replace(data, text=None).arguments()
+        if data.text is not None:
+            texts |= {"text": data.text.width, "pooled": data.text.pooled}
+        return self.network(arguments, self.model_dump(exclude={"name"}), texts, more)
+
+
 class UViTChoice(NetworkChoice):
     """Convolutions on fine pixels and a transformer on coarse ones."""
 
@@ -177,7 +197,9 @@ class UViTChoice(NetworkChoice):
         return self.network(arguments, self.model_dump(exclude={"name"}), data.arguments(), more)
 
 
-ImageNetwork = Annotated[UNetSize | DiTSize | UNetChoice | UViTChoice, Field(discriminator="name")]
+ImageNetwork = Annotated[
+    UNetSize | DiTSize | UNetChoice | UViTChoice | MMDiTChoice, Field(discriminator="name")
+]
 
 
 class Auto(NetworkChoice):

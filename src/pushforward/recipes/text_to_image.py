@@ -11,7 +11,14 @@ from pydantic import Field
 from pushforward.recipes.choices import Times
 from pushforward.recipes.families import ConditionalMatching, ConditionalObjective
 from pushforward.recipes.images import FilePictures, ImageRecipe, divided, read_images
-from pushforward.recipes.networks import NETWORK, DiTSize, UNetChoice, UNetSize, UViTChoice
+from pushforward.recipes.networks import (
+    NETWORK,
+    DiTSize,
+    MMDiTChoice,
+    UNetChoice,
+    UNetSize,
+    UViTChoice,
+)
 from pushforward.recipes.objectives import OBJECTIVE
 from pushforward.recipes.options import Choice, Logging, Optimiser, option, pick
 
@@ -22,7 +29,9 @@ if TYPE_CHECKING:
     from pushforward.models.base import Encoder
     from pushforward.recipes.experiment import Experiment
 
-TextNetwork = Annotated[UViTChoice | UNetSize | DiTSize | UNetChoice, Field(discriminator="name")]
+TextNetwork = Annotated[
+    UViTChoice | MMDiTChoice | UNetSize | DiTSize | UNetChoice, Field(discriminator="name")
+]
 # Of scenes, how many are held apart; they show combinations that the others do not.
 HELD_OUT_SCENES = 2000
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from pushforward.core.errors import InputError
@@ -18,10 +22,13 @@ def save_images(
     *,
     start: int = 0,
     overwrite: bool = False,
+    settings: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Path]:
     """Write each of the samples (N, C, H, W), C of 1, 3 or 4, as a PNG named by its number, start ... start + N - 1.
 
         byte = round(255 (x - lo)/(hi - lo)), cut to 0 ... 255         (lo, hi) = value_range, black and white
+
+    settings: of each picture, written into its file as JSON under "pushforward", such as prompt and seed.
 
     The folder is created. Returns the files. Raises InputError for samples of another shape, and, unless `overwrite`,
     before anything is written, if one of the files is there already.
@@ -37,8 +44,11 @@ def save_images(
         raise InputError(f"{there} is there already: pass overwrite=True to replace it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file, pixels in zip(files, to_bytes(samples, value_range), strict=True):
-            Image.fromarray(pixels).save(file)
+        for i, (file, pixels) in enumerate(zip(files, to_bytes(samples, value_range), strict=True)):
+            about = PngInfo()
+            if settings is not None:
+                about.add_itxt("pushforward", json.dumps(settings[i]))
+            Image.fromarray(pixels).save(file, pnginfo=about)
     except OSError as error:
         raise InputError(f"cannot write pictures into {folder}: {error}") from error
     return files
