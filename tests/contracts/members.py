@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import pushforward as pf
 from pushforward.evaluate import kinds
-from pushforward.nets import MLP, DiT, UNet, UViT
+from pushforward.nets import MLP, DiT, MMDiT, UNet, UViT
 from pushforward.objectives import (
     ConsistencyDistillation,
     ConsistencyTraining,
@@ -309,6 +309,47 @@ NETS: list[Any] = [
         (1, 5, 6),
         2,
         id="DiT-control",
+    ),
+    pytest.param(lambda: MMDiT(1, 2, 16, 2, 2), (1, 8, 6), None, id="MMDiT-no-text"),
+    pytest.param(
+        lambda: MMDiT(
+            2,
+            2,
+            16,
+            2,
+            2,
+            5,
+            3,
+            qk_norm=True,
+            positions="table",
+            size=8,
+            max_size=6,
+            dual_attention=(0,),
+            two_times=True,
+        ),
+        (2, 7, 8),
+        None,
+        id="MMDiT-table-dual-qk-norm-two-times",
+    ),
+    pytest.param(
+        lambda: MMDiT(
+            2,
+            4,
+            16,
+            1,
+            2,
+            5,
+            classes=3,
+            positions="rope",
+            single_blocks=1,
+            in_channels=5,
+            bottleneck=3,
+            stem=4,
+            features=["dose"],
+        ),
+        (2, 9, 7),
+        3,
+        id="MMDiT-rope-single-control-stem",
     ),
 ]
 

@@ -17,8 +17,8 @@ from contracts.members import randn
 from contracts.members import relative as distance
 from pushforward.core.conditions import Empty, Tokens
 from pushforward.core.derivatives import jvp
+from pushforward.nets import MMDiT
 from pushforward.nets.joint import SingleBlock
-from pushforward.nets.mmdit import MMDiT
 from pushforward.nets.sd3 import from_sd3_config, sd3_config, sd3_state, sd3_text
 
 B = 3

@@ -9,13 +9,16 @@ from itertools import pairwise
 
 import pytest
 import torch
+from diffusers import SD3Transformer2DModel
 from torch import nn
 
 import pushforward as pf
 from pushforward.cli import main
 from pushforward.core.conditions import Tokens
-from pushforward.nets import MLP, DiT, UNet, flops, sizes
+from pushforward.nets import MLP, DiT, MMDiT, UNet, flops, sizes
 from pushforward.nets.attention import Attention, CrossAttention
+from pushforward.nets.joint import JointAttention
+from pushforward.nets.sd3 import sd3_config
 from pushforward.nets.unet import SelfAttention
 
 # Peebles & Xie 2023, table 4: billions of multiply-adds for 32 x 32 x 4 latents.
@@ -92,6 +95,16 @@ def by_hand(net, shape, **cond):
             total += 2 * (x.shape[2] * x.shape[3]) ** 2 * x.shape[1]
         elif isinstance(module, Attention):
             total += 2 * x.shape[1] ** 2 * x.shape[2]
+        elif isinstance(module, JointAttention):
+            tokens = x.shape[1] + (told[1].shape[1] if told[1] is not None else 0)
+            asking = tokens if module.text == "stream" else x.shape[1]
+            total += 2 * asking * tokens * x.shape[2]
+            # Projections, joined for one product.
+            queries = told[1].shape[1] if told[1] is not None else 0
+            width = x.shape[2] ** 2
+            total += (
+                3 * x.shape[1] * width + (3 if module.text == "stream" else 2) * queries * width
+            )
         elif isinstance(module, CrossAttention):
             total += 2 * x.shape[1] * told[1].shape[1] * x.shape[2]
 
@@ -109,6 +122,10 @@ NETS = [
     pytest.param(lambda: DiT(3, 4, 16, 2, 2, 5), (3, 9, 16), {"label": torch.ones(1).long()}, id="DiT"),
     pytest.param(lambda: DiT(2, 2, 16, 2, 4, context=5, positions="rope"), (2, 6, 8), CONTEXT, id="DiT-cross"),
     pytest.param(lambda: DiT(2, 2, 16, 1, 4, context=5, conditioning="in-context"), (2, 6, 8), CONTEXT, id="DiT-in"),
+    pytest.param(
+        lambda: MMDiT(2, 2, 16, 2, 4, 5, 3, dual_attention=(0,)), (2, 6, 8),
+        {"text": CONTEXT["context"], "pooled": torch.ones(1, 3)}, id="MMDiT",
+    ),
 ]  # fmt: skip
 
 
@@ -141,7 +158,13 @@ def test_attention_grows_with_the_square_of_the_tokens():
     assert large - 2 * middle + small == 2 * 2 * 16 * 16**2
 
 
-@pytest.mark.parametrize(("family", "table"), [(sizes.dit, sizes.DIT), (sizes.unet, sizes.UNET)])
+FOR_A_CPU = {name: size for name, size in sizes.MMDIT.items() if size.pooled == 0}
+
+
+@pytest.mark.parametrize(
+    ("family", "table"),
+    [(sizes.dit, sizes.DIT), (sizes.unet, sizes.UNET), (sizes.mmdit, FOR_A_CPU)],
+)
 def test_each_size_is_larger_than_the_one_before(family, table):
     with torch.device("meta"):
         counts = [flops.count(family(size, channels=3), (3, 32, 32)) for size in table]
@@ -160,6 +183,50 @@ def test_unets_have_the_millions_of_parameters_of_their_size(size, low, high):
     assert low < sum(p.numel() for p in net.parameters()) / 1e6 < high
 
 
+# Of diffusers' classes, which tests/nets/test_mmdit.py compares with ours weight by weight.
+@pytest.mark.parametrize(
+    ("size", "config"),
+    [
+        ("d15", {"num_layers": 15, "qk_norm": "rms_norm"}),
+        ("d38", {"num_layers": 38, "qk_norm": "rms_norm"}),
+        ("sd3-medium", {"num_layers": 24}),
+        (
+            "sd3.5-medium",
+            {
+                "num_layers": 24,
+                "qk_norm": "rms_norm",
+                "dual_attention_layers": tuple(range(13)),
+                "pos_embed_max_size": 384,
+            },
+        ),
+    ],
+)
+def test_multimodal_sizes_are_those_of_stable_diffusion_3(size, config):
+    d = config["num_layers"]
+    whole = {
+        "num_attention_heads": d, "caption_projection_dim": 64 * d, "pos_embed_max_size": 192,
+    } | config  # fmt: skip
+    with torch.device("meta"):
+        theirs, ours = SD3Transformer2DModel(**whole), sizes.mmdit(size, channels=16)
+    mine, wanted = ours.state_dict(), theirs.state_dict()
+    assert {name: p.shape for name, p in mine.items()} == {n: p.shape for n, p in wanted.items()}
+    assert sd3_config(ours) == {name: theirs.config[name] for name in sd3_config(ours)} | {
+        "dual_attention_layers": list(theirs.config["dual_attention_layers"])
+    }
+    millions = {"sd3-medium": 2028, "sd3.5-medium": 2243, "d38": 8057, "d15": 496}
+    assert round(sum(p.numel() for p in ours.parameters()) / 1e6) == millions[size]
+
+
+@pytest.mark.parametrize(
+    ("size", "low", "high"),
+    [("nano", 0.4, 0.6), ("tiny", 2, 2.5), ("mini", 4.5, 5.5), ("XS", 11, 12)],
+)
+def test_multimodal_sizes_for_a_cpu_have_their_millions(size, low, high):
+    with torch.device("meta"):
+        net = sizes.mmdit(size, 4, 3)
+    assert low < sum(p.numel() for p in net.parameters()) / 1e6 < high
+
+
 def test_a_size_is_a_network_with_whatever_else_is_asked_for():
     net = sizes.dit("nano", 4, 3, 7, outputs=2, two_times=True, positions="rope", depth=1)
     assert net.config == DiT(3, 4, 64, 1, 2, 7, outputs=2, two_times=True, positions="rope").config
@@ -170,15 +237,21 @@ def test_a_size_is_a_network_with_whatever_else_is_asked_for():
     for size in sizes.DIT:
         with torch.device("meta"):
             sizes.dit(size, positions="rope")
-    for family in (sizes.dit, sizes.unet):
-        with pytest.raises(pf.InputError, match="XL, not 'XXL'"):
+    for family, last in ((sizes.dit, "XL"), (sizes.unet, "XL"), (sizes.mmdit, "sd3.5-medium")):
+        with pytest.raises(pf.InputError, match=f"{last}, not 'XXL'"):
             family("XXL")
+    rope = sizes.mmdit("nano", 4, 3, positions="rope", stem=4)
+    assert rope.config["positions"] == "rope"
+    assert rope(torch.zeros(1, 3, 12, 8), t).shape == (1, 3, 12, 8)
 
 
 @pytest.fixture
 def few(monkeypatch):
-    """The two smallest transformers and all but one of the U-Nets."""
+    """The two smallest transformers of each kind and all but one of the U-Nets."""
     monkeypatch.setattr(sizes, "DIT", {k: sizes.DIT[k] for k in ("nano", "tiny")})
+    small = {k: sizes.MMDIT[k] for k in ("nano", "tiny")}
+    table = sizes.MMDIT["nano"]._replace(max_size=4)
+    monkeypatch.setattr(sizes, "MMDIT", small | {"table": table})
     monkeypatch.setattr(sizes, "UNET", {k: sizes.UNET[k] for k in ("XS", "S", "M", "L")})
 
 
@@ -189,7 +262,16 @@ def test_the_table_has_every_size_that_fits_the_images():
         (size, patch) for size in sizes.DIT for patch in (2, 7)
     ]
     assert [r.size for r in rows if r.family == "UNet"] == ["XS", "S", "M"]
-    row = next(r for r in rows if r.size == "tiny" and r.patch == 7)
+    # A table has its places for the first patch alone, and here too few of them.
+    assert [(r.size, r.patch) for r in rows if r.family == "MMDiT"] == [
+        (size, patch) for size in ("nano", "tiny") for patch in (2, 7)
+    ]
+    assert [r.patch for r in sizes.table((3, 8, 8)) if r.size == "table"] == [2]
+    assert not [r for r in sizes.table((3, 8)) if r.family == "MMDiT"]
+    row = next(r for r in rows if r.family == "MMDiT" and r.size == "tiny" and r.patch == 7)
+    text = torch.zeros(1, 77, 384)
+    assert row[3:] == flops.count(sizes.mmdit("tiny", 7, 3, 10), (3, 7, 9), text=text)
+    row = next(r for r in rows if r.family == "DiT" and r.size == "tiny" and r.patch == 7)
     assert row[3:] == flops.count(sizes.dit("tiny", 7, 3, 10), (3, 7, 9))
     row = next(r for r in rows if r.family == "UNet" and r.size == "S")
     assert row[3:] == flops.count(sizes.unet("S", 3, 10), (3, 7, 9))

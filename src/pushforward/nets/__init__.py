@@ -9,6 +9,7 @@ from pushforward.nets.classifier import ImageClassifier, MLPClassifier
 from pushforward.nets.dit import DiT
 from pushforward.nets.layers import FourierTime, LabelEmbedding, SinusoidalTime
 from pushforward.nets.mlp import MLP
+from pushforward.nets.mmdit import MMDiT
 from pushforward.nets.network import Network
 from pushforward.nets.prompted import Prompted
 from pushforward.nets.unet import UNet
@@ -22,6 +23,7 @@ __all__ = [
     "ImageClassifier",
     "LabelEmbedding",
     "MLPClassifier",
+    "MMDiT",
     "Network",
     "Prompted",
     "SinusoidalTime",

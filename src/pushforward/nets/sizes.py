@@ -10,6 +10,7 @@ import torch
 from pushforward.core.errors import InputError
 from pushforward.nets.dit import DiT
 from pushforward.nets.flops import count
+from pushforward.nets.mmdit import MMDiT
 from pushforward.nets.unet import UNet
 
 
@@ -19,6 +20,20 @@ class Transformer(NamedTuple):
     depth: int
     width: int
     heads: int
+
+
+class Multimodal(NamedTuple):
+    """Blocks, width of a token, heads of an attention; width of the text's tokens and of its pooled vector; blocks with
+    a second attention; whether queries and keys are normalised; rows of a table of positions, None for sincos."""
+
+    depth: int
+    width: int
+    heads: int
+    text: int = 4096
+    pooled: int = 2048
+    dual: int = 0
+    qk_norm: bool = False
+    max_size: int | None = None
 
 
 class Convolutional(NamedTuple):
@@ -53,6 +68,24 @@ UNET: dict[str, Convolutional] = {
     "XL": Convolutional(192, (1, 2, 3, 4), 3, (1, 2, 3)),
 }
 
+# d15 to d38 are the depths d of Esser et al. 2024 (arXiv 2403.03206) whose scaling they study, of width 64 d with d
+# heads; d38, of 8 billion parameters, is also Stable Diffusion 3.5 large. sd3-medium and sd3.5-medium are the others
+# that were published, with texts by CLIP and T5. Those before them are for a CPU, of 0.5, 2, 5 and 11 million
+# parameters, with texts of MiniLM's width and no pooled vector.
+MMDIT: dict[str, Multimodal] = {
+    "nano": Multimodal(3, 64, 2, 384, 0, qk_norm=True),
+    "tiny": Multimodal(4, 128, 4, 384, 0, qk_norm=True),
+    "mini": Multimodal(4, 192, 3, 384, 0, qk_norm=True),
+    "XS": Multimodal(5, 256, 4, 384, 0, qk_norm=True),
+    **{f"d{d}": Multimodal(d, 64 * d, d, qk_norm=True, max_size=192) for d in (15, 18, 21, 30, 38)},
+    "sd3-medium": Multimodal(24, 1536, 24, max_size=192),
+    "sd3.5-medium": Multimodal(24, 1536, 24, dual=13, qk_norm=True, max_size=384),
+}
+# Side of the latents of 1024 pixels, for which the published tables are spaced.
+LATENT = 128
+# Tokens of a text whose operations the table counts: those of CLIP.
+TOKENS = 77
+
 
 def dit(
     size: str, patch: int = 2, channels: int = 1, classes: int | None = None, **more: Any
@@ -64,6 +97,23 @@ def dit(
     depth, width, heads = _find("DiT", DIT, size)
     arguments = {"width": width, "depth": depth, "heads": heads} | more
     return DiT(channels, patch, classes=classes, **arguments)
+
+
+def mmdit(
+    size: str, patch: int = 2, channels: int = 1, classes: int | None = None, **more: Any
+) -> MMDiT:
+    """An `MMDiT` of a size in `MMDIT`: `mmdit("sd3-medium", channels=16)` is Stable Diffusion 3 medium.
+
+    Published sizes have the table of positions that their weights have. more: any other argument of `MMDiT`.
+    """
+    depth, width, heads, text, pooled, dual, qk_norm, max_size = _find("MMDiT", MMDIT, size)
+    arguments = {
+        "width": width, "depth": depth, "heads": heads, "text": text, "pooled": pooled or None,
+        "dual_attention": list(range(dual)), "qk_norm": qk_norm,
+    }  # fmt: skip
+    if max_size is not None and "positions" not in more:
+        arguments |= {"positions": "table", "size": LATENT, "max_size": max_size}
+    return MMDiT(channels, patch, classes=classes, **arguments | more)
 
 
 def unet(size: str, channels: int = 1, classes: int | None = None, **more: Any) -> UNet:
@@ -97,24 +147,34 @@ def table(
     patches: Sequence[int] = (2, 4, 8),
     **more: Any,
 ) -> list[Row]:
-    """Every size of both families for images of shape (C, H, W), without those whose patches or levels do not fit.
+    """Every size of each family for images of shape (C, H, W), without those whose patches or levels do not fit.
 
-    shape: also (C, L) of signals or (C, D, H, W) of volumes. patches: of the transformers. more: what
-    both families take, such as outputs=2 or two_times=True.
+    shape: also (C, L) of signals or (C, D, H, W) of volumes, which an `MMDiT` does not take. patches: of the
+    transformers; those with a table of positions are shown with the first alone. Operations of an `MMDiT` are those
+    with a text of 77 tokens. more: what all families take, such as outputs=2 or two_times=True.
     """
     if len(shape) not in (2, 3, 4) or min(shape) < 1:
         raise InputError(f"the shape of an image is channels, height, width: not {tuple(shape)}")
     channels, *sides = shape
-    more = {"dims": len(sides)} | more
+    both = {"dims": len(sides)} | more
     rows = []
     with torch.device("meta"):
         for size in DIT:
             for patch in patches:
                 if patch <= min(sides):
-                    counted = count(dit(size, patch, channels, classes, **more), shape)
+                    counted = count(dit(size, patch, channels, classes, **both), shape)
                     rows.append(Row("DiT", size, patch, *counted))
+        for size in MMDIT if len(sides) == 2 else ():
+            row = MMDIT[size]
+            for patch in patches if row.max_size is None else patches[:1]:
+                most = max(sides) if row.max_size is None else row.max_size * patch
+                if patch > min(sides) or max(sides) > most:
+                    continue
+                text = {"text": torch.empty(1, TOKENS, row.text)}
+                counted = count(mmdit(size, patch, channels, classes, **more), shape, **text)
+                rows.append(Row("MMDiT", size, patch, *counted))
         for size in UNET:
-            net = unet(size, channels, classes, **more)
+            net = unet(size, channels, classes, **both)
             if net.smallest <= min(sides):
                 rows.append(Row("UNet", size, None, *count(net, shape)))
     return rows
