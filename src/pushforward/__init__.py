@@ -59,6 +59,7 @@ _NAMES = {
     "data.batch": ("Batch",),
     "data.images.save": ("save_images",),
     "solvers.base": ("Solver", "integrate"),
+    "sampling.edit": ("edit", "edit_by_inversion"),
     "sampling.invert": ("invert", "slerp"),
     "sampling.generate": ("generate", "generate_batches"),
     "sampling.density": ("sample_with_log_prob",),
@@ -138,6 +139,8 @@ if TYPE_CHECKING:
     from pushforward.models.nulls import LearnedNull as LearnedNull
     from pushforward.models.preconditioning import EDMPreconditioning as EDMPreconditioning
     from pushforward.sampling.density import sample_with_log_prob as sample_with_log_prob
+    from pushforward.sampling.edit import edit as edit
+    from pushforward.sampling.edit import edit_by_inversion as edit_by_inversion
     from pushforward.sampling.generate import generate as generate
     from pushforward.sampling.generate import generate_batches as generate_batches
     from pushforward.sampling.invert import invert as invert

@@ -28,6 +28,7 @@ from pushforward.runtime.show import shown
 COMMANDS = {
     "train": Entry("cli.train:Train"),
     "sample": Entry("cli.sample:Sample"),
+    "edit": Entry("cli.edit:Edit"),
     "evaluate": Entry("cli.evaluate:Evaluate"),
     "likelihood": Entry("cli.likelihood:Likelihood"),
     "tune": Entry("cli.tune:Tune"),

@@ -77,8 +77,10 @@ def tell(lines: Sequence[str], encoder: Any) -> None:
     """Say, on stderr, which words of prompts have no meaning to a model, and what was cut."""
     from pushforward.recipes.images import tell as say
 
-    unknown = getattr(encoder, "unknown", lambda text: [])
-    strange = list(dict.fromkeys(word for line in lines for word in unknown(line)))
+    unknown = getattr(encoder, "unknown", None)
+    strange = (
+        [] if unknown is None else list(dict.fromkeys(w for line in lines for w in unknown(line)))
+    )
     if strange:
         say(
             [f"words that this model never saw, which say nothing to it: {', '.join(strange[:10])}"]
