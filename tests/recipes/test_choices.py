@@ -72,7 +72,7 @@ def test_the_command_line_offers_the_names_of_the_table():
 def test_names_of_laws_and_sizes_are_those_of_the_library():
     assert {name: type(entry.make()) for name, entry in LAWS.items()} == laws.LAWS
     sizes = {f"unet-{size}" for size in UNET} | {f"dit-{size}" for size in DIT}
-    assert set(NETWORKS) == {"mlp", "unet"} | sizes
+    assert set(NETWORKS) == {"mlp", "unet", "uvit", "mmdit"} | sizes
 
 
 def test_an_entry_takes_of_what_is_given_its_share():

@@ -183,7 +183,7 @@ class UViTChoice(NetworkChoice):
 
     name: Literal["uvit"] = "uvit"
     levels: tuple[int, ...] = option(
-        (32, 64), "Channels of the convolutions, from the finest level.", min_length=1
+        (32, 64), "Channels of the convolutions, from the finest level.", min_length=1, rare=True
     )
     width: int = option(192, "Width of the transformer, a multiple of 64.", ge=64, multiple_of=64)
     depth: int = option(6, "Blocks of the transformer.", ge=1)

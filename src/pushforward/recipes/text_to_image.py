@@ -51,9 +51,9 @@ class WordsChoice(EncoderChoice):
     """A small transformer over the words of the captions, trained with the model."""
 
     name: Literal["words"] = "words"
-    text_width: int = option(128, "Width of a word.", ge=8)
-    text_depth: int = option(2, "Blocks over the words.", ge=1)
-    text_length: int = option(64, "The most words of a prompt.", ge=1)
+    text_width: int = option(128, "Width of a word.", ge=8, rare=True)
+    text_depth: int = option(2, "Blocks over the words.", ge=1, rare=True)
+    text_length: int = option(64, "The most words of a prompt.", ge=1, rare=True)
 
     def encoder(self, captions: Sequence[str]) -> Encoder:
         from pushforward.models.text import Words
