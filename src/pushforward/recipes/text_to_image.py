@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 TextNetwork = Annotated[
     UViTChoice | MMDiTChoice | UNetSize | DiTSize | UNetChoice, Field(discriminator="name")
 ]
-# Of scenes, how many are held apart; they show combinations that the others do not.
-HELD_OUT_SCENES = 2000
 
 
 class EncoderChoice(Choice):
@@ -90,7 +88,7 @@ class TextToImage(ImageRecipe):
         "mixed", "Captions of scenes.", rare=True
     )
     held_out: float = option(
-        0.05, "Share of other data kept apart for evaluation.", ge=0, lt=1, rare=True
+        0.05, "Share of the data kept apart for evaluation.", ge=0, lt=1, rare=True
     )
     encoder: AnyEncoder = pick(WordsChoice, "What reads the captions.")
     objective: ConditionalObjective = pick(logit_normal, OBJECTIVE)
@@ -115,7 +113,9 @@ class TextToImage(ImageRecipe):
         if self.data == "scenes":
             size = self.pictures.size or 32
             train = load_scenes(self.number, size, captioned=self.captions)
-            return train, load_scenes(HELD_OUT_SCENES, size, 1, self.captions, held_out=True)
+            # They show combinations that the others do not.
+            apart = max(round(self.held_out * self.number), 20)
+            return train, load_scenes(apart, size, 1, self.captions, held_out=True)
         if self.data == "emoji":
             from pushforward.data.emoji import load_emoji
 

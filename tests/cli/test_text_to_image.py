@@ -1,0 +1,181 @@
+"""From captions to pictures by the command line: train, sample by prompts, evaluate, edit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pushforward as pf
+from pushforward.cli import main
+from pushforward.data.scenes import draw, render
+
+TINY = (
+    "--steps", 3, "--batch-size", 4, "--warmup", 0, "--sample-every", 3, "--validate-every", 0, "--device", "cpu",
+    "--precision", "fp32", "--text-width", 16, "--text-depth", 1,
+)  # fmt: skip
+SMALL = ("--network", "uvit", "--levels", 8, "--width", 64, "--depth", 1)
+
+
+def call(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text") / "scenes"
+    assert call("train", "text-to-image", "--number", 100, *SMALL, *TINY, "--out", folder) == 0
+    return folder
+
+
+def test_a_run_draws_what_is_asked_for_and_says_by_what(run, tmp_path, capsys):
+    lines = ("a red circle", "two blue squares left of a cyan cross", "an astonishing triangle")
+    words = [word for line in lines for word in ("--prompt", line)]
+    asked = ("--nfe", 2, "--guidance", 2, "--negative", "a green cross", "--seed", 5)
+    out = tmp_path / "out"
+    code = call(
+        "sample", run, *words, *asked, "--num", 6, "--format", "npz", "grid", "png", "--out", out
+    )
+    assert code == 0
+    assert "never saw, which say nothing to it: an, astonishing" in capsys.readouterr().err
+    with np.load(out / "samples.npz") as file:
+        assert file["samples"].shape == (6, 3, 32, 32)
+        assert file["prompt"].tolist() == [*lines, *lines]
+        samples = file["samples"]
+    model = pf.load(run)
+    same = pf.generate(
+        model,
+        prompt=[*lines, *lines],
+        negative={"prompt": "a green cross"},
+        guidance=2.0,
+        nfe=2,
+        seed=5,
+    )
+    assert np.allclose(same.numpy(), samples, atol=1e-5)
+    about = json.loads(Image.open(out / "000004.png").text["pushforward"])
+    assert about["prompt"] == lines[1]
+    assert (about["seed"], about["sample"], about["guidance"]) == (5, 4, 2)
+    assert about["model"] == model.provenance.sha256
+    assert about["negative"] == "a green cross"
+    # The whole page names its prompts, and a picture of another size comes out of the same network.
+    assert json.loads(Image.open(out / "samples.png").text["pushforward"])["prompt"] == list(lines)
+    wide = tmp_path / "wide"
+    assert call("sample", run, "--prompt", lines[0], "--num", 1, "--nfe", 1, "--size", "48x20", "--format", "png",
+                "--out", wide) == 0  # fmt: skip
+    assert Image.open(wide / "000000.png").size == (48, 20)
+
+
+def test_prompts_come_from_a_file_too(run, tmp_path):
+    (tmp_path / "prompts.txt").write_text(
+        "a red circle\n\n  a blue square \n", encoding="utf-8-sig"
+    )
+    out = tmp_path / "out"
+    assert call("sample", run, "--prompts", tmp_path / "prompts.txt", "--nfe", 1, "--out", out) == 0
+    with np.load(out / "samples.npz") as file:
+        assert file["prompt"].tolist() == ["a red circle", "a blue square"] * 8
+
+
+def test_what_a_prompt_cannot_be_is_said(run, tmp_path, capsys):
+    (tmp_path / "empty.txt").write_text("\n")
+    for words, message in (
+        (("--prompts", tmp_path / "empty.txt"), "holds no prompt"),
+        (("--prompts", tmp_path / "none.txt"), "cannot read the prompts"),
+        (("--prompt", "a cross", "--negative", "a circle"), "negative conditions act by guidance"),
+        (("--prompt", "a cross", "--size", "big"), "give width and height, as in 64x48"),
+    ):
+        assert call("sample", run, *words, "--nfe", 1, "--out", tmp_path / "out") == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert (
+        call(
+            "sample",
+            run,
+            "--prompt",
+            " ".join(["red"] * 80),
+            "--num",
+            1,
+            "--nfe",
+            1,
+            "--out",
+            tmp_path / "o",
+        )
+        == 0
+    )
+    assert "too long for this model, which reads it as" in capsys.readouterr().err
+
+
+def test_scenes_are_judged_by_reading_them(run, capsys):
+    assert call("evaluate", run, "--num", 12, "--nfe", 1) == 0
+    figures = json.loads((run / "evaluation.json").read_text())["figures"]
+    tasks = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "mean")
+    assert set(figures) == {
+        f"{a}_{b}{c}" for a in ("seen", "held_out") for b in tasks for c in ("", "_error")
+    }
+    assert "held_out_mean" in capsys.readouterr().out
+
+
+def test_a_run_of_captions_goes_on_bit_for_bit(tmp_path):
+    made = ("train", "text-to-image", "--number", 100, *SMALL, *TINY, "--decay", "constant")
+    assert call(*made, "--steps", 4, "--out", tmp_path / "whole") == 0
+    assert call(*made, "--steps", 2, "--out", tmp_path / "parts") == 0
+    assert (
+        call("train", "text-to-image", "--out", tmp_path / "parts", "--resume", "--steps", 4) == 0
+    )
+    whole, parts = (pf.load(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_picture_is_edited_by_a_prompt_a_mask_and_an_inversion(run, tmp_path, capsys):
+    picture = render([draw(0, 3)[0]], 32)[0]
+    Image.fromarray(picture).save(tmp_path / "x.png")
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:16, 4:20] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    edit = (
+        "edit",
+        run,
+        "--image",
+        tmp_path / "x.png",
+        "--prompt",
+        "a blue circle",
+        "--nfe",
+        2,
+        "--num",
+        2,
+    )
+    assert call(*edit, "--strength", 0.5, "--out", tmp_path / "a") == 0
+    assert call(*edit, "--mask", tmp_path / "mask.png", "--out", tmp_path / "b") == 0
+    inside = np.asarray(Image.open(tmp_path / "b" / "000001.png"))
+    assert (inside[mask == 0] == picture[mask == 0]).all()
+    assert (inside[mask > 0] != picture[mask > 0]).any()
+    assert call(*edit, "--extend", 0, 4, 8, 0, "--out", tmp_path / "c") == 0
+    wide = np.asarray(Image.open(tmp_path / "c" / "000000.png"))
+    assert wide.shape == (36, 40, 3)
+    assert (wide[4:, :32] == picture).all()
+    assert call(*edit, "--from-prompt", "a red cross", "--out", tmp_path / "d") == 0
+    # Strength 0 gives the picture itself.
+    assert call(*edit, "--strength", 0, "--out", tmp_path / "e") == 0
+    assert (np.asarray(Image.open(tmp_path / "e" / "000000.png")) == picture).all()
+    Image.fromarray(mask[:16]).save(tmp_path / "half.png")
+    for words, message in (
+        (("--mask", tmp_path / "half.png"), "is 32 x 16 pixels, and the picture 32 x 32"),
+        (("--mask", tmp_path / "mask.png", "--extend", 1, 1, 1, 1), "either --mask or --extend"),
+        (("--from-prompt", "a cross", "--sde"), "not with masks or --sde"),
+        (("--label", "dog"), "this model has no classes"),
+    ):
+        assert call(*edit, *words, "--out", tmp_path / "f") == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "f").exists()
+
+
+def test_other_models_have_no_prompts(tmp_path, capsys):
+    net = pf.nets.UNet(3, 8, (1,))
+    pf.save(pf.Model(net, pf.CondOT(), shape=(3, 8, 8)), tmp_path / "plain")
+    assert call("sample", tmp_path / "plain", "--prompt", "a dog", "--out", tmp_path / "o") == 1
+    assert "--prompt needs a model that was trained on captions" in capsys.readouterr().err
+    with pytest.raises(pf.InputError, match="how many samples"):
+        pf.generate(pf.load(tmp_path / "plain"))
