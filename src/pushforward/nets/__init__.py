@@ -1,10 +1,12 @@
 """Networks: (x (B, ...), t (B,), **cond) -> (B, ...). None of them knows of paths or predictions.
 
 Each is a `Network`, which keeps the arguments of its constructor in `config` and is rebuilt from them. `DiT` with
-dims=1 and patch=1 takes sequences with a mask of padding; the others refuse a mask.
+dims=1 and patch=1 takes sequences with a mask of padding; the others refuse a mask. Autoencoders take images alone.
 """
 
 from pushforward.nets import flops, sizes
+from pushforward.nets.autoencoder_kl import AutoencoderKL
+from pushforward.nets.autoencoder_tiny import AutoencoderTiny
 from pushforward.nets.classifier import ImageClassifier, MLPClassifier
 from pushforward.nets.dit import DiT
 from pushforward.nets.layers import FourierTime, LabelEmbedding, SinusoidalTime
@@ -18,6 +20,8 @@ from pushforward.nets.words import TextFeatures, WordTransformer
 
 __all__ = [
     "MLP",
+    "AutoencoderKL",
+    "AutoencoderTiny",
     "DiT",
     "FourierTime",
     "ImageClassifier",
