@@ -119,7 +119,18 @@ def test_scenes_are_judged_by_reading_them(run, capsys):
 
 
 def test_a_run_of_captions_goes_on_bit_for_bit(tmp_path):
-    made = ("train", "text-to-image", "--number", 100, *SMALL, *TINY, "--decay", "constant")
+    made = (
+        "train",
+        "text-to-image",
+        "--number",
+        100,
+        *SMALL,
+        *TINY,
+        "--decay",
+        "constant",
+        "--sample-every",
+        0,
+    )
     assert call(*made, "--steps", 4, "--out", tmp_path / "whole") == 0
     assert call(*made, "--steps", 2, "--out", tmp_path / "parts") == 0
     assert (
