@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.cells import cells
 from benchmarks.couplings import couplings, couplings_images
+from benchmarks.decoding import decoding
 from benchmarks.derivatives import derivatives
 from benchmarks.diffflow import diffflow
 from benchmarks.few_steps_digits import few_steps_digits
@@ -20,6 +21,7 @@ from benchmarks.gallery import gallery
 from benchmarks.gaussian_bridge import gaussian_bridge
 from benchmarks.maximum_likelihood import maximum_likelihood
 from benchmarks.measure import Report, Row, circumstances, table, write
+from benchmarks.multimodal import multimodal
 from benchmarks.normals import normals
 from benchmarks.overhead import overhead
 from benchmarks.processes import processes
@@ -37,12 +39,14 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
         cells,
         couplings,
         couplings_images,
+        decoding,
         derivatives,
         diffflow,
         few_steps_digits,
         gallery,
         gaussian_bridge,
         maximum_likelihood,
+        multimodal,
         normals,
         overhead,
         processes,

@@ -129,12 +129,12 @@ class PlaceAttention(nn.Module):
         super().__init__()
         self.group_norm = nn.GroupNorm(groups, width, 1e-6)
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.to_out = nn.Sequential(nn.Linear(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.group_norm(x.flatten(2)).mT
         q, k, v = (layer(h)[:, None] for layer in (self.to_q, self.to_k, self.to_v))
-        out: Tensor = x + self.to_out[0](attend(q, k, v)).mT.reshape(x.shape)
+        out: Tensor = x + self.to_out(attend(q, k, v)).mT.reshape(x.shape)
         return out
 
 
@@ -143,14 +143,11 @@ class Middle(nn.Module):
 
     def __init__(self, width: int, groups: int, attention: bool) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(Residual(width, width, groups) for _ in range(2))
-        self.attentions = nn.ModuleList([PlaceAttention(width, groups)] if attention else [])
+        self.resnets = nn.Sequential(*(Residual(width, width, groups) for _ in range(2)))
+        self.attentions = nn.Sequential(*([PlaceAttention(width, groups)] if attention else []))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0](x)
-        for layer in self.attentions:
-            x = layer(x)
-        out: Tensor = self.resnets[1](x)
+        out: Tensor = self.resnets[1](self.attentions(self.resnets[0](x)))
         return out
 
 
@@ -185,22 +182,21 @@ class Level(nn.Module):
         self, inside: int, outside: int, blocks: int, groups: int, name: str, then: nn.Module | None
     ) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            Residual(outside if k else inside, outside, groups) for k in range(blocks)
+        self.resnets = nn.Sequential(
+            *(Residual(outside if k else inside, outside, groups) for k in range(blocks))
         )
         self.name = name
-        setattr(self, name, nn.ModuleList([] if then is None else [then]))
+        setattr(self, name, nn.Sequential(*([] if then is None else [then])))
 
     @property
-    def then(self) -> nn.ModuleList:
+    def then(self) -> nn.Sequential:
         """The layer to the next level, or none."""
-        found: nn.ModuleList = getattr(self, self.name)
+        found: nn.Sequential = getattr(self, self.name)
         return found
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.resnets, *self.then):
-            x = layer(x)
-        return x
+        out: Tensor = self.then(self.resnets(x))
+        return out
 
 
 class Encoder(nn.Module):

@@ -58,14 +58,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.net = nn.ModuleList(
-            [Projected(width, 4 * width), nn.Dropout(dropout), Linear(4 * width, width)]
+        self.net = nn.Sequential(
+            Projected(width, 4 * width), nn.Dropout(dropout), Linear(4 * width, width)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.net:
-            x = layer(x)
-        return x
+        return self.net(x)
 
 
 class JointAttention(nn.Module):
@@ -88,7 +86,7 @@ class JointAttention(nn.Module):
         self.heads, self.text = check_heads(width, heads), text
         dim = width // heads
         self.to_q, self.to_k, self.to_v = (Linear(width, width) for _ in range(3))
-        self.to_out = nn.ModuleList([Linear(width, width), nn.Dropout(dropout)])
+        self.to_out = nn.Sequential(Linear(width, width), nn.Dropout(dropout))
         self.norm_q, self.norm_k = _norms(dim, qk_norm)
         if text != "none":
             self.add_q_proj, self.add_k_proj, self.add_v_proj = (
@@ -120,9 +118,7 @@ class JointAttention(nn.Module):
                 k_c, v_c = heads_of(c, (self.add_k_proj, self.add_v_proj), self.heads)
             k, v = torch.cat((k, self.norm_added_k(k_c)), dim=1), torch.cat((v, v_c), dim=1)
         h = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), keep)
-        out = h[:, : x.shape[1]]
-        for layer in self.to_out:
-            out = layer(out)
+        out = self.to_out(h[:, : x.shape[1]])
         if c is None or self.text != "stream":
             return out, None
         return out, self.to_add_out(h[:, x.shape[1] :])

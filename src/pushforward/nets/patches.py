@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu
+from torch.nn.functional import pad
 
 from pushforward.core.errors import InputError
 from pushforward.nets.positions import rotary_angles, sincos_positions
@@ -46,8 +46,10 @@ class Patches(nn.Module):
         self.stem = (
             None
             if stem is None
-            else nn.ModuleList(
-                [nn.Conv2d(channels, stem, 3, padding=1), nn.Conv2d(stem, stem, 3, padding=1)]
+            else nn.Sequential(
+                nn.Conv2d(channels, stem, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(stem, stem, 3, padding=1),
             )
         )
         inside = channels + (stem or 0)
@@ -68,8 +70,7 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stem is not None:
-            first, second = self.stem
-            x = torch.cat((x, second(silu(first(x)))), dim=1)
+            x = torch.cat((x, self.stem(x)), dim=1)
         rows, columns = self.grid(x)
         below, right = rows * self.patch - x.shape[2], columns * self.patch - x.shape[3]
         if below or right:
