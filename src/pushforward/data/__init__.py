@@ -7,6 +7,7 @@ from pushforward.data.cells import Cells
 from pushforward.data.cytometry import load_cells
 from pushforward.data.dataset import Dataset
 from pushforward.data.digits import load_digits
+from pushforward.data.emoji import load_emoji, split_by_name
 from pushforward.data.fashion import load_fashion
 from pushforward.data.idx import load_idx, read_idx
 from pushforward.data.images.augment import Augment
@@ -37,6 +38,7 @@ __all__ = [
     "load_array",
     "load_cells",
     "load_digits",
+    "load_emoji",
     "load_fashion",
     "load_folder",
     "load_idx",
@@ -44,5 +46,6 @@ __all__ = [
     "load_shards",
     "match_labels",
     "read_idx",
+    "split_by_name",
     "write_shards",
 ]
