@@ -22,6 +22,7 @@ from pushforward.data.values import as_samples, layout_of
 TAKEN = (
     "x", "t", "s", "want", "label", "mask", "ids", "model", "num", "solver", "nfe", "guidance", "interval", "negative",
     "grid", "source", "from_time", "to_time", "seed", "start", "batch_size", "shape", "callback", "edit", "progress",
+    "decode",
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from pushforward.core.spec import DataSpec, Kind
 from pushforward.data import kinds, shares
 from pushforward.data.batch import Batch
 from pushforward.data.columns import as_columns, as_mask, digest_columns, notes_on_unknown
+from pushforward.data.encoding import Encoding
 from pushforward.data.images.augment import Augment
 from pushforward.data.images.lazy import Pictures
 from pushforward.data.labels import encode_labels, note_on_empty
@@ -52,6 +53,7 @@ class Dataset:
     class_names: one name for each class, or None if the labels came as numbers.
     columns:     other conditions by name, one row a sample: `batch.cond[name]`.
     texts:       lists of N strings by name, such as captions: `batch.texts[name]`.
+    encodings:   conditions made of the texts, see `encode_texts`: `batch.cond[name]`; not in the fingerprint.
     mask:        (N, ...) bool as samples have their axes, where they are padded within an array; else None.
     kind:        of data, see `kinds`.
     value_range: (lo, hi) of black and white, to turn x1 back into images, or of the values.
@@ -74,6 +76,7 @@ class Dataset:
     bin_width: float | None = None
     columns: Mapping[str, Condition] = field(default_factory=dict)
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
     mask: Tensor | None = None
     channels: tuple[str, ...] | None = None
     report: tuple[tuple[str, str], ...] = ()
@@ -163,6 +166,7 @@ class Dataset:
             summary.bin_width,
             given,
             {name: tuple(map(str, column)) for name, column in lines.items()},
+            {},
             held,
             None if channels is None else tuple(channels),
             tuple(report),
@@ -243,6 +247,7 @@ class Dataset:
         if mask is not None:
             x1 = torch.where(mask, x1, 0.0)
         cond = {} if self.labels is None else {"label": self.labels[places]}
+        cond |= {name: encoding.take(places) for name, encoding in self.encodings.items()}
         return Batch(
             x1,
             cond | conditions.take(self.columns, places),
@@ -279,6 +284,7 @@ class Dataset:
             labels=None if self.labels is None else self.labels[index],
             columns=conditions.take(self.columns, index),
             texts={name: tuple(lines[i] for i in rows) for name, lines in self.texts.items()},
+            encodings={name: encoding.part(index) for name, encoding in self.encodings.items()},
             mask=None if self.mask is None else self.mask[index],
         )
 

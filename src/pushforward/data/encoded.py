@@ -1,24 +1,207 @@
-"""Data sets whose texts have been encoded."""
+"""Data sets whose texts have been encoded: each distinct text once, and kept in the user's cache."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from pushforward.core.errors import DataError
+import torch
+from torch import Tensor
+
+from pushforward.core.conditions import Condition
+from pushforward.core.errors import DataError, InputError
+from pushforward.core.progress import tell
 from pushforward.data.dataset import Dataset
+from pushforward.data.encoding import Encoding, Sequences, count, join, leaves_of, select
+from pushforward.data.fetch import cache_folder
+
+Leaves = dict[str, Tensor | Sequences]
+FORMAT = "pushforward encodings 1"
+ROWS = 64  # texts that are encoded together
+# A file of the cache holds so many texts, so that long work that is cut off is not lost.
+KEPT = 2048
+SHOWN = 5
 
 
-def encode_texts(data: Dataset, encoders: Mapping[str, Any]) -> Dataset:
-    """With the conditions that each encoder makes of a text column, by the column's name, as further columns."""
-    columns: dict[str, Any] = dict(data.columns)
-    for name, encoder in encoders.items():
-        lines = data.texts.get(name)
-        if lines is None:
-            raise DataError(f"these data have no {name}s")
-        empty = [i for i, line in enumerate(lines) if not line.strip()]
-        if len(empty) == len(lines):
-            raise DataError(f"all {len(lines)} {name}s are empty")
-        columns |= encoder(lines)
-    return replace(data, columns=columns)
+def encode_texts(
+    data: Dataset, encoders: Mapping[str, Any], folder: str | Path | None = None
+) -> Dataset:
+    """With the conditions that encoders make of texts, in `encodings`: every batch has them.
+
+    encoders: for each of the data's texts by name, such as "caption", an encoder or several of them together.
+    folder:   where encodings are kept, by the hash of encoder and text; $PUSHFORWARD_CACHE/encodings by default. An
+              encoder with an attribute `quick` that is True is asked each time instead.
+
+    Each distinct text is encoded once, texts of like length together, and tokens are stored without padding. Any number
+    of processes may share the folder; what cannot be written or read there costs time and nothing else. Texts that are
+    longer than an encoder takes are cut, and `notes` say so. Raises DataError for texts that are missing or empty.
+    """
+    root = cache_folder() / "encodings" if folder is None else Path(folder)
+    found = dict(data.encodings)
+    notes: list[str] = []
+    for name, given in encoders.items():
+        lines = _lines(data, name)
+        place: dict[str, int] = {}
+        rows = torch.tensor([place.setdefault(line, len(place)) for line in lines])
+        for encoder in getattr(given, "encoders", (given,)):
+            own = _encoded(encoder, list(place), root)
+            notes += _note_on_cut(encoder, lines, name)
+            for condition in dict.fromkeys(leaf.split(".")[0] for leaf in own):
+                if condition in found or condition in data.columns:
+                    raise InputError(
+                        f"two encoders, or an encoder and the data, give the condition {condition!r}: name them apart"
+                    )
+                part = {k: v for k, v in own.items() if k.split(".")[0] == condition}
+                found[condition] = Encoding(part, rows)
+    return replace(data, encodings=found, notes=(*data.notes, *notes))
+
+
+def _lines(data: Dataset, name: str) -> tuple[str, ...]:
+    lines = data.texts.get(name)
+    if lines is None:
+        have = f"; they have {', '.join(data.texts)}" if data.texts else ""
+        raise DataError(
+            f"these data have no {name}s{have}. Put a text file beside each picture (x.png, x.txt), or a field "
+            f"{name!r} into metadata.jsonl or metadata.csv"
+        )
+    empty = [i for i, line in enumerate(lines) if not line.strip()]
+    if empty:
+        rows = ", ".join(map(str, empty[:SHOWN])) + (", ..." if len(empty) > SHOWN else "")
+        raise DataError(
+            f"{len(empty)} of {len(lines)} {name}s are empty, rows {rows}: write them, or remove these samples"
+        )
+    return lines
+
+
+def _note_on_cut(encoder: Any, lines: Sequence[str], name: str) -> list[str]:
+    cut: Callable[[str], str | None] | None = getattr(encoder, "cut", None)
+    if cut is None:
+        return []
+    short = {line: left for line in dict.fromkeys(lines) if (left := cut(line)) is not None}
+    if not short:
+        return []
+    number = sum(line in short for line in lines)
+    example = next(iter(short.values()))
+    last = " ".join(example.split()[-3:])
+    return [
+        f"{number} of {len(lines)} {name}s are longer than {type(encoder).__name__} takes, and cut between words: the "
+        f"first behind {last!r}"
+    ]
+
+
+def _encoded(encoder: Any, texts: Sequence[str], root: Path) -> Leaves:
+    """Rows for these distinct texts, in their order."""
+    if getattr(encoder, "quick", False):
+        return _checked(encoder(list(texts)), len(texts))
+    folder = root / encoder.digest[:32]
+    keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+    number = {key: i for i, key in enumerate(keys)}
+    parts: list[Leaves] = []
+    order: list[int] = []
+    missing = set(range(len(texts)))
+    for held, leaves in _shards(folder, encoder.digest):
+        rows = [(row, number[key]) for row, key in enumerate(held) if number.get(key) in missing]
+        if rows:
+            parts.append(select(leaves, torch.tensor([row for row, _ in rows])))
+            order += [i for _, i in rows]
+            missing -= {i for _, i in rows}
+    left = sorted(missing, key=lambda i: (len(texts[i]), texts[i]))
+    for start in range(0, len(left), KEPT):
+        some = left[start : start + KEPT]
+        fresh = []
+        for first in range(0, len(some), ROWS):
+            tell("texts", start + first, len(left))
+            batch = some[first : first + ROWS]
+            fresh.append(_checked(encoder([texts[i] for i in batch]), len(batch)))
+        leaves = join(fresh)
+        _keep(folder, encoder.digest, [keys[i] for i in some], leaves)
+        parts.append(leaves)
+        order += some
+    if left:
+        tell("texts", len(left), len(left))
+    back = torch.empty(len(texts), dtype=torch.int64)
+    back[torch.tensor(order)] = torch.arange(len(texts))
+    return select(join(parts), back)
+
+
+def _checked(cond: Mapping[str, Condition], number: int) -> Leaves:
+    leaves = leaves_of(cond)
+    if count(leaves) != number:
+        raise InputError(f"an encoder gave conditions of {count(leaves)} texts for {number}")
+    return leaves
+
+
+def _keep(folder: Path, digest: str, keys: Sequence[bytes], leaves: Leaves) -> None:
+    """Write rows as a file of their own, whole or not at all. What cannot be written is not kept."""
+    from safetensors.torch import save
+
+    kinds = dict.fromkeys(leaves, "tensor")
+    tensors: dict[str, Tensor] = {
+        "keys": torch.tensor([list(key) for key in keys], dtype=torch.uint8)
+    }
+    for name, leaf in leaves.items():
+        if isinstance(leaf, Sequences):
+            kinds[name] = "sequences"
+            for part in ("values", "mask", "ends"):
+                tensors[f"{part} {name}"] = getattr(leaf, part).contiguous()
+        else:
+            tensors[f"tensor {name}"] = leaf.contiguous()
+    about = json.dumps({"format": FORMAT, "encoder": digest, "kinds": kinds}, sort_keys=True)
+    metadata = {"about": about, "sha256": _sha256(about, tensors)}
+    file = folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:32]}.safetensors"
+    temporary = ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(".tmp", ".", folder)
+        with os.fdopen(handle, "wb") as out:
+            out.write(save(tensors, metadata))
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, file)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def _shards(folder: Path, digest: str) -> Iterator[tuple[list[bytes], Leaves]]:
+    """Keys and rows of every file that is whole and of this encoder."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt") as opened:
+                metadata = opened.metadata() or {}
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            about = json.loads(metadata.get("about", "null"))
+            if metadata.get("sha256") != _sha256(metadata.get("about", ""), tensors):
+                continue
+            if about["format"] != FORMAT or about["encoder"] != digest:
+                continue
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            continue
+        leaves: Leaves = {}
+        for name, kind in about["kinds"].items():
+            if kind == "sequences":
+                leaves[name] = Sequences(
+                    *(tensors[f"{p} {name}"] for p in ("values", "mask", "ends"))
+                )
+            else:
+                leaves[name] = tensors[f"tensor {name}"]
+        yield [bytes(key.tolist()) for key in tensors["keys"]], leaves
+
+
+def _sha256(about: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        x = tensors[name].contiguous()
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
+        if x.numel():
+            digest.update(memoryview(x.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    return digest.hexdigest()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -49,6 +49,9 @@ class Words:
     vocabulary: tuple[str, ...]
     length: int = 64
     name: str = "words"
+
+    # Encoding is as quick as reading what was kept of it.
+    quick: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.length < 1 or not self.vocabulary:
@@ -106,3 +109,45 @@ class Words:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Words:
         return cls(**{**config, "vocabulary": tuple(config["vocabulary"])})
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several encoders of one text: the conditions of all of them, each dropped on its own."""
+
+    encoders: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        names = [name for encoder in self.encoders for name in encoder.nulls]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice or not names:
+            raise InputError(
+                f"two encoders give the condition {twice[0]!r}: name them apart (name=)"
+                if twice
+                else "at least one encoder is needed"
+            )
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(" ".join(e.digest for e in self.encoders).encode()).hexdigest()
+
+    @property
+    def nulls(self) -> Mapping[str, Null]:
+        return {name: null for e in self.encoders for name, null in e.nulls.items()}
+
+    def cut(self, text: str) -> str | None:
+        """The least that any of them leaves of a text that is too long, or None if it fits all."""
+        left = [
+            part for e in self.encoders if hasattr(e, "cut") and (part := e.cut(text)) is not None
+        ]
+        return min(left, key=len, default=None)
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, Condition]:
+        return {name: value for e in self.encoders for name, value in e(texts).items()}
+
+    def to_config(self) -> dict[str, Any]:
+        return {"encoders": list(self.encoders)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Together:
+        return cls(tuple(config["encoders"]))

@@ -1,0 +1,124 @@
+"""Conditions made of texts: a row for each distinct text, as long as that text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from pushforward.core import conditions
+from pushforward.core.conditions import Condition, Tokens
+from pushforward.core.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """U sequences in one tensor: `values` (sum of lengths, ...) and `mask` alike, `ends` (U,) where each ends."""
+
+    values: Tensor
+    mask: Tensor
+    ends: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> Sequences:
+        """Without the padding behind the last token of each."""
+        places = torch.arange(1, tokens.mask.shape[1] + 1)
+        lengths = (
+            (tokens.mask * places).amax(1)
+            if tokens.mask.shape[1]
+            else places.new_zeros(len(tokens))
+        )
+        inside = places <= lengths[:, None]
+        return cls(tokens.values[inside], tokens.mask[inside], lengths.cumsum(0))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Sequences]) -> Sequences:
+        lengths = torch.cat([part.ends.diff(prepend=part.ends.new_zeros(1)) for part in parts])
+        values = torch.cat([part.values for part in parts])
+        return cls(values, torch.cat([part.mask for part in parts]), lengths.cumsum(0))
+
+    def take(self, rows: Tensor) -> Tokens:
+        """Those at `rows` (B,), padded by zeros to the longest of them, at least to 1."""
+        ends = self.ends[rows].tolist()
+        starts = torch.where(rows > 0, self.ends[(rows - 1).clamp(min=0)], 0).tolist()
+        spans = [slice(a, b) for a, b in zip(starts, ends, strict=True)]
+        if not any(s.stop > s.start for s in spans):
+            values = self.values.new_zeros(len(rows), 1, *self.values.shape[1:])
+            return Tokens(values, self.mask.new_zeros(len(rows), 1))
+        values = pad_sequence([self.values[s] for s in spans], batch_first=True)
+        return Tokens(values, pad_sequence([self.mask[s] for s in spans], batch_first=True))
+
+
+Leaves = Mapping[str, Tensor | Sequences]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A condition of N samples.
+
+    leaves: its tensors (U, ...) and sequences by the names that `conditions.leaves` has for them, a row for each
+            distinct text. rows: (N,) int64, which of these each sample has.
+    """
+
+    leaves: Leaves
+    rows: Tensor
+
+    def take(self, places: Tensor) -> Condition:
+        """The condition of the samples at `places` (B,)."""
+        rows = self.rows[places]
+        out: dict[str, Any] = {}
+        for name, leaf in self.leaves.items():
+            *groups, last = name.split(".")
+            inner = out
+            for group in groups:
+                inner = inner.setdefault(group, {})
+            inner[last] = leaf.take(rows) if isinstance(leaf, Sequences) else leaf[rows]
+        (value,) = out.values()
+        return value
+
+    def part(self, places: Tensor) -> Encoding:
+        """That of some of the samples; what the texts have is shared."""
+        return replace(self, rows=self.rows[places])
+
+
+def leaves_of(cond: Mapping[str, Condition]) -> dict[str, Tensor | Sequences]:
+    """Conditions of distinct texts, without padding, by name."""
+    found: dict[str, Tensor | Sequences] = {}
+    for name, leaf in conditions.leaves(cond):
+        if isinstance(leaf, Tokens):
+            found[name] = Sequences.of(leaf)
+        else:
+            found[name] = leaf.contiguous()
+    return found
+
+
+def join(parts: Sequence[Leaves]) -> dict[str, Tensor | Sequences]:
+    """Rows of several batches one after the other."""
+    found: dict[str, Tensor | Sequences] = {}
+    for name in parts[0]:
+        leaves = [part[name] for part in parts]
+        if isinstance(leaves[0], Sequences):
+            found[name] = Sequences.cat([x for x in leaves if isinstance(x, Sequences)])
+        else:
+            found[name] = torch.cat([x for x in leaves if isinstance(x, Tensor)])
+    return found
+
+
+def select(leaves: Leaves, rows: Tensor) -> dict[str, Tensor | Sequences]:
+    """Some of the rows, in this order."""
+    found: dict[str, Tensor | Sequences] = {}
+    for name, leaf in leaves.items():
+        found[name] = Sequences.of(leaf.take(rows)) if isinstance(leaf, Sequences) else leaf[rows]
+    return found
+
+
+def count(leaves: Leaves) -> int:
+    """U, the number of rows. Raises InputError where leaves disagree."""
+    found = {len(x.ends) if isinstance(x, Sequences) else len(x) for x in leaves.values()}
+    if len(found) != 1:
+        raise InputError(f"an encoder gave conditions of {sorted(found)} texts")
+    return found.pop()
