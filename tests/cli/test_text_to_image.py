@@ -12,7 +12,9 @@ from PIL import Image
 
 import pushforward as pf
 from pushforward.cli import main
+from pushforward.core import conditions
 from pushforward.data.scenes import draw, render
+from pushforward.sampling.pairs import Pairs
 
 TINY = (
     "--steps", 3, "--batch-size", 4, "--warmup", 0, "--sample-every", 3, "--validate-every", 0, "--device", "cpu",
@@ -190,3 +192,53 @@ def test_other_models_have_no_prompts(tmp_path, capsys):
     assert "--prompt needs a model that was trained on captions" in capsys.readouterr().err
     with pytest.raises(pf.InputError, match="how many samples"):
         pf.generate(pf.load(tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("method", ["consistency", "meanflow"])
+def test_a_student_takes_prompts_and_has_the_guidance_of_its_teacher(run, tmp_path, method):
+    out = tmp_path / method
+    made = ("--steps", 1, "--batch-size", 4, "--sample-every", 0, "--warmup", 0, "--device", "cpu")
+    assert (
+        call("distill", run, "--method", method, "--guidance", 2, "--fresh", *made, "--out", out)
+        == 0
+    )
+    student, teacher = pf.load(out), pf.load(run)
+    assert student.sampling.guidance == 2
+    assert student.provenance.teacher == teacher.provenance.sha256
+    assert student.encoders == teacher.encoders
+    x = pf.generate(student, prompt=["a red circle", "a blue cross"], nfe=1, seed=1)
+    assert x.shape == (2, 3, 32, 32)
+
+
+def test_instaflow_rectifies_under_guidance_by_the_captions_of_its_pairs_and_ends_in_one_step(
+    run, tmp_path
+):
+    made = ("--pairs", 12, "--pairs-nfe", 3, "--num", 4, "--steps", 2, "--batch-size", 4, "--sample-every", 0,
+            "--warmup", 0, "--device", "cpu")  # fmt: skip
+    first, second = tmp_path / "straight", tmp_path / "step"
+    assert call("reflow", run, "--guidance", 2, *made, "--out", first) == 0
+    pairs = Pairs(first / "pairs")
+    batch = pairs[torch.tensor([7, 2])]
+    teacher = pf.load(run)
+    # Pair i is where the guided flow leads from its noise by its own caption.
+    for k, i in enumerate((7, 2)):
+        row = slice(k, k + 1)
+        again = pf.generate(
+            teacher,
+            1,
+            source=batch.x0[row],
+            nfe=3,
+            guidance=2.0,
+            seed=0,
+            start=i,
+            **conditions.take(batch.cond, row),
+        )
+        assert torch.allclose(again, batch.x1[row], atol=1e-4)
+    other = pf.generate(
+        teacher, 1, source=batch.x0[:1], nfe=3, guidance=2.0, seed=0, prompt="four cyan crosses"
+    )
+    assert not torch.allclose(other, batch.x1[:1], atol=1e-4)
+    assert call("reflow", first, "--objective", "one-step", *made, "--out", second) == 0
+    model = pf.load(second)
+    assert (model.sampling.nfe, model.sampling.guidance) == (1, None)
+    assert call("evaluate", second, "--num", 6) == 0

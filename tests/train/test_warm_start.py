@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import pushforward as pf
-from pushforward.nets import MLP, UNet
+from pushforward.core.conditions import Tokens
+from pushforward.nets import MLP, Prompted, UNet, UViT, WordTransformer
 from pushforward.train import warm_start as module
 from pushforward.train.warm_start import warm_start
 
@@ -218,3 +219,30 @@ def test_a_loaded_teacher_whose_weights_are_frozen_teaches_within_no_grad(
         warm_start(student, teacher)
     for a, b in zip(student.parameters(), free.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_each_embedding_of_time_of_a_network_in_parts_is_fitted() -> None:
+    def whole(seed: int, **options: object) -> nn.Module:
+        def make() -> nn.Module:
+            net = UViT(1, (8,), 1, 8, 64, 1, 1, context=16, **options)  # type: ignore[arg-type]
+            return Prompted(net, {"words": WordTransformer(9, 16, 1, 2, 4)})
+
+        return made(make, seed)
+
+    teacher = whole(1, time="smooth")
+    student = whole(2, time="smooth", two_times=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROUNDS", 500)
+        error = warm_start(student, teacher, seed=3)
+    assert 0 < error < 0.2
+    x, t = pf.Noise.batch(33, 5).normal((1, 4, 4)), torch.linspace(0, 1, 33)
+    words = Tokens(torch.arange(2, 6).expand(33, 4), torch.ones(33, 4, dtype=torch.bool))
+    with torch.no_grad():
+        goal, got = teacher(x, t, words=words), student(x, t, words=words)
+        wrong = teacher(x, t.flip(0), words=words)
+    due = float((wrong - goal).square().mean())
+    assert float((got - goal).square().mean()) < 0.1 * due
+    before = whole(2, time="smooth", two_times=True).state_dict()
+    fitted = [name for name in before if "conditioning.mix." in name]
+    assert len(fitted) == 8
+    assert not any(torch.equal(before[name], student.state_dict()[name]) for name in fitted)

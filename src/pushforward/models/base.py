@@ -194,6 +194,9 @@ def _networks(holder: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]
 def declared_outputs(net: nn.Module) -> int | None:
     """How many answers for each channel a network of this library was built to give; None for another network."""
     config = getattr(net, "config", None)
+    inner = config.get("net") if isinstance(config, Mapping) else None
+    if isinstance(inner, nn.Module):
+        return declared_outputs(inner)
     outputs = config.get("outputs", 1) if isinstance(config, Mapping) else None
     return outputs if isinstance(outputs, int) else None
 

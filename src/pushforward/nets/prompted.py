@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -49,6 +49,11 @@ class Prompted(nn.Module):
 
     def to_config(self) -> dict[str, Any]:
         return self.config
+
+    def again(self, build: Callable[[nn.Module], nn.Module]) -> Prompted:
+        """A network of the same parts, each built anew by `build`, with weights of its own."""
+        texts = {name: build(part) for name, part in self.texts.items()}
+        return Prompted(build(self.net), texts)
 
     def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         sequences: list[Tokens] = []

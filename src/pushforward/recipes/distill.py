@@ -196,8 +196,6 @@ class Distill(Recipe):
             if of_stage:
                 raise InputError("guidance is learned in the first stage: omit --guidance")
             require_nulls(teacher)
-            if teacher.classes is None:
-                raise InputError("--guidance needs a teacher with classes, and this one has none")
         root = root_of(self.teacher)
         recipe = recipe_of(root, out=root, device=self.place.device)
         parts = recipe.changed(seed=self.seed, batch_size=self.optimiser.batch_size).build()
@@ -237,6 +235,8 @@ class Distill(Recipe):
             margin=whole.margin,
             spec=whole.spec,
             nulls=whole.nulls,
+            encoders=whole.encoders,
+            codec=whole.codec,
             sampling=SamplingDefaults(source=teacher.sampling.source, guidance=scale),
             provenance=Provenance(
                 recipe=self.name(),
@@ -283,7 +283,9 @@ def can_start_from(teacher: Model, path: ProbabilityPath) -> bool:
     """
     import torch
 
-    if teacher.net.config.get("outputs", 1) != 1:  # type: ignore[union-attr, operator]
+    from pushforward.models.base import declared_outputs
+
+    if declared_outputs(teacher.net) not in (1, None):
         return False
     if path == teacher.path:
         return teacher.prediction in ("velocity", "v", "data")

@@ -91,7 +91,9 @@ class Rectify(Recipe):
         from pushforward.core.fields import require_nulls
         from pushforward.core.paths import CondOT
         from pushforward.core.spec import Provenance, SamplingDefaults
+        from pushforward.data.dataset import Dataset
         from pushforward.models.model import Model
+        from pushforward.recipes.conditions import of_data
         from pushforward.recipes.config import experiment_of, find_source
         from pushforward.recipes.run import folder_of
         from pushforward.runtime.device import find_device, seeded
@@ -99,6 +101,7 @@ class Rectify(Recipe):
         from pushforward.saving.folder import load
         from pushforward.streams.lazy import Lazy
         from pushforward.streams.shuffled import Shuffled
+        from pushforward.streams.trimmed import Trimmed
 
         device = find_device(self.place.device)
         teacher = load(self.teacher, device)
@@ -108,8 +111,6 @@ class Rectify(Recipe):
             )
         if self.guidance is not None:
             require_nulls(teacher)
-            if teacher.classes is None:
-                raise InputError("--guidance needs a teacher with classes, and this one has none")
         parts = experiment_of(self.teacher, device=self.place.device)
         net = seeded(lambda: again(teacher.net, outputs=1), self.seed)
         path = CondOT(gaussian_source=False)
@@ -134,9 +135,13 @@ class Rectify(Recipe):
             nulls=teacher.nulls,
             sampling=sampling,
             provenance=provenance,
+            encoders=teacher.encoders,
+            codec=teacher.codec,
         ).to(device)
         source = find_source(teacher, self.teacher)
-        folder = folder_of(self) / "pairs"
+        folder, data = folder_of(self) / "pairs", parts.data
+        # What is not a label is that of training data, drawn at random.
+        given = of_data(data) if isinstance(data, Dataset) and data.columns else None
 
         def prepare(say: Any) -> None:
             generate_pairs(
@@ -148,6 +153,7 @@ class Rectify(Recipe):
                 source=source,
                 seed=self.seed,
                 batch_size=1024,
+                given=given,
                 progress=lambda done, num: say(f"pairs: {done} of {num}"),
             )
 
@@ -156,12 +162,21 @@ class Rectify(Recipe):
             parts,
             model=model,
             objective=self.objective.objective(model),
-            stream=Lazy(lambda: Shuffled(Pairs(folder), size, self.seed), size),
+            stream=Trimmed(Lazy(lambda: Shuffled(Pairs(folder), size, self.seed), size)),
             source=source,
             prepare=prepare,
         )
 
 
 def again(net: Any, **changes: Any) -> Any:
-    """A network like another, with some of its arguments changed and weights of its own."""
+    """A network like another, with some of its arguments changed, those that it has, and weights of its own.
+
+    Of a network in parts, each part is so.
+    """
+    from inspect import signature
+
+    if hasattr(net, "again"):
+        return net.again(lambda part: again(part, **changes))
+    known = signature(type(net).__init__).parameters
+    changes = {name: value for name, value in changes.items() if name in known}
     return type(net).from_config(net.to_config() | changes)

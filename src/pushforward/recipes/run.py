@@ -19,7 +19,7 @@ from pushforward.evaluate import kinds
 from pushforward.evaluate.figures import png
 from pushforward.evaluate.labels import shown_labels
 from pushforward.models.model import Model
-from pushforward.objectives import Matching
+from pushforward.objectives import Matching, Reflow
 from pushforward.recipes.config import CONFIG, STAGES, read_config, recipe_of, written
 from pushforward.recipes.experiment import Classifying, Experiment
 from pushforward.recipes.flat import OptionError, flag_of, leaves, no_option, values
@@ -308,7 +308,8 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
 def validation(experiment: Experiment | Classifying) -> Validate | None:
     """The loss of a regression on held-out data, at times and with noise that are the same at every step."""
     objective, held_out = experiment.objective, experiment.held_out
-    if not isinstance(objective, Matching) or held_out is None:
+    # Pairs that a flow joins are made, and not held out.
+    if not isinstance(objective, Matching) or isinstance(objective, Reflow) or held_out is None:
         return None
 
     def loss(model: Model, processes: Processes) -> tuple[float, int]:

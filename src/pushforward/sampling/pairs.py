@@ -1,7 +1,7 @@
 """Pairs (x0, x1) that a teacher's flow joins, on disk: what a flow is rectified or distilled from.
 
     pairs.json            how they were made, and the SHA-256 of each shard
-    00000.safetensors     x0, x1 (n, *shape) float32 and, with classes, label (n,) int64
+    00000.safetensors     x0, x1 (n, *shape) float32, with classes label (n,) int64, and further conditions as cond.NAME
 
 A shard is there wholly or not at all, and pair i is a function of (teacher, solver, seed, i), so that a run that was
 killed goes on with the next shard and ends with the same bytes.
@@ -21,6 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from pushforward.core import conditions
+from pushforward.core.conditions import Tokens
 from pushforward.core.errors import CheckpointError, InputError
 from pushforward.core.fields import Field, find_inside, networks
 from pushforward.core.noise import Noise
@@ -34,6 +36,10 @@ from pushforward.solvers import Solver
 
 FORMAT = 1
 MANIFEST = "pairs.json"
+# What the names of conditions begin with.
+CONDITION = "cond."
+
+Given = Callable[[int, int, "Tensor | None"], Mapping[str, Any]]
 
 
 def generate_pairs(
@@ -50,6 +56,7 @@ def generate_pairs(
     shape: tuple[int, ...] | None = None,
     shard_size: int = 10_000,
     batch_size: int = 256,
+    given: Given | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pairs:
     """Write `num` pairs (x0, ODE(x0)) into a folder, or what is missing of them.
@@ -57,6 +64,8 @@ def generate_pairs(
     model, solver, nfe, guidance, source, shape, batch_size: as for `generate`, which makes them.
     label:    a class for all; "shares" draws labels in the shares of the training data, where the model knows them
               (`spec.class_counts`), and "balanced" gives sample i the class i mod classes. Without classes, none.
+    given:    further conditions of samples, (num, seed, label (num,) or None) -> by name, such as those of captions:
+              they are kept with the pairs. Drawn once for all, so that pair i has row i.
     progress: called with (pairs that are there, num), also before the first shard.
 
     Raises CheckpointError if the folder holds other pairs, a damaged shard, or is not to be written to; what was
@@ -75,6 +84,12 @@ def generate_pairs(
     if label == "shares" and counts is None:
         label = "balanced"
     drawn = labels_in_shares(num, counts, seed) if label == "shares" and counts else None
+    every: Any = drawn
+    if classes is not None and label == "balanced":
+        every = torch.arange(num) % classes
+    elif isinstance(label, int):
+        every = torch.full((num,), label)
+    cond = {} if given is None else given(num, seed, every)
     made = {
         "format": FORMAT,
         "num": num,
@@ -90,6 +105,8 @@ def generate_pairs(
         "label": label,
         "class_counts": None if drawn is None else list(counts or ()),
     }
+    if cond:
+        made["conditions"] = _digest({name: digest_of(x) for name, x in flattened(cond).items()})
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,11 +124,9 @@ def generate_pairs(
                 _check(folder / name, shards[name])
                 continue
             count = min(shard_size, num - first)
-            labels: Any = label
-            if drawn is not None:
-                labels = drawn[first : first + count]
-            elif classes is not None and label == "balanced":
-                labels = torch.arange(first, first + count) % classes
+            rows = slice(first, first + count)
+            labels: Any = None if every is None else every[rows]
+            here = conditions.take(cond, rows)
             starts: list[Tensor] = []
 
             def keep(i: int, t: Tensor, x: Tensor, starts: list[Tensor] = starts) -> None:
@@ -121,12 +136,13 @@ def generate_pairs(
             x1 = generate(
                 model, count, solver=solver, nfe=nfe, guidance=guidance, shape=size, seed=seed,
                 source=source[first : first + count] if isinstance(source, Tensor) else source,
-                start=first, batch_size=batch_size, callback=keep, label=labels, decode=False,
+                start=first, batch_size=batch_size, callback=keep, label=labels, decode=False, **here,
             )  # fmt: skip
             tensors = {"x0": torch.cat(starts), "x1": x1}
             tensors = {key: x.float().cpu().contiguous() for key, x in tensors.items()}
             if labels is not None:
-                tensors["label"] = torch.as_tensor(labels).long().expand(count).contiguous()
+                tensors["label"] = labels.long().contiguous()
+            tensors |= {name: x.cpu().contiguous() for name, x in flattened(here).items()}
             content = save_tensors(tensors)
             write_file(folder / name, content)
             shards[name] = hashlib.sha256(content).hexdigest()
@@ -178,7 +194,8 @@ class Pairs:
                 whole = out.setdefault(name, part.new_empty((len(index), *part.shape[1:])))
                 whole[here] = part
         cond = {"label": out["label"]} if "label" in out else {}
-        return Batch(out["x1"], cond, out["x0"], index)
+        more = {name: x for name, x in out.items() if name.startswith(CONDITION)}
+        return Batch(out["x1"], cond | unflattened(more), out["x0"], index)
 
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of how the pairs were made and of all shards."""
@@ -190,6 +207,45 @@ class Pairs:
         # Tensors in the memory of the file, of which only the rows that are asked for are read.
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def flattened(cond: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Conditions as tensors by name: "cond.text.values" and "cond.text.mask" of Tokens."""
+    found: dict[str, Tensor] = {}
+    for name, value in conditions.leaves(cond):
+        if isinstance(value, Tokens):
+            found[f"{CONDITION}{name}.values"], found[f"{CONDITION}{name}.mask"] = (
+                value.values,
+                value.mask,
+            )
+        else:
+            found[f"{CONDITION}{name}"] = value
+    return found
+
+
+def unflattened(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Conditions from what `flattened` made of them."""
+    found: dict[str, Any] = {}
+    for name in tensors:
+        place = name.removeprefix(CONDITION)
+        if place.endswith(".mask"):
+            continue
+        value: Any = tensors[name]
+        if place.endswith(".values"):
+            place = place.removesuffix(".values")
+            value = Tokens(value, tensors[f"{CONDITION}{place}.mask"])
+        *groups, last = place.split(".")
+        inside = found
+        for group in groups:
+            inside = inside.setdefault(group, {})
+        inside[last] = value
+    return found
+
+
+def digest_of(x: Tensor) -> str:
+    return hashlib.sha256(
+        x.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    ).hexdigest()
 
 
 def fingerprint(model: Field, shape: tuple[int, ...]) -> str:

@@ -32,15 +32,31 @@ def warm_start(
 
     Returns that error, in root mean square, relative to the size of the teacher's embedding.
     """
-    mine, theirs = _conditioning(student), _conditioning(teacher)
     own = {
         name: value
         for name, value in teacher.state_dict().items()
         if ".features." not in f".{name}" and ".mix." not in f".{name}"
     }
     student.load_state_dict(own, strict=False)
+    embeddings = [
+        (part, teacher.get_submodule(name))
+        for name, part in student.named_modules()
+        if isinstance(part, Conditioning)
+    ]
+    # Others keep their features of time, and start as they are along the same path alone.
+    return max((_fit(a, b, time, between, seed) for a, b in embeddings), default=0.0)
+
+
+def _fit(
+    mine: Conditioning,
+    theirs: nn.Module,
+    time: Callable[[Tensor], Tensor],
+    between: tuple[float, float],
+    seed: int,
+) -> float:
+    assert isinstance(theirs, Conditioning)
     low, high = between
-    device = next(student.parameters()).device
+    device = next(mine.parameters()).device
     with torch.enable_grad():
         mix = mine.mix.train()
         optimizer = torch.optim.Adam(mix.parameters(), lr=3e-3)
@@ -62,9 +78,3 @@ def warm_start(
         goal = theirs.mix(theirs.features(time(t)))
         error = (mix(mine.features(t)) - goal).square().mean().sqrt()
     return float(error / goal.square().mean().sqrt())
-
-
-def _conditioning(net: nn.Module) -> Conditioning:
-    found = net.conditioning
-    assert isinstance(found, Conditioning)
-    return found
