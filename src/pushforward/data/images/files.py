@@ -74,9 +74,9 @@ def scan(root: Path) -> Names:
     return survey(root)[0]
 
 
-def survey(root: Path) -> tuple[Names, Counter[str]]:
-    """Paths of all images in a folder and those within, relative to it, with slashes, sorted; and how many other files
-    there are, by suffix.
+def survey(root: Path) -> tuple[Names, Counter[str], Names]:
+    """Paths of all images in a folder and those within, relative to it, with slashes, sorted; how many other files
+    there are, by suffix; and the paths of those that are text (.txt).
 
     No file is opened: a million names take seconds. Names that begin with a dot are not looked at. A link to a folder
     is followed, but not one that leads back to where it lies. Raises DataError without a folder or without images.
@@ -102,13 +102,14 @@ def survey(root: Path) -> tuple[Names, Counter[str]]:
             f"{root} has no images ({', '.join(e[1:] for e in EXTENSIONS)}); it holds {found}"
         )
     names = Names(bytes(scanner.buffer), np.cumsum(np.asarray(scanner.lengths, np.int64)))
-    return names, scanner.other
+    return names, scanner.other, Names.of(scanner.texts)
 
 
 class _Scanner:
     def __init__(self) -> None:
         self.buffer, self.lengths = bytearray(), array("q")
         self.other: Counter[str] = Counter()
+        self.texts: list[str] = []
 
     def enter(self, folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> None:
         """Add the images of a folder, called `prefix` in what is found; above: it and what it was reached through."""
@@ -126,6 +127,8 @@ class _Scanner:
                     keys.append(name)
                 elif name != METADATA:
                     self.other[Path(name).suffix.lower() or "no extension"] += 1
+                    if name.endswith(".txt"):
+                        self.texts.append(prefix + name)
         keys.sort()
         for key in keys:
             if key.endswith("/"):

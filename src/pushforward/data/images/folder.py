@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ from pushforward.data.images.lazy import Crop, check_crop
 from pushforward.data.images.listing import Listing
 from pushforward.data.images.metadata import Described, described, notes_on_fields
 from pushforward.data.images.names import Names, leads_out
+from pushforward.data.images.tables import TABLES, find_table, read_captions, read_table
 from pushforward.data.labels import encode, some
 
 # Files in which others keep labels.
-LISTS = ("metadata.csv", "labels.csv", "labels.txt", "labels.json", "classes.txt")
+LISTS = (*TABLES[1:], "labels.csv", "labels.txt", "labels.json", "classes.txt")
 
 
 def load_folder(
@@ -46,9 +46,10 @@ def load_folder(
     square, resampled by Lanczos with antialiasing.
 
     Labels and captions come from `metadata.jsonl` in the folder, one object a line with `file_name` and `text` (or
-    `caption`, `prompt`), `label` (or `class`, `class_name`, `category`, `target`), or both. `columns` names fields with
-    numbers, or lists of numbers, that become conditions. Without labels there, the first folder within this one is the
-    class; a few images that lie beside such folders are problems.
+    `caption`, `prompt`), `label` (or `class`, `class_name`, `category`, `target`), or both; or else from `metadata.csv`
+    or `captions.csv`, with a first row that has these names. `columns` names fields with numbers, or lists of numbers,
+    that become conditions. Without any of these files, the caption of `x.png` is the text in `x.txt` beside it. Without
+    labels, the first folder within this one is the class; a few images that lie beside such folders are problems.
 
     on_bad: what to do with files that are damaged, are no images, or declare more than 64 million pixels, and with
     metadata that does not match the files. "error" raises a DataError that lists them; "skip" goes on without them and
@@ -68,40 +69,53 @@ def load_folder(
 
 def list_folder(root: Path, columns: Sequence[str] = ()) -> Listing:
     """The images of a folder, with labels and captions; none of them is opened."""
-    names, other = survey(root)
+    names, other, texts = survey(root)
     problems: list[tuple[str, str]] = []
-    notes = notes_on_files(root, other)
+    table = find_table(root)
+    notes = notes_on_files(root, other, table)
     entries: dict[str, _Entry] | None = None
-    if (root / METADATA).is_file():
-        entries = _read_metadata(root, set(names), problems, columns)
+    beside: dict[str, str] | None = None
+    if table is not None:
+        entries = _read_metadata(table, set(names), problems, columns)
         problems.extend(
-            (name, f"has no line in {METADATA}") for name in names if name not in entries
+            (name, f"has no line in {table.name}") for name in names if name not in entries
         )
         names = Names.of(name for name in names if name in entries)
         fields = {entry.about.field for entry in entries.values()} - {None, "label"}
         others = dict.fromkeys(name for entry in entries.values() for name in entry.about.others)
         unused = [name for name in others if name not in columns]
-        notes += notes_on_fields(METADATA, next(iter(fields), None), unused)
+        notes += notes_on_fields(table.name, next(iter(fields), None), unused)
     elif columns:
         raise DataError(
             f"{root} has no {METADATA}, which the conditions {some(columns)} could come from"
         )
+    else:
+        beside, more = read_captions(root, names, texts, problems)
+        notes += more
+        if beside is not None:
+            names = Names.of(name for name in names if name in beside)
     labels, class_names = _labels(names, entries)
     if labels is None:
         found = of_folder(names)
         notes += [found.note] if found.note else []
         labels, class_names = found.labels, found.class_names
         if found.strays:
-            beside = f"lies beside the class folders {some(class_names or (), 5)}"
-            problems.extend((names[i], beside) for i in found.strays)
+            why = f"lies beside the class folders {some(class_names or (), 5)}"
+            problems.extend((names[i], why) for i in found.strays)
             lost = set(found.strays)
             names = Names.of(name for i, name in enumerate(names) if i not in lost)
-    captions = None
+    captions = None if beside is None else [beside[name] for name in names]
     if entries is not None and any(entry.about.text is not None for entry in entries.values()):
         captions = [entries[name].about.text or "" for name in names]
     given = {}
     if entries is not None:
-        given = {column: _column(column, [entries[name] for name in names]) for column in columns}
+        assert table is not None
+        given = {
+            column: _column(
+                f"{table.name}: the condition {column!r}", column, [entries[n] for n in names]
+            )
+            for column in columns
+        }
     source = Files(root, names)
     return Listing(str(root), source, names, labels, class_names, captions, problems, notes, given)
 
@@ -116,26 +130,23 @@ class _Entry:
 
 
 def _read_metadata(
-    root: Path, names: set[str], problems: list[tuple[str, str]], columns: Sequence[str]
+    table: Path, names: set[str], problems: list[tuple[str, str]], columns: Sequence[str]
 ) -> dict[str, _Entry]:
-    """The lines of metadata.jsonl by image. What is wrong with them is added to `problems`."""
-    try:
-        lines = (root / METADATA).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{root / METADATA} cannot be read as UTF-8 text: {error}") from error
+    """The rows of a table by image. What is wrong with them is added to `problems`."""
+    root = table.parent
     entries: dict[str, _Entry] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{METADATA}, line {number}"
+    for number, item in read_table(table, columns):
+        where = f"{table.name}, line {number}"
         try:
-            name, entry = _parse_line(line, number, columns)
-        except (ValueError, RecursionError) as error:
-            problems.append((where, str(error) or "is nested too deeply"))
+            if isinstance(item, str):
+                raise ValueError(item)
+            name, entry = _parse(item, number, columns)
+        except ValueError as error:
+            problems.append((where, str(error)))
             continue
         if leads_out(name):
             raise DataError(
-                f"{root / METADATA}, line {number}: file_name {name!r} leads out of the folder; "
+                f"{table}, line {number}: file_name {name!r} leads out of the folder; "
                 f"names must be relative to it and have no '..'"
             )
         name = PurePosixPath(name).as_posix()
@@ -152,25 +163,17 @@ def _read_metadata(
         if given and len(given) < len(entries):
             lacking = [name for name in entries if name not in set(given)]
             for name in lacking:
-                where = f"{METADATA}, line {entries[name].line}"
+                where = f"{table.name}, line {entries[name].line}"
                 problems.append((where, f"{name} has no {attribute}, others have"))
                 del entries[name]
     kinds = {type(e.about.label) for e in entries.values() if e.about.label is not None}
     if len(kinds) > 1:
-        raise DataError(
-            f"{root / METADATA}: some labels are numbers and some are texts; use one kind"
-        )
+        raise DataError(f"{table}: some labels are numbers and some are texts; use one kind")
     return entries
 
 
-def _parse_line(line: str, number: int, columns: Sequence[str]) -> tuple[str, _Entry]:
+def _parse(item: Mapping[str, Any], number: int, columns: Sequence[str]) -> tuple[str, _Entry]:
     """file_name and its annotations. Raises ValueError with the reason."""
-    try:
-        item = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(item, dict):
-        raise ValueError("is not a JSON object")
     name = item.get("file_name")
     if not isinstance(name, str) or not name:
         raise ValueError("has no file_name")
@@ -186,7 +189,7 @@ def _parse_line(line: str, number: int, columns: Sequence[str]) -> tuple[str, _E
     return name, _Entry(number, described(item), numbers)
 
 
-def _column(name: str, entries: Sequence[_Entry]) -> np.ndarray:
+def _column(what: str, name: str, entries: Sequence[_Entry]) -> np.ndarray:
     """The numbers of all images, NaN where a line has none. Raises DataError if they differ in length."""
     shapes = {value.shape for entry in entries if (value := entry.columns[name]) is not None}
     if len(shapes) != 1:
@@ -195,9 +198,7 @@ def _column(name: str, entries: Sequence[_Entry]) -> np.ndarray:
             if not shapes
             else f"some are {' and some '.join(map(str, sorted(shapes)))}"
         )
-        raise DataError(
-            f"{METADATA}: the condition {name!r} needs a number, or as many, for each image; {found}"
-        )
+        raise DataError(f"{what} needs a number, or as many, for each image; {found}")
     unknown = np.full(shapes.pop(), np.nan, np.float32)
     return np.stack(
         [unknown if entry.columns[name] is None else entry.columns[name] for entry in entries]
@@ -218,14 +219,15 @@ def _labels(
     return encode(str(label) for label in given)
 
 
-def notes_on_files(root: Path, other: Counter[str]) -> list[str]:
-    """Notes on files that are not read: images of other formats, lists of labels."""
+def notes_on_files(root: Path, other: Counter[str], table: Path | None) -> list[str]:
+    """Notes on files that are not read: images of other formats, lists of labels beside the table that is read."""
     notes = []
     formats = {suffix: n for suffix, n in other.items() if suffix in OTHER_EXTENSIONS}
     if formats:
         found = ", ".join(f"{n} x {suffix}" for suffix, n in formats.items())
         notes.append(f"{root}: not read: {found}, which are formats that are not decoded")
     for name in LISTS:
-        if (root / name).is_file():
-            notes.append(f"{root / name} is not read; labels and captions come from {METADATA}")
+        if (root / name).is_file() and root / name != table:
+            source = METADATA if table is None else table.name
+            notes.append(f"{root / name} is not read; labels and captions come from {source}")
     return notes
