@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError
+from pushforward.nets.linear import Linear
 from pushforward.nets.positions import rotate
 
 
@@ -57,7 +58,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = check_heads(width, heads)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
         self.norm_q, self.norm_k = qk_norms(width // heads, qk_norm)
 
     def forward(self, x: Tensor, angle: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
@@ -80,8 +81,8 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, context: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = check_heads(width, heads)
-        self.q, self.kv = nn.Linear(width, width), nn.Linear(context, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.q, self.kv = Linear(width, width), Linear(context, 2 * width)
+        self.out = Linear(width, width)
         self.norm_q, self.norm_k = qk_norms(width // heads, qk_norm)
 
     def forward(self, x: Tensor, context: Tensor, keep: Tensor | None = None) -> Tensor:

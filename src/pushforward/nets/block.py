@@ -6,6 +6,7 @@ from torch import Tensor, addcmul, nn
 
 from pushforward.nets.attention import Attention, CrossAttention
 from pushforward.nets.layers import LayerNorm, zero
+from pushforward.nets.linear import Linear
 
 
 class Block(nn.Module):
@@ -31,15 +32,15 @@ class Block(nn.Module):
         cross: bool = False,
     ) -> None:
         super().__init__()
-        self.modulate = nn.Linear(width, 6 * width)
+        self.modulate = Linear(width, 6 * width)
         self.norm, self.dropout = LayerNorm(), nn.Dropout(dropout)
         self.attention = Attention(width, heads, qk_norm)
         self.cross = CrossAttention(width, heads, width, qk_norm) if cross else None
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width),
+            Linear(width, 4 * width),
             nn.GELU(approximate="tanh"),
             nn.Dropout(dropout),
-            nn.Linear(4 * width, width),
+            Linear(4 * width, width),
         )
         xavier(self)
         zero(self.modulate)

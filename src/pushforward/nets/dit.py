@@ -29,6 +29,7 @@ from pushforward.nets.layers import (
     recomputing,
     zero,
 )
+from pushforward.nets.linear import Linear
 from pushforward.nets.network import Network
 from pushforward.nets.positions import rotary_angles, sincos_positions
 
@@ -143,15 +144,15 @@ class DiT(Network):
             None
             if context is None
             else nn.Sequential(
-                nn.Linear(context, width), nn.GELU(approximate="tanh"), nn.Linear(width, width)
+                Linear(context, width), nn.GELU(approximate="tanh"), Linear(width, width)
             )
         )
         cross = context is not None and conditioning == "cross"
         self.blocks = nn.ModuleList(
             Block(width, heads, dropout, qk_norm, cross) for _ in range(depth)
         )
-        self.norm_out, self.modulate_out = LayerNorm(), zero(nn.Linear(width, 2 * width))
-        self.conv_out = zero(nn.Linear(width, prod(patches) * outside))
+        self.norm_out, self.modulate_out = LayerNorm(), zero(Linear(width, 2 * width))
+        self.conv_out = zero(Linear(width, prod(patches) * outside))
         self._initialise()
 
     def _initialise(self) -> None:

@@ -9,6 +9,7 @@ from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError
 from pushforward.nets.attention import Attention
 from pushforward.nets.layers import LayerNorm
+from pushforward.nets.linear import Linear
 from pushforward.nets.network import Network
 
 
@@ -20,7 +21,7 @@ class _Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+            Linear(width, 4 * width), nn.GELU(approximate="tanh"), Linear(4 * width, width)
         )
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class TextFeatures(Network):
                 "features of a text are tokens, a pooled vector, or both: give a width"
             )
         self.width, self.pooled = width, pooled
-        self.project = None if tokens is None else nn.Linear(tokens, width)
+        self.project = None if tokens is None else Linear(tokens, width)
 
     def forward(self, text: dict[str, Tokens | Tensor]) -> tuple[Tokens | None, Tensor | None]:
         tokens, pooled = text.get("tokens"), text.get("pooled")
