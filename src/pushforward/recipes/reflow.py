@@ -141,7 +141,8 @@ class Rectify(Recipe):
         source = find_source(teacher, self.teacher)
         folder, data = folder_of(self) / "pairs", parts.data
         # What is not a label is that of training data, drawn at random.
-        given = of_data(data) if isinstance(data, Dataset) and data.columns else None
+        more = isinstance(data, Dataset) and bool(data.columns or data.encodings)
+        given = of_data(data) if more and isinstance(data, Dataset) else None
 
         def prepare(say: Any) -> None:
             generate_pairs(

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pushforward.recipes.choices import Times
 from pushforward.recipes.families import ConditionalMatching, ConditionalObjective
-from pushforward.recipes.images import FilePictures, ImageRecipe, divided, read_images
+from pushforward.recipes.images import FilePictures, ImageRecipe, divided, read_images, tell
 from pushforward.recipes.networks import (
     NETWORK,
     DiTSize,
@@ -40,8 +40,8 @@ class EncoderChoice(Choice):
     def encoder(self, captions: Sequence[str]) -> Encoder:
         raise NotImplementedError
 
-    def part(self, encoder: Any) -> Any:
-        """What the network makes of them, of attributes `width` and `pooled`; trained with it."""
+    def parts(self, encoder: Any) -> dict[str, Any]:
+        """What the network makes of each condition, trained with it; modules of one `width`, with `pooled`."""
         raise NotImplementedError
 
 
@@ -58,16 +58,66 @@ class WordsChoice(EncoderChoice):
 
         return Words.of(captions, length=self.text_length)
 
-    def part(self, encoder: Any) -> Any:
+    def parts(self, encoder: Any) -> dict[str, Any]:
         from pushforward.nets import WordTransformer
 
         heads = max(h for h in (1, 2, 4) if self.text_width % h == 0)
-        return WordTransformer(
-            encoder.size, self.text_width, self.text_depth, heads, self.text_length
-        )
+        width, depth, length = self.text_width, self.text_depth, self.text_length
+        return {encoder.name: WordTransformer(encoder.size, width, depth, heads, length)}
 
 
-AnyEncoder = Annotated[WordsChoice, Field(discriminator="name")]
+class Frozen(EncoderChoice):
+    """Text encoders that others trained."""
+
+    text_width: int = option(256, "Width that their tokens are brought to.", ge=8, rare=True)
+
+    def parts(self, encoder: Any) -> dict[str, Any]:
+        from pushforward.nets import TextFeatures
+
+        each = getattr(encoder, "encoders", (encoder,))
+        return {one.name: TextFeatures(self.text_width, **one.features) for one in each}
+
+
+class MiniLMChoice(Frozen):
+    """MiniLM, from its package (extra text)."""
+
+    name: Literal["minilm"] = "minilm"
+
+    def require(self) -> None:
+        from pushforward.models.pretrained import minilm
+
+        minilm()
+
+    def encoder(self, captions: Sequence[str]) -> Encoder:
+        from pushforward.models.pretrained import minilm
+
+        return minilm()
+
+
+class FoldersChoice(Frozen):
+    """Any text encoders in folders of transformers, such as CLIP and T5 (extra text)."""
+
+    name: Literal["transformers"] = "transformers"
+    text_folder: tuple[Path, ...] = option(
+        ...,
+        "Folder of a text encoder; several, each after a flag of its own.",
+        append=True,
+        min_length=1,
+    )
+
+    def encoder(self, captions: Sequence[str]) -> Encoder:
+        from pushforward.models.pretrained import PretrainedText
+        from pushforward.models.text import Together
+
+        many = len(self.text_folder) > 1
+        found = [
+            PretrainedText(str(folder), f"text{k}" if many else "text")
+            for k, folder in enumerate(self.text_folder)
+        ]
+        return Together(tuple(found)) if many else found[0]
+
+
+AnyEncoder = Annotated[WordsChoice | MiniLMChoice | FoldersChoice, Field(discriminator="name")]
 
 
 def logit_normal() -> ConditionalMatching:
@@ -89,6 +139,9 @@ class TextToImage(ImageRecipe):
     )
     held_out: float = option(
         0.05, "Share of the data kept apart for evaluation.", ge=0, lt=1, rare=True
+    )
+    package: Path | None = option(
+        None, "The package of the emoji, if it is not to be fetched.", rare=True
     )
     encoder: AnyEncoder = pick(WordsChoice, "What reads the captions.")
     objective: ConditionalObjective = pick(logit_normal, OBJECTIVE)
@@ -117,18 +170,21 @@ class TextToImage(ImageRecipe):
             apart = max(round(self.held_out * self.number), 20)
             return train, load_scenes(apart, size, 1, self.captions, held_out=True)
         if self.data == "emoji":
-            from pushforward.data.emoji import load_emoji
+            from pushforward.data.emoji import load_emoji, split_by_name
 
-            whole = load_emoji(self.pictures.size or 64)
+            whole = load_emoji(self.pictures.size or 64, self.package)
+            tell(whole.notes)
         else:
             whole = read_images(Path(self.data), self.pictures)
         if whole.captions is None:
             raise DataError(
-                f"{self.data} has no captions: put a text file beside each picture (x.png, x.txt), or a column "
-                f"`caption` in metadata.jsonl or metadata.csv"
+                f"{self.data} has no captions: put a text file beside each picture (x.png, x.txt), or a field "
+                f"'caption' into metadata.jsonl or metadata.csv"
             )
         # A prompt takes the place of a class.
         whole = replace(whole, labels=None, classes=None, class_names=None)
+        if self.data == "emoji" and self.held_out:
+            return split_by_name(whole, self.held_out)
         return divided(whole, self.held_out)
 
     def build(self) -> Experiment:
@@ -144,8 +200,7 @@ class TextToImage(ImageRecipe):
         train, held_out = self.read()
         assert train.captions is not None
         encoder = self.encoder.encoder(train.captions)
-        part = seeded(lambda: self.encoder.part(encoder), self.seed)
-        (name,) = encoder.nulls
+        texts = seeded(lambda: self.encoder.parts(encoder), self.seed)
         given = encode_texts(train, {"caption": encoder})
         apart = None if held_out is None else encode_texts(held_out, {"caption": encoder})
         return assemble(
@@ -156,8 +211,10 @@ class TextToImage(ImageRecipe):
             apart,
             train.spec,
             stream=Trimmed(Shuffled(given, self.optimiser.batch_size, self.seed)),
-            text=Text(part.width, part.pooled),
-            wrap=lambda net: Prompted(net, {name: part}),
+            text=Text(
+                next(iter(texts.values())).width, sum(p.pooled or 0 for p in texts.values()) or None
+            ),
+            wrap=lambda net: Prompted(net, texts),
             encoders={"prompt": encoder},
             kind=PromptedExperiment,
             scenes=self.data == "scenes",
