@@ -346,6 +346,7 @@ NETS: list[Any] = [
             bottleneck=3,
             stem=4,
             features=["dose"],
+            time="smooth",
         ),
         (2, 9, 7),
         3,

@@ -19,6 +19,7 @@ from pushforward.core.conditions import Empty, Tokens
 from pushforward.core.derivatives import jvp
 from pushforward.nets import MMDiT
 from pushforward.nets.joint import SingleBlock
+from pushforward.nets.layers import time_features
 from pushforward.nets.sd3 import from_sd3_config, sd3_config, sd3_state, sd3_text
 
 B = 3
@@ -349,6 +350,14 @@ def test_rope_sees_differences_of_places_alone_but_for_the_text_which_has_place_
     assert not torch.allclose(two_patches(3, 5, 2, 1, c), two_patches(0, 0, 2, 1, c), atol=1e-4)
 
 
+def test_smooth_features_of_time_are_those_of_other_networks():
+    net = build({"time": "smooth"})
+    t, ours = torch.linspace(0, 1, 9), net.time_text_embed
+    assert torch.allclose(
+        ours.features(1000 * (1 - t)), time_features("smooth", 256)(1 - t), atol=1e-5
+    )
+
+
 def test_a_bottleneck_reads_a_patch_by_few_directions():
     # Of the 2 x 4 x 4 numbers of a patch, as the Jacobian of its token.
     for bottleneck, rank in ((3, 3), (None, 16)):
@@ -428,6 +437,7 @@ def test_a_block_starts_as_the_identity():
         ({"width": 12, "heads": 2, "positions": "rope"}, "not 12 / 2"),
         ({"dual_attention": (2,)}, "blocks of 0 to 1, not"),
         ({"in_channels": 1}, "in_channels counts"),
+        ({"time": "fourier"}, "'sinusoidal' or 'smooth', not 'fourier'"),
     ],
 )
 def test_arguments_that_make_no_network_are_errors(options, words):
@@ -454,6 +464,7 @@ def test_what_stable_diffusion_3_has_not_is_no_configuration_of_it():
     for options, words in (
         ({"stem": 2}, "no stem"),
         ({}, "positions='table'"),
+        ({"time": "smooth"}, "time='sinusoidal'"),
         ({"single_blocks": 1, "classes": 3}, "no classes, single_blocks"),
     ):
         with pytest.raises(pf.InputError, match=words):

@@ -52,6 +52,8 @@ class MMDiT(Network):
     in_channels: channels of the state and of `control` together; see `DiT`.
     outputs:    answers for each channel, one after the other: 2 for a learned variance or a score beside the velocity.
     two_times:  the network also takes a time s, for flow maps.
+    time:       "sinusoidal", or "smooth": frequencies up to 8 instead of 1000, for networks whose derivative in time is
+                part of the loss, such as flow maps (Lu & Song 2024, arXiv 2410.11081, sec. 4.1).
     features:   continuous conditions, see `DiT`.
 
     t: (B,), 0 for noise and 1 for data; the features are those of Stable Diffusion 3's time 1000 (1 - t).
@@ -93,6 +95,7 @@ class MMDiT(Network):
         outputs: int = 1,
         two_times: bool = False,
         *,
+        time: str = "sinusoidal",
         in_channels: int | None = None,
         features: Mapping[str, int] | Sequence[str] | None = None,
     ) -> None:
@@ -116,7 +119,7 @@ class MMDiT(Network):
         self.checkpointing = False
         self.pos_embed = Patches(inside, width, patch, positions, size, max_size, bottleneck, stem)
         self.time_text_embed = Embedding(
-            width, pooled, classes, two_times, feature_widths(features)
+            width, pooled, classes, two_times, feature_widths(features), time
         )
         if text is not None:
             self.context_embedder = Linear(text, width)
@@ -198,8 +201,8 @@ class Embedding(nn.Module):
 
         W2 silu(W1 features(1000 (1 - t))) + V2 silu(V1 pooled) + E(label) + way(features(1000 (s - t))) + G(features)
 
-    features(u) = (cos u w, sin u w),  w_k = 10000^{-k/128},  k = 0 ... 127. The last layer of `way` starts at 0, so
-    that a second time makes no difference at first.
+    features(u) = (cos u w, sin u w),  w_k = 10000^{-k/128},  k = 0 ... 127, or w_k = 0.008 100^{-k/128} where they are
+    smooth. The last layer of `way` starts at 0, so that a second time makes no difference at first.
     """
 
     frequencies: Tensor
@@ -211,11 +214,17 @@ class Embedding(nn.Module):
         classes: int | None,
         two_times: bool,
         columns: Mapping[str, int],
+        time: str,
     ) -> None:
         super().__init__()
+        if time not in ("sinusoidal", "smooth"):
+            raise InputError(
+                f"time features of an MMDiT are 'sinusoidal' or 'smooth', not {time!r}"
+            )
+        fastest, period = (1.0, 10000) if time == "sinusoidal" else (8e-3, 100)
         half = TIME_FEATURES // 2
         # In float32, as diffusers has it: at 1000 radians each bit counts.
-        w = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
+        w = torch.exp(-math.log(period) * torch.arange(half, dtype=torch.float32) / half) * fastest
         self.register_buffer("frequencies", w, persistent=False)
         self.timestep_embedder = Perceptron(TIME_FEATURES, width)
         self.text_embedder = None if pooled is None else Perceptron(pooled, width)

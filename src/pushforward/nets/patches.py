@@ -24,7 +24,7 @@ class Patches(nn.Module):
                 `angles` are for the attention; "table": see `position_table`, a buffer, of which the middle is taken.
     size:       side of the images that a table is spaced for. max_size: its number of rows and columns of patches.
     bottleneck: channels through which the patch goes first, so that large patches of many numbers are read by few
-                directions (Li & He 2025, arXiv 2511.13720, sec. 4.3). None for one layer.
+                directions (Li & He 2025, arXiv 2511.13720). None for one layer.
     stem:       channels of two 3 x 3 convolutions at full resolution that are read beside the pixels. None for none.
     """
 

@@ -48,6 +48,10 @@ def sd3_config(net: MMDiT) -> dict[str, Any]:
     more = [name for name in absent if config[name]]
     if more:
         raise InputError(f"SD3's transformer has no {', '.join(more)}: build the MMDiT without")
+    if config["time"] != "sinusoidal":
+        raise InputError(
+            "SD3's transformer has sinusoidal features of time: build the MMDiT with time='sinusoidal'"
+        )
     if config["positions"] != "table" or not config["text"] or not config["pooled"]:
         raise InputError(
             "SD3's transformer has a text, a pooled vector and a table of positions: build the MMDiT with text=, "

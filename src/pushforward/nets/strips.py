@@ -69,7 +69,7 @@ class Moments:
 
         n = n1 + n2,  m = m1 + d n2 / n,  M = M1 + M2 + d^2 n1 n2 / n        d = m2 - m1,  M = n variance
 
-    in double precision (Chan, Golub & LeVeque 1983, eq. 2.1).
+    in double precision (Chan, Golub & LeVeque 1983).
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
