@@ -8,6 +8,7 @@ from pushforward.nets import flops, sizes
 from pushforward.nets.autoencoder_kl import AutoencoderKL
 from pushforward.nets.autoencoder_tiny import AutoencoderTiny
 from pushforward.nets.classifier import ImageClassifier, MLPClassifier
+from pushforward.nets.control import Branch, Controlled
 from pushforward.nets.dit import DiT
 from pushforward.nets.layers import FourierTime, LabelEmbedding, SinusoidalTime
 from pushforward.nets.mlp import MLP
@@ -22,6 +23,8 @@ __all__ = [
     "MLP",
     "AutoencoderKL",
     "AutoencoderTiny",
+    "Branch",
+    "Controlled",
     "DiT",
     "FourierTime",
     "ImageClassifier",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, addcmul, nn
@@ -32,6 +32,7 @@ from pushforward.nets.layers import (
 from pushforward.nets.linear import Linear
 from pushforward.nets.network import Network
 from pushforward.nets.positions import rotary_angles, sincos_positions
+from pushforward.nets.stages import At, Stage
 
 Positions = Literal["sincos", "learned", "rope"]
 # Of a time; the published parameter counts have this number at every width.
@@ -131,7 +132,8 @@ class DiT(Network):
             dims,
             width // heads,
         )
-        self.channels_last, self.outputs = channels_last, outputs
+        self.channels_last, self.outputs, self.width = channels_last, outputs, width
+        self.staged = (depth + 1) // 2  # of its blocks are stages
         self.positions, self.context_width = positions, context
         self.in_context = context is not None and conditioning == "in-context"
         self.checkpointing = False
@@ -178,13 +180,32 @@ class DiT(Network):
         mask: Tensor | None = None,
         **features: Tensor | None,
     ) -> Tensor:
+        return self.finish(self.begin(None, x, t, label, s, context, control, mask, **features))
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The tokens of the image after each block of the first half, as in Chen et al. 2024 (arXiv 2401.05252)."""
+        return (Stage(self.width, "tokens"),) * self.staged
+
+    def begin(
+        self,
+        at: At | None,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        s: Tensor | None = None,
+        context: Tensor | Tokens | None = None,
+        control: Tensor | Mapping[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        **features: Tensor | None,
+    ) -> Any:
+        """See `Staged`."""
         x, control, mask = self._channels_first(x, control, mask)
         there = self._tokens_there(x, mask)
         sides = x.shape[2:]
         x = join_control("DiT", x, control, self.control)
         if there is not None:
             x = torch.where(there[:, None], x, 0)
-        values, given = read_context("DiT", self.context_width, x, context)
+        values, there_of_context = read_context("DiT", self.context_width, x, context)
         grid = [-(-side // p) for side, p in zip(sides, self.patch, strict=True)]
         missing = [n * p - side for n, p, side in zip(grid, self.patch, sides, strict=True)]
         filled = pad(x, [k for n in reversed(missing) for k in (0, n)])
@@ -204,16 +225,37 @@ class DiT(Network):
             keep = torch.cat((known, here), dim=1)
             angle = None if angle is None else pad(angle, (0, 0, values.shape[1], 0))
         elif self.context is not None and self.context_width is not None and not self.in_context:
-            values, tokens_keep = context_or_none(values, given, x, self.context_width)
+            values, tokens_keep = context_or_none(values, there_of_context, x, self.context_width)
             tokens = self.context(values)
 
+        call, given = recomputing(self), (condition, angle, keep, tokens, tokens_keep)
+        count = prod(grid)
+        for k, block in enumerate(self.blocks[: self.staged]):
+            h = call(block, h, *given)
+            if at is not None:
+                own = at(k, h[:, -count:])
+                h = own if h.shape[1] == count else torch.cat((h[:, :-count], own), dim=1)
+        return h, given, grid, sides, mask
+
+    def finish(self, begun: Any) -> Tensor:
+        """See `Staged`."""
+        h, given, grid, sides, mask = begun
+        condition, *_ = given
         call = recomputing(self)
-        for block in self.blocks:
-            h = call(block, h, condition, angle, keep, tokens, tokens_keep)
+        for block in self.blocks[self.staged :]:
+            h = call(block, h, *given)
 
         shift, gain = self.modulate_out(condition)[:, None].chunk(2, dim=2)
         h = self.conv_out(addcmul(shift, 1 + gain, self.norm_out(h[:, -prod(grid) :])))
         return self._as_given(self._unpatched(h, grid, sides), mask)
+
+    def halve(self) -> None:
+        """See `Staged`."""
+        del self.blocks[self.staged :], self.norm_out, self.modulate_out, self.conv_out
+
+    def first_half(self) -> dict[str, Tensor]:
+        """See `Staged`."""
+        return self.state_dict()
 
     def _channels_first(
         self, x: Tensor, control: Tensor | Mapping[str, Tensor] | None, mask: Tensor | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, addcmul, nn
@@ -27,6 +28,7 @@ from pushforward.nets.layers import (
 from pushforward.nets.linear import Linear
 from pushforward.nets.network import Network, refuse_mask
 from pushforward.nets.patches import Patches, Positions, check_positions, unpatched
+from pushforward.nets.stages import At, Stage
 
 TIME_FEATURES = 256
 
@@ -115,7 +117,8 @@ class MMDiT(Network):
             )
         inside, self.control, outside = count_channels(channels, outputs, in_channels, None)
         self.channels, self.patch, self.dims, self.head_width = channels, patch, 2, width // heads
-        self.outputs, self.text = outputs, text
+        self.outputs, self.text, self.width = outputs, text, width
+        self.staged = (depth + 1) // 2  # of its blocks are stages
         self.checkpointing = False
         self.pos_embed = Patches(inside, width, patch, positions, size, max_size, bottleneck, stem)
         self.time_text_embed = Embedding(
@@ -166,6 +169,28 @@ class MMDiT(Network):
         mask: Tensor | None = None,
         **features: Tensor | None,
     ) -> Tensor:
+        return self.finish(
+            self.begin(None, x, t, text, pooled, control, label, s, mask, **features)
+        )
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The tokens of the image after each block of the first half."""
+        return (Stage(self.width, "tokens"),) * self.staged
+
+    def begin(
+        self,
+        at: At | None,
+        x: Tensor,
+        t: Tensor,
+        text: Tensor | Tokens | None = None,
+        pooled: Tensor | None = None,
+        control: Tensor | Mapping[str, Tensor] | None = None,
+        label: Tensor | None = None,
+        s: Tensor | None = None,
+        mask: Tensor | None = None,
+        **features: Tensor | None,
+    ) -> Any:
+        """See `Staged`."""
         refuse_mask("MMDiT", mask)
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise InputError(f"this MMDiT takes {states(self.channels, 2)}, got {tuple(x.shape)}")
@@ -180,8 +205,17 @@ class MMDiT(Network):
         if there is not None:
             keep = torch.cat((there.new_ones(h.shape[:2]), there), dim=1)
 
+        call = recomputing(self)
+        for k, block in enumerate(self.transformer_blocks[: self.staged]):
+            h, c = call(block, h, c, condition, angle, keep)
+            h = h if at is None else at(k, h)
+        return h, c, condition, angle, keep, grid, x.shape[2:]
+
+    def finish(self, begun: Any) -> Tensor:
+        """See `Staged`."""
+        h, c, condition, angle, keep, grid, sides = begun
         call, count = recomputing(self), h.shape[1]
-        for block in self.transformer_blocks:
+        for block in self.transformer_blocks[self.staged :]:
             h, c = call(block, h, c, condition, angle, keep)
         if self.single:
             if c is not None:
@@ -193,7 +227,29 @@ class MMDiT(Network):
 
         a, b = self.norm_out(condition)  # the other way round than in the blocks
         h = self.proj_out(addcmul(b, 1 + a, self.layer_norm(h[:, :count])))
-        return unpatched(h, grid, self.patch, x.shape[2:])
+        return unpatched(h, grid, self.patch, sides)
+
+    def halve(self) -> None:
+        """See `Staged`. The last block that is left has no stream of the text any more, which nothing would see."""
+        del self.transformer_blocks[self.staged :], self.layer_norm, self.norm_out, self.proj_out
+        if self.single:
+            del self.single_transformer_blocks
+        last = cast(JointBlock, self.transformer_blocks[-1])
+        if last.text == "stream":
+            config, k = self.config, self.staged - 1
+            self.transformer_blocks[k] = JointBlock(
+                self.width, config["heads"], config["qk_norm"], "keys", k in config["dual_attention"], config["dropout"]
+            )  # fmt: skip
+
+    def first_half(self) -> dict[str, Tensor]:
+        """See `Staged`."""
+        state, k = self.state_dict(), self.staged - 1
+        if cast(JointBlock, self.transformer_blocks[k]).text == "stream":
+            for name in ("weight", "bias"):
+                place = f"transformer_blocks.{k}.norm1_context.linear.{name}"
+                shift, gain = state[place].split(self.width)[:2]
+                state[place] = torch.cat((gain, shift))  # the other way round than in a stream
+        return state
 
 
 class Embedding(nn.Module):

@@ -30,8 +30,10 @@ class Prompted(nn.Module):
         self.net, self.texts = net, nn.ModuleDict(texts)
         if not texts:
             raise InputError("a network that takes texts needs at least one encoder's output")
-        config = getattr(net, "config", {})
-        takes = (*arguments_of(type(net)), *(config.get("features") or ()))
+        # What a network around another takes is the other's affair.
+        inner: Any = getattr(net, "net", net)
+        config = getattr(inner, "config", {})
+        takes = (*arguments_of(type(inner)), *(config.get("features") or ()))
         self.sequence = next((name for name in ("text", "context") if name in takes), None)
         self.vector = next((name for name in ("pooled", "sentence") if name in takes), None)
         if self.sequence is None:
@@ -42,6 +44,14 @@ class Prompted(nn.Module):
     @property
     def double_times(self) -> bool:
         return bool(getattr(self.net, "double_times", False))
+
+    @property
+    def checkpointing(self) -> bool:
+        return bool(getattr(self.net, "checkpointing", False))
+
+    @checkpointing.setter
+    def checkpointing(self, value: bool) -> None:
+        self.net.checkpointing = value  # type: ignore[assignment]
 
     @property
     def config(self) -> dict[str, Any]:

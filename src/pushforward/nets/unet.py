@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from pushforward.nets.grids import (
 )
 from pushforward.nets.layers import Conditioning, feature_widths, is_plain, recomputing, zero
 from pushforward.nets.network import Network, refuse_mask
+from pushforward.nets.stages import At, Stage
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -268,6 +269,7 @@ class UNet(Network):
                 now = width * multiplier
                 sizes.append(now)
         self.middle = nn.ModuleList((layer(now, now, True), layer(now, now, False)))
+        self._stages = tuple(Stage(size, "map") for size in (*sizes, now))
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
                 self.up.append(layer(now + sizes.pop(), width * multiplier, level in attention))
@@ -288,6 +290,25 @@ class UNet(Network):
         mask: Tensor | None = None,
         **features: Tensor | None,
     ) -> Tensor:
+        return self.finish(self.begin(None, x, t, label, s, context, control, mask, **features))
+
+    def stages(self) -> tuple[Stage, ...]:
+        """What goes along each skip connection, in order, and the middle. Only the second half sees what is added."""
+        return self._stages
+
+    def begin(
+        self,
+        at: At | None,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        s: Tensor | None = None,
+        context: Tensor | Tokens | None = None,
+        control: Tensor | Mapping[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        **features: Tensor | None,
+    ) -> Any:
+        """See `Staged`."""
         refuse_mask("UNet", mask)
         if (
             x.ndim != self.dims + 2
@@ -316,6 +337,15 @@ class UNet(Network):
             skips.append(h)
         for layer in self.middle:
             h = call(layer, h, condition, tokens, keep)
+        if at is not None:
+            skips = [at(k, skip) for k, skip in enumerate(skips)]
+            h = at(len(skips), h)
+        return h, skips, condition, tokens, keep
+
+    def finish(self, begun: Any) -> Tensor:
+        """See `Staged`."""
+        h, skips, condition, tokens, keep = begun
+        skips, call = list(skips), recomputing(self)
         for layer in self.up:
             # Between levels, to the size of the skip that comes next, which an odd size leaves one short of twice.
             size = tuple(skips[-1].shape[2:]) if skips else None
@@ -326,6 +356,14 @@ class UNet(Network):
             else:
                 h = layer(interpolate(h, size=size, mode="nearest"))
         return self.conv_out(silu(self.norm_out(h))).contiguous()
+
+    def halve(self) -> None:
+        """See `Staged`."""
+        del self.up, self.norm_out, self.conv_out
+
+    def first_half(self) -> dict[str, Tensor]:
+        """See `Staged`."""
+        return self.state_dict()
 
 
 def _quickest(h: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from pushforward.nets.dit import TIME_FEATURES, DiT
 from pushforward.nets.grids import count_channels, join_control, states
 from pushforward.nets.layers import Conditioning, feature_widths, recomputing, zero
 from pushforward.nets.network import Network, refuse_mask
+from pushforward.nets.stages import At, Stage
 from pushforward.nets.unet import ResidualBlock, group_norm
 
 
@@ -84,6 +85,7 @@ class UViT(Network):
             )
 
         finer, coarser = list(levels), [*levels[1:], core]
+        self.level_channels = tuple(levels)
         self.conv_in = nn.Conv2d(inside, levels[0], 3, padding=1)
         self.down = nn.ModuleList(stage(w, w) for w in finer)
         self.shrink = nn.ModuleList(
@@ -107,6 +109,25 @@ class UViT(Network):
         mask: Tensor | None = None,
         **features: Any,
     ) -> Tensor:
+        return self.finish(self.begin(None, x, t, label, s, context, control, mask, **features))
+
+    def stages(self) -> tuple[Stage, ...]:
+        """What goes along the skip connection of each level, and the stages of the transformer."""
+        return (*(Stage(w, "map") for w in self.level_channels), *self.core.stages())
+
+    def begin(
+        self,
+        at: At | None,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        s: Tensor | None = None,
+        context: Tensor | Tokens | None = None,
+        control: Tensor | Mapping[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        **features: Any,
+    ) -> Any:
+        """See `Staged`."""
         refuse_mask("UViT", mask)
         unit = 2 ** len(self.shrink)
         if x.ndim != 4 or x.shape[1] != self.channels or min(x.shape[2:]) < 2:
@@ -118,17 +139,35 @@ class UViT(Network):
         call = recomputing(self)
         h = join_control("UViT", x, control, self.control)
         h = self.conv_in(pad(h, (0, -width % unit, 0, -height % unit)))
-        kept = []
+        kept: list[Tensor] = []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
             for block in cast(nn.ModuleList, blocks):
                 h = call(block, h, condition)
-            kept.append(h)
+            kept.append(h if at is None else at(len(kept), h))
             h = shrink(h)
         self.core.checkpointing = self.checkpointing
-        h = h + self.core(h, t, label, s, context, **features)
+        inner = None if at is None else (lambda k, h: at(k + len(kept), h))
+        core = self.core.begin(inner, h, t, label, s, context, **features)
+        return h, core, kept, condition, (height, width)
+
+    def finish(self, begun: Any) -> Tensor:
+        """See `Staged`."""
+        h, core, kept, condition, (height, width) = begun
+        left: list[Tensor] = list(kept)
+        call = recomputing(self)
+        h = h + self.core.finish(core)
         for blocks, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
-            h = torch.cat((grow(h), kept.pop()), 1)
+            h = torch.cat((grow(h), left.pop()), 1)
             for block in cast(nn.ModuleList, blocks):
                 h = call(block, h, condition)
         out: Tensor = self.conv_out(silu(self.norm_out(h)))
         return out[..., :height, :width]
+
+    def halve(self) -> None:
+        """See `Staged`."""
+        self.core.halve()
+        del self.grow, self.up, self.norm_out, self.conv_out
+
+    def first_half(self) -> dict[str, Tensor]:
+        """See `Staged`."""
+        return self.state_dict()
