@@ -29,6 +29,7 @@ SPECK = 0.25
 UNKNOWN = "unknown"
 # Offsets in pixels and factors of the radius that are tried around the estimate.
 OFFSETS, FACTORS = (-0.35, 0.0, 0.35), (0.95, 1.0, 1.05)
+TRIED = np.array(list(product(OFFSETS, OFFSETS, FACTORS)))
 
 
 def read(picture: Array) -> tuple[Object, ...]:
@@ -99,13 +100,14 @@ def _shape(
     a: Array, u: Array, v: Array, x: float, y: float, r: float, pixel: float
 ) -> tuple[str, float]:
     """The shape most like the coverage `a`, and by how much: shared over total area."""
+    dx, dy, f = TRIED.T[..., None, None]
     best, found = -1.0, UNKNOWN
     for shape in SHAPES:
-        for dx, dy, f in product(OFFSETS, OFFSETS, FACTORS):
-            t = coverage(shape, u - x - dx * pixel, v - y - dy * pixel, r * f, pixel)
-            alike = float(np.minimum(a, t).sum() / np.maximum(a, t).sum())
-            if alike > best:
-                best, found = alike, shape
+        t = coverage(shape, u - x - dx * pixel, v - y - dy * pixel, r * f, pixel)
+        shared, total = np.minimum(a, t).sum((1, 2)), np.maximum(a, t).sum((1, 2))
+        alike = float((shared / total).max())
+        if alike > best:
+            best, found = alike, shape
     return found, best
 
 
