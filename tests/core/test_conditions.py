@@ -124,3 +124,19 @@ def test_what_stands_for_none_is_named_by_a_number_a_word_or_an_object():
             pf.InputError, match="what stands for no label is a number, 'empty', 'unknown'"
         ):
             conditions.as_nulls({"label": wrong})
+
+
+def test_tokens_are_trimmed_to_the_longest_row_and_keep_gaps():
+    mask = torch.tensor([[1, 0, 1, 0, 0], [1, 1, 0, 0, 0]], dtype=torch.bool)
+    values = torch.arange(20.0).reshape(2, 5, 2)
+    cond = {
+        "text": {"tokens": Tokens(values, mask), "pooled": torch.ones(2, 3)},
+        "label": torch.arange(2),
+    }
+    found = conditions.trimmed(cond)
+    assert torch.equal(found["text"]["tokens"].values, values[:, :3])
+    assert torch.equal(found["text"]["tokens"].mask, mask[:, :3])
+    assert torch.equal(found["text"]["pooled"], torch.ones(2, 3))
+    assert torch.equal(found["label"], torch.arange(2))
+    empty = conditions.trimmed({"text": Tokens(values, torch.zeros_like(mask))})
+    assert empty["text"].values.shape == (2, 1, 2)

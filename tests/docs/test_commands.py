@@ -36,7 +36,7 @@ def ours(page: str) -> list[tuple[str, list[str]]]:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """An empty folder with what a reader has: photographs of two kinds and of several sizes, and arrays."""
+    """An empty folder with what a reader has: photographs with captions, of two kinds and several sizes, and arrays."""
     generator = np.random.default_rng(0)
     for kind in ("cats", "dogs"):
         (tmp_path / "photographs" / kind).mkdir(parents=True)
@@ -44,6 +44,11 @@ def folder(tmp_path) -> Path:
             size = tuple(generator.integers(16, 40, 2))
             pixels = generator.integers(0, 256, (*size, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photographs" / kind / f"{index}.png")
+            caption = f"one of the {kind}, number {index}"
+            (tmp_path / "photographs" / kind / f"{index}.txt").write_text(caption)
+    for name in ("picture", "mask"):
+        pixels = generator.integers(0, 2, (32, 32)).astype(np.uint8) * 255
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", generator.normal(size=(400, 3)).astype(np.float32))
     return tmp_path

@@ -115,7 +115,8 @@ def trimmed(cond: Conditions) -> dict[str, Any]:
             return {name: cut(part) for name, part in value.items()}
         if not isinstance(value, Tokens):
             return value
-        length = max(1, int((value.mask.any(0).nonzero().max() + 1) if value.mask.any() else 1))
+        there = value.mask.any(0).nonzero()
+        length = int(there.max()) + 1 if len(there) else 1
         return Tokens(value.values[:, :length], value.mask[:, :length])
 
     return {name: cut(value) for name, value in cond.items()}

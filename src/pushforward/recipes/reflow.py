@@ -101,7 +101,6 @@ class Rectify(Recipe):
         from pushforward.saving.folder import load
         from pushforward.streams.lazy import Lazy
         from pushforward.streams.shuffled import Shuffled
-        from pushforward.streams.trimmed import Trimmed
 
         device = find_device(self.place.device)
         teacher = load(self.teacher, device)
@@ -163,7 +162,7 @@ class Rectify(Recipe):
             parts,
             model=model,
             objective=self.objective.objective(model),
-            stream=Trimmed(Lazy(lambda: Shuffled(Pairs(folder), size, self.seed), size)),
+            stream=Lazy(lambda: Shuffled(Pairs(folder), size, self.seed), size),
             source=source,
             prepare=prepare,
         )

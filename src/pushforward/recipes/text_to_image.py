@@ -194,8 +194,6 @@ class TextToImage(ImageRecipe):
         from pushforward.recipes.networks import Text
         from pushforward.recipes.prompted import PromptedExperiment
         from pushforward.runtime.device import seeded
-        from pushforward.streams.shuffled import Shuffled
-        from pushforward.streams.trimmed import Trimmed
 
         train, held_out = self.read()
         assert train.captions is not None
@@ -210,7 +208,6 @@ class TextToImage(ImageRecipe):
             given,
             apart,
             train.spec,
-            stream=Trimmed(Shuffled(given, self.optimiser.batch_size, self.seed)),
             text=Text(
                 next(iter(texts.values())).width, sum(p.pooled or 0 for p in texts.values()) or None
             ),

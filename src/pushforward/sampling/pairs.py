@@ -195,7 +195,7 @@ class Pairs:
                 whole[here] = part
         cond = {"label": out["label"]} if "label" in out else {}
         more = {name: x for name, x in out.items() if name.startswith(CONDITION)}
-        return Batch(out["x1"], cond | unflattened(more), out["x0"], index)
+        return Batch(out["x1"], cond | conditions.trimmed(unflattened(more)), out["x0"], index)
 
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of how the pairs were made and of all shards."""
