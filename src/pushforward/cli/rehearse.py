@@ -16,7 +16,8 @@ from pushforward.recipes.options import Options
 QUICK = "PUSHFORWARD_QUICK"
 # The most that options of these names come to.
 LIMITS = {
-    "steps": 4, "phase": 2, "simulation_steps": 2, "pairs": 64, "iterations": 2, "batch_size": 32, "num": 64, "number": 200,
+    "steps": 4, "phase": 2, "simulation_steps": 2, "pairs": 64, "iterations": 2, "batch_size": 32, "num": 64,
+    "number": 200,
 }  # fmt: skip
 # Options for which None stands for as many as the command likes.
 BY_DEFAULT = ("num",)
