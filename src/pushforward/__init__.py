@@ -65,6 +65,7 @@ _NAMES = {
     "sampling.density": ("sample_with_log_prob",),
     "sampling.tune": ("Tuned", "tune"),
     "likelihood": ("log_prob", "variational_bound"),
+    "saving.control": ("Control", "controlled", "load_control", "save_control"),
     "saving.folder": ("load", "save"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
@@ -147,6 +148,10 @@ if TYPE_CHECKING:
     from pushforward.sampling.invert import slerp as slerp
     from pushforward.sampling.tune import Tuned as Tuned
     from pushforward.sampling.tune import tune as tune
+    from pushforward.saving.control import Control as Control
+    from pushforward.saving.control import controlled as controlled
+    from pushforward.saving.control import load_control as load_control
+    from pushforward.saving.control import save_control as save_control
     from pushforward.saving.folder import load as load
     from pushforward.saving.folder import save as save
     from pushforward.solvers.base import Solver as Solver

@@ -33,12 +33,15 @@ class Source(Protocol):
         """The part that is held by reference."""
 
 
-def build(parts: Parts, own: Collection[type], source: Source) -> Any:
-    """The whole. own: classes that are not of this library. The caller's generator is left as it was."""
+def build(parts: Parts, own: Collection[type], source: Source, place: str = SELF) -> Any:
+    """The whole, or the part at a place. own: classes that are not of this library.
+
+    The caller's generator is left as it was.
+    """
     with torch.random.fork_rng(devices=[]):
         builder = _Builder(parts, own, source)
-        whole = builder.part(SELF)
-    if unused := sorted(parts.keys() - builder.built.keys()):
+        whole = builder.part(place)
+    if place == SELF and (unused := sorted(parts.keys() - builder.built.keys())):
         raise CheckpointError(f"no part takes {unused[0]!r}")
     return whole
 

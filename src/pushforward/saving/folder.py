@@ -32,7 +32,7 @@ from pushforward.saving.tensors import digest, header, read, serialise
 FORMAT = 2
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 
-# What a reference leads to: the part itself, or a folder in which it was saved.
+# What a reference leads to: the part itself, or something or a folder that holds it.
 References = Mapping[str, nn.Module | str | Path]
 
 
@@ -140,6 +140,11 @@ def _files_of(folder: Path) -> set[str]:
         return set()
 
 
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a model."""
+    return (folder / DESCRIPTION).is_file()
+
+
 def save_records(model: ModelBase, folder: str | Path) -> None:
     """Write the records of a model anew into the folder that it was loaded from; the weights there stay untouched."""
     folder = Path(folder)
@@ -198,7 +203,9 @@ def load(
     """The model in a folder, ready to sample. `model.provenance.sha256` is the hash of its weights.
 
     parts:      your own classes that it was saved with: networks, paths, preconditionings, encoders.
-    references: the frozen parts that it holds by reference, by name: each the part itself or a folder that it is in.
+    references: the frozen parts that it holds by reference, by name: each the part itself, a model with it, or a folder
+                that either is in. A name that is the path of such a folder, seen from here or from the model's own,
+                need not be given.
 
     Raises CheckpointError if it is missing, damaged or not of this library. Nothing in the files is executed.
     """
@@ -220,18 +227,31 @@ def load_classifier(
     return model
 
 
+def load_part(
+    folder: str | Path,
+    place: str,
+    device: torch.device | str = "cpu",
+    *,
+    parts: Collection[type] = (),
+    references: References | None = None,
+) -> Any:
+    """One part of the model in a folder, by its place, as `load` does the whole."""
+    return _load(folder, device, parts, references, place)
+
+
 def _load(
     folder: str | Path,
     device: torch.device | str,
     parts: Collection[type],
     references: References | None,
+    place: str = SELF,
 ) -> Any:
     if isinstance(parts, type) or not all(isinstance(cls, type) for cls in parts):
         raise InputError("parts are classes: parts=[MyNet, MyPath]")
     there = read_description(folder)
     try:
         files = _Files(Path(folder), there.parts, dict(references or {}), parts)
-        model = build(there.parts, parts, files)
+        model = build(there.parts, parts, files, place)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     except Error as error:
@@ -255,7 +275,7 @@ class _Files:
     def __init__(
         self, folder: Path, parts: Parts, references: References, own: Collection[type]
     ) -> None:
-        self.folder, self.references, self.own = folder, references, own
+        self.folder, self.references, self.own = folder, dict(references), own
         self.files: dict[str, Path] = {}
         if not isinstance(parts, dict) or SELF not in parts:
             raise CheckpointError(f"{DESCRIPTION} names no part {SELF!r}")
@@ -290,15 +310,23 @@ class _Files:
     def held(self, place: str, entry: Mapping[str, Any]) -> nn.Module:
         name = entry["reference"]
         if name not in self.references:
-            raise CheckpointError(
-                f"its part {place} is held by reference to {name!r}: pass it, pf.load(folder, references={{{name!r}: "
-                f"the part, or a folder that it was saved in}})"
-            )
-        part = self.references[name]
-        if not isinstance(part, nn.Module):
-            part = _load(part, "cpu", self.own, self.references)
-        if digest(part.state_dict()) != entry["digest"]:
-            raise CheckpointError(
-                f"the reference {name!r} is not the part {place} that the model was saved with: its SHA-256 differs"
-            )
-        return part
+            found = [
+                path
+                for path in (self.folder / name, Path(name))
+                if is_model(path) and path.resolve() != self.folder.resolve()
+            ]
+            if not found:
+                raise CheckpointError(
+                    f"its part {place} is held by reference to {name!r}: pass it, pf.load(folder, "
+                    f"references={{{name!r}: the part, or a folder that it was saved in}})"
+                )
+            self.references[name] = found[0]
+        whole = self.references[name]
+        if not isinstance(whole, nn.Module):
+            whole = self.references[name] = _load(whole, "cpu", self.own, self.references)
+        for part in (whole, *(m for m in whole.modules() if m is not whole and has_config(m))):
+            if digest(part.state_dict()) == entry["digest"]:
+                return part
+        raise CheckpointError(
+            f"the reference {name!r} is not the part {place} that the model was saved with: its SHA-256 differs"
+        )
