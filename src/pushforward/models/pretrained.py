@@ -16,7 +16,7 @@ from torch import Tensor
 from pushforward.core.conditions import Condition, Null, Tokens
 from pushforward.core.errors import CheckpointError, InputError
 from pushforward.models.pretrained_files import MINILM, PACKAGES, digest_folder, find_folder
-from pushforward.models.text import NoText
+from pushforward.models.text import NoText, check_texts
 from pushforward.models.transformer import Transformer, load
 
 ROWS = 64  # texts that are encoded together
@@ -118,6 +118,7 @@ class PretrainedText:
         return self.transformer.cut(text, self.length)
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Condition]:
+        check_texts(texts)
         loaded = self.transformer
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         states: list[Tensor] = []

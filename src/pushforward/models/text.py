@@ -37,6 +37,13 @@ def split_words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """InputError unless all are texts."""
+    odd = [texts] if isinstance(texts, str) else [t for t in texts if not isinstance(t, str)]
+    if odd:
+        raise InputError(f"an encoder takes a list of texts, not {odd[0]!r}")
+
+
 @dataclass(frozen=True)
 class Words:
     """Texts as ids of words: {name: Tokens of ids (B, L)}.
@@ -94,6 +101,7 @@ class Words:
         return " ".join(words[: self.length]) if len(words) > self.length else None
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Condition]:
+        check_texts(texts)
         rows = [[self.ids.get(w, UNKNOWN) for w in split_words(t)[: self.length]] for t in texts]
         longest = max(1, *map(len, rows)) if rows else 1
         ids = torch.zeros(len(rows), longest, dtype=torch.int64)

@@ -139,6 +139,9 @@ def generate_batches(
             raise InputError(
                 "negative conditions act by guidance: give its scale, as in guidance=2.0"
             )
+        for name in find_inside(model, "encoders", {}):
+            if name in negative and name not in cond:
+                raise InputError(f"the negative {name} has no positive one beside it: give both")
         negative = negatives_of(model, num, negative, ARGUMENTS)
     field = model if guidance is None else _guided(model, guidance, interval, negative)
     breaks = sum(from_time < b < to_time for b in breaks_of(field))

@@ -39,10 +39,11 @@ def conditions_of(
     does not take.
     """
     given = dict(given)
-    for name, encoder in dict(find_inside(model, "encoders", {})).items():
+    encoders = dict(find_inside(model, "encoders", {}))
+    for name, encoder in encoders.items():
         if name in given:
             values = given.pop(name)
-            lines = [values] * num if isinstance(values, str) else list(values)
+            lines = [values] * num if isinstance(values, str) else _listed(name, values)
             if len(lines) != num:
                 raise InputError(f"{name} has {len(lines)} entries for {num} samples")
             given |= encoder(lines)
@@ -55,7 +56,7 @@ def conditions_of(
             if isinstance(value, np.ndarray):
                 given[name] = torch.from_numpy(value)
                 continue
-            raise InputError(unknown(name, arguments))
+            raise InputError(_no_encoder(name, value, encoders, arguments))
     if label is not None:
         given = {"label": labels_of(model, label, num), **given}
     conditions.check_size(given, num)
@@ -72,15 +73,40 @@ def conditions_of(
     return given
 
 
+def _no_encoder(
+    name: str, value: Any, encoders: Mapping[str, Any], arguments: Sequence[str]
+) -> str:
+    """That texts, or something else that is no tensor, were given for what the model has no encoder for."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return unknown(name, arguments)
+    near = get_close_matches(name, encoders, 1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    reads = f"only for {', '.join(encoders)}" if encoders else "for no text at all"
+    return f"there is no argument {name!r}{hint} This model has an encoder {reads}"
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    """What an encoder is given, one entry for each sample."""
+    if isinstance(values, Mapping) or not hasattr(values, "__len__"):
+        raise InputError(
+            f"{name} is one text for all samples, or a list of one for each, not a {type(values).__name__}"
+        )
+    return list(values)
+
+
 def count_of(model: Any, num: int | None, given: Mapping[str, Any]) -> int:
     """The number of samples: `num`, or that of the entries that an encoder of the model is given."""
     encoders = find_inside(model, "encoders", {})
     lists = {name: v for name, v in given.items() if name in encoders and not isinstance(v, str)}
     if num is None:
         if not lists and not any(name in given for name in encoders):
+            for name, value in given.items():
+                if isinstance(value, str | list | tuple):
+                    raise InputError(_no_encoder(name, value, encoders, ()))
             lists_of = f", or a list of {' or '.join(encoders)}s" if encoders else ""
             raise InputError(f"how many samples? Give num{lists_of}")
-        return len(next(iter(lists.values()))) if lists else 1
+        return len(_listed(*next(iter(lists.items())))) if lists else 1
     return num
 
 
