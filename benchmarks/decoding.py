@@ -29,7 +29,7 @@ def decoding() -> list[Row]:
     those of one core, processor time. diffusers tiles with its defaults for this autoencoder, 64 x 64 latents that
     overlap by a quarter.
     """
-    kinds = ["one pass", "8", "4", "2", "1", "diffusers, one pass", "diffusers, tiled"]
+    kinds = ["one pass", "4", "1", "diffusers, one pass", "diffusers, tiled"]
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for k, kind in enumerate(kinds):
