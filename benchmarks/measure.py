@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -110,11 +111,11 @@ def circumstances(command: str, note: str) -> dict[str, Any]:
 
 
 def _peers() -> str:
-    names = ("diffusers", "flow_matching", "azula", "k-diffusion", "torchcfm")
-    try:
-        return ", ".join(f"{name} {version(name)}" for name in names)
-    except PackageNotFoundError:
-        return "not in this environment"
+    found = []
+    for name in ("diffusers", "flow_matching", "azula", "k-diffusion", "torchcfm"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found) or "not in this environment"
 
 
 def _commit() -> str:
