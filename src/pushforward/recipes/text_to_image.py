@@ -200,6 +200,7 @@ class TextToImage(ImageRecipe):
         encoder = self.encoder.encoder(train.captions)
         texts = seeded(lambda: self.encoder.parts(encoder), self.seed)
         given = encode_texts(train, {"caption": encoder})
+        tell(given.notes[len(train.notes) :])
         apart = None if held_out is None else encode_texts(held_out, {"caption": encoder})
         return assemble(
             self,

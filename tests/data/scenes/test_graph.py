@@ -54,6 +54,11 @@ def test_held_out_combinations_are_never_trained_on_and_their_parts_are() -> Non
     apart = {c for c in every if is_held_out(*c)}
     assert len(every) == 168
     assert len(apart) == 28
+    # Models that were trained on the others are judged by these, and no others.
+    assert {c for c in apart if c[2] == "alone"} == {
+        ("red", "circle", "alone"), ("purple", "square", "alone"), ("blue", "triangle", "alone"),
+        ("red", "cross", "alone"),
+    }  # fmt: skip
     found = set().union(*(combinations(request) for _, request in SEEN))
     assert not found & apart
     assert found == every - apart

@@ -48,6 +48,8 @@ def test_scenes_drawn_to_fit_satisfy_and_each_change_of_them_does_not(held_out: 
         objects = fitting(request, index)
         assert prompt.satisfied(objects)
         assert prompt.satisfied(objects[::-1])
+        # Beside one more thing of a kind that nobody asked for, too.
+        assert not prompt.satisfied((*objects, replace(objects[0], shape="unknown")))
         group_of = [g for g in request.groups for _ in range(g.count)]
         wrong: dict[str, list[tuple[Object, ...]]] = {
             "count": [objects[1:], (*objects, objects[0]), ()]
