@@ -218,6 +218,13 @@ def test_the_last_block_has_no_output_for_the_text(pair):
     assert torch.equal(before[1], after[1])
 
 
+def test_what_is_in_no_result_is_the_same_in_every_network():
+    # A resumed run rebuilds its network, compares what is not trained with what it began with, and loads the rest.
+    first, second = (MMDiT(2, 2, 16, 2, 2, text=5, qk_norm=True) for _ in range(2))
+    for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert a.requires_grad or torch.equal(a, b), name
+
+
 def test_features_of_time_have_no_shift_of_frequencies(pair):
     _, ours = pair
     t = torch.tensor([0.0, 0.25, 0.875])

@@ -15,7 +15,7 @@ from pushforward.core.errors import InputError
 from pushforward.nets.attention import check_heads, read_context
 from pushforward.nets.block import xavier
 from pushforward.nets.grids import count_channels, join_control, states
-from pushforward.nets.joint import JointBlock, Modulation, SingleBlock, Text
+from pushforward.nets.joint import JointAttention, JointBlock, Modulation, SingleBlock, Text
 from pushforward.nets.layers import (
     FeatureEmbedding,
     LabelEmbedding,
@@ -155,6 +155,9 @@ class MMDiT(Network):
         for module in self.modules():
             if isinstance(module, Modulation):
                 zero(module)
+            if isinstance(module, JointAttention) and module.text == "keys":
+                # In no result, and the same in every network: a run that goes on compares what it does not train.
+                zero(module.add_q_proj)
         zero(self.proj_out)
 
     def forward(
