@@ -22,6 +22,7 @@ from pushforward.data import kinds, shares
 from pushforward.data.batch import Batch
 from pushforward.data.columns import as_columns, as_mask, digest_columns, notes_on_unknown
 from pushforward.data.encoding import Encoding
+from pushforward.data.hints import Hint
 from pushforward.data.images.augment import Augment
 from pushforward.data.images.lazy import Pictures
 from pushforward.data.labels import encode_labels, note_on_empty
@@ -54,6 +55,7 @@ class Dataset:
     columns:     other conditions by name, one row a sample: `batch.cond[name]`.
     texts:       lists of N strings by name, such as captions: `batch.texts[name]`.
     encodings:   conditions made of the texts, see `encode_texts`: `batch.cond[name]`; not in the fingerprint.
+    hints:       computed from samples when they are read: `batch.cond["control"][name]`; not in the fingerprint.
     mask:        (N, ...) bool as samples have their axes, where they are padded within an array; else None.
     kind:        of data, see `kinds`.
     value_range: (lo, hi) of black and white, to turn x1 back into images, or of the values.
@@ -82,6 +84,7 @@ class Dataset:
     report: tuple[tuple[str, str], ...] = ()
     augment: Augment | None = None
     notes: tuple[str, ...] = ()
+    hints: Mapping[str, Hint] = field(default_factory=dict)
 
     @classmethod
     def from_arrays(
@@ -248,6 +251,7 @@ class Dataset:
             x1 = torch.where(mask, x1, 0.0)
         cond = {} if self.labels is None else {"label": self.labels[places]}
         cond |= {name: encoding.take(places) for name, encoding in self.encodings.items()}
+        cond |= self.hinted(x1, places)
         return Batch(
             x1,
             cond | conditions.take(self.columns, places),
@@ -266,7 +270,18 @@ class Dataset:
     def drawn(self, indices: Tensor, noise: Noise) -> Batch:
         """The samples at `indices`, cropped and altered by `augment` as the noise of each says."""
         batch = self._batch(indices, noise)
-        return batch if self.augment is None else replace(batch, x1=self.augment(batch.x1, noise))
+        if self.augment is None:
+            return batch
+        x1 = self.augment(batch.x1, noise)
+        assert batch.ids is not None
+        return replace(batch, x1=x1, cond={**batch.cond, **self.hinted(x1, batch.ids)})
+
+    def hinted(self, x1: Tensor, places: Tensor) -> dict[str, Any]:
+        """The condition `control` of samples x1 at these places: the hints by name; nothing where there are none."""
+        if not self.hints:
+            return {}
+        rows = places if self.rows is None else torch.from_numpy(self.rows[places.numpy()])
+        return {"control": {name: hint(x1, rows) for name, hint in self.hints.items()}}
 
     def subset(self, indices: Tensor) -> Dataset:
         """The data set of the samples at `indices` (M,) int64. Values are shared, not copied."""

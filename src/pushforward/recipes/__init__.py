@@ -13,6 +13,7 @@ from pushforward.recipes.bridge import Bridge
 from pushforward.recipes.cells import Cells
 from pushforward.recipes.choices import RECIPES
 from pushforward.recipes.classifier import Classifier, DigitsClassifier
+from pushforward.recipes.control import Control
 from pushforward.recipes.digits import Digits
 from pushforward.recipes.distill import Distill
 from pushforward.recipes.fashion import Fashion
@@ -28,6 +29,7 @@ __all__ = [
     "Bridge",
     "Cells",
     "Classifier",
+    "Control",
     "Digits",
     "DigitsClassifier",
     "Distill",

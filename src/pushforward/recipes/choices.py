@@ -70,6 +70,7 @@ RECIPES: dict[str, Entry] = {
     "fashion": Entry("recipes.fashion:Fashion"),
     "images": Entry("recipes.images:Images"),
     "text-to-image": Entry("recipes.text_to_image:TextToImage"),
+    "control": Entry("recipes.control:Control"),
     "array": Entry("recipes.array:Array"),
     "bridge": Entry("recipes.bridge:Bridge"),
     "cells": Entry("recipes.cells:Cells"),

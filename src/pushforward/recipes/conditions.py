@@ -59,17 +59,23 @@ def of_data(data: Dataset) -> Columns:
     """The conditions of samples of the data at random, of the same class where there are labels."""
 
     def columns(num: int, seed: int, label: Tensor | None) -> dict[str, Any]:
-        share = Noise.batch(num, seed, GIVEN_STEP).uniform((), DATA)
-        rows = (share * len(data)).long().clamp(max=len(data) - 1)
-        if label is not None and data.labels is not None:
-            for c in label.unique().tolist():
-                own = (data.labels == c).nonzero().flatten()
-                mine = label == c
-                if len(own):
-                    rows[mine] = own[(share[mine] * len(own)).long().clamp(max=len(own) - 1)]
+        rows = rows_for(data, num, seed, label)
         return {name: value for name, value in data[rows].cond.items() if name != "label"}
 
     return columns
+
+
+def rows_for(data: Dataset, num: int, seed: int, label: Tensor | None) -> Tensor:
+    """(num,) samples of the data at random, of the same class where there are labels."""
+    share = Noise.batch(num, seed, GIVEN_STEP).uniform((), DATA)
+    rows = (share * len(data)).long().clamp(max=len(data) - 1)
+    if label is not None and data.labels is not None:
+        for c in label.unique().tolist():
+            own = (data.labels == c).nonzero().flatten()
+            mine = label == c
+            if len(own):
+                rows[mine] = own[(share[mine] * len(own)).long().clamp(max=len(own) - 1)]
+    return rows
 
 
 def as_numbers(data: Dataset) -> Dataset:

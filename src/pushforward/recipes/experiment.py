@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -34,6 +34,7 @@ class Experiment:
     source:   what samples start from; None for Gaussian noise.
     prepare:  what must be done before the first step, and again when a run is resumed; given a way to report progress.
     conditions: which continuous conditions samples are drawn for; None without any.
+    references: names of frozen parts that the saved model holds by reference, by place; see `pf.save`.
     """
 
     model: Sampled
@@ -45,6 +46,7 @@ class Experiment:
     source: Law | None = None
     prepare: Callable[[Callable[[str], None]], None] | None = None
     conditions: Columns | None = None
+    references: Mapping[str, str] = field(default_factory=dict)
 
     def columns(self, num: int, seed: int, label: Tensor | None = None) -> dict[str, Any]:
         """Continuous conditions (num, ...) by name, for samples of these labels: those of data, keyed by the seed."""

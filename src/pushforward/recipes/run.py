@@ -131,6 +131,7 @@ def trainer_of(
         preview(experiment) if isinstance(experiment, Experiment) and drawable else None,
         Reporter(recipe.optimiser.steps, quiet=quiet or not processes.lead),
         validation(experiment),
+        references=experiment.references if isinstance(experiment, Experiment) else None,
     )
 
 

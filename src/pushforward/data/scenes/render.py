@@ -18,6 +18,7 @@ from pushforward.data.scenes.graph import (
     MOST,
     SHAPES,
     TEXTURES,
+    Object,
     Scene,
 )
 
@@ -74,6 +75,25 @@ class Graphs:
     def __len__(self) -> int:
         return len(self.things)
 
+    def scenes(self, rows: Any = slice(None)) -> list[Scene]:
+        """The scenes themselves."""
+        colours = tuple(COLOURS)
+        return [
+            Scene(
+                tuple(
+                    Object(SHAPES[int(shape)], colours[int(colour)], float(x), float(y), float(r))
+                    for shape, colour, x, y, r in things
+                    if shape >= 0
+                ),
+                float(ground),
+                TEXTURES[int(texture)],
+                float(phase),
+            )
+            for things, (ground, texture, phase) in zip(
+                self.things[rows], self.ground[rows], strict=True
+            )
+        ]
+
     def pictures(self, size: int, rows: Any = slice(None)) -> Array:
         """(n, size, size, 3) uint8."""
         things, ground = self.things[rows], self.ground[rows]
@@ -92,6 +112,23 @@ class Graphs:
                 paint = palette[colour[:, 0, 0].astype(int)][:, None, None]
                 out[which] += cover * (paint - out[which])
         return np.round(255 * out).clip(0, 255).astype(np.uint8)
+
+    def levels(self, size: int, rows: Any = slice(None), order: bool = False) -> Array:
+        """(n, size, size) float32: 1 where there is an object, and 0 elsewhere; with the order, that of k + 1 of 4 for
+        the k-th one from the back."""
+        things = self.things[rows]
+        at = (np.arange(size, dtype=np.float32) + 0.5) / size
+        x, y = np.meshgrid(at, at)
+        out = np.zeros((len(things), size, size), np.float32)
+        for k in range(MOST):
+            for index, shape in enumerate(SHAPES):
+                which = np.flatnonzero(things[:, k, 0] == index)
+                if not len(which):
+                    continue
+                _, _, u, v, r = things[which, k].T[..., None, None]
+                cover = coverage(shape, x - u, y - v, r, 1 / size)
+                out[which] += cover * ((k + 1) / MOST if order else 1) - cover * out[which]
+        return out
 
     @staticmethod
     def _grounds(ground: Array, x: Array, y: Array) -> Array:
