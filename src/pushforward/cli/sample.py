@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pushforward.cli.base import say
+from pushforward.cli.control import Hinted
 from pushforward.cli.prompts import Prompted
 from pushforward.cli.sampling import Sampling, described
 from pushforward.recipes.options import option
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 PER_PROMPT = 8
 
 
-class Sample(Prompted, Sampling):
+class Sample(Hinted, Prompted, Sampling):
     """Draw samples from a trained model: an .npz file, a picture of them all, or a picture of each."""
 
     shareable: ClassVar[bool] = True
@@ -138,6 +139,20 @@ class Sample(Prompted, Sampling):
             found = experiment.columns(num, self.seed, label) | found
         return found
 
+    def hinted(
+        self, model: Sampled, hints: dict[str, Tensor], num: int, label: Tensor | None
+    ) -> dict[str, Any]:
+        """The condition `control`: these hints for all samples, or else those of data, and their captions."""
+        from pushforward.recipes.config import experiment_of
+
+        if hints:
+            return {
+                "control": {name: hint.expand(num, *hint.shape[1:]) for name, hint in hints.items()}
+            }
+        experiment = experiment_of(self.folder, device=self.device, resume=True)
+        found = experiment.columns(num, self.seed, label)
+        return {"control": found["control"]} if self.prompt or self.prompts else found
+
     def run(self) -> int:
         from pushforward.cli.write import Writer
         from pushforward.runtime.processes import Processes
@@ -146,6 +161,8 @@ class Sample(Prompted, Sampling):
         writer = Writer(self.out or self.folder / "generated", self.format, self.overwrite)
         lead = Processes.current().lead
         model = self.load()
+        sides = self.shape(model) or model.shape
+        model, hints, steering = self.steered(model, self.folder, (sides[-2:] or (0, 0)))  # type: ignore[arg-type]
         field = self.guided(model)
         prompts = self.lines(model)
         num, label = self.labels(field, prompts)
@@ -155,6 +172,10 @@ class Sample(Prompted, Sampling):
         asked = [prompts[i % len(prompts)] for i in range(num)] if prompts else []
         cond = {} if asked else self.conditions(model, num, label)
         given: dict[str, Any] = {"prompt": asked} if asked else dict(cond)
+        if steering:
+            shown = self.hinted(model, hints, num, label)
+            given |= shown
+            cond |= {f"control_{name}": hint for name, hint in shown.get("control", {}).items()}
         if self.negative is not None:
             given["negative"] = {"prompt": self.negative}
         samples = generate_together(
@@ -167,7 +188,7 @@ class Sample(Prompted, Sampling):
         ).cpu()
         if not lead:
             return 0
-        settings = self.settings(model, sampler) | {"num": num}
+        settings = self.settings(model, sampler) | {"num": num} | steering
         settings["label"] = [] if label is None else list(dict.fromkeys(label.tolist()))
         if self.classifier is not None:
             settings["classifier"] = field.classifier.provenance.sha256  # type: ignore[attr-defined]

@@ -16,12 +16,15 @@ from pushforward.evaluate.metrics.measured import Measured, mean
 NEAR = 0.08
 
 
-def edge_f1(found: Tensor, wanted: Tensor, tolerance: int = 1) -> Tensor:
+def edge_f1(found: Tensor, wanted: Tensor, tolerance: int | None = None) -> Tensor:
     """(B,) harmonic mean of precision and recall of edges (B, 1, H, W), 0 or 1, as in Arbelaez et al. 2011, sec. 3.1.
 
     precision: share of the found ones with a wanted one within `tolerance` pixels, along each axis; recall: of the
-    wanted ones with a found one. Pictures without any edge agree, with 1.
+    wanted ones with a found one. Pictures without any edge agree, with 1. tolerance: by default 1, and 0 of pictures of
+    less than 16 pixels, in which everything is next to an edge.
     """
+    if tolerance is None:
+        tolerance = int(min(found.shape[2:]) >= 16)
     side = 2 * tolerance + 1
 
     def hit(these: Tensor, those: Tensor) -> tuple[Tensor, Tensor]:

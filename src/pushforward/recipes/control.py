@@ -32,7 +32,7 @@ class HintChoice(Choice):
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What the options of the base's recipe must be."""
+        """What the options of the base's recipe must be, where it has them."""
         return {}
 
 
@@ -178,8 +178,10 @@ class Control(Recipe):
                 f"{self.base} is a control itself: train another one on its base, and put both on it by --with"
             )
         recipe = recipe_of(self.base, out=self.base, device=self.place.device)
+        there = recipe.flat()
+        changes = {key: value for key, value in self.control.changes.items() if key in there}
         parts: Any = recipe.changed(
-            self.control.changes, batch_size=self.optimiser.batch_size, seed=self.seed
+            changes, batch_size=self.optimiser.batch_size, seed=self.seed
         ).build()
         if (
             not isinstance(parts, Experiment)
