@@ -59,6 +59,22 @@ def find_inside(field: Any, name: str, default: Any = None) -> Any:
     return default
 
 
+def require_field(field: Any) -> None:
+    """InputError for what is no Field or flow map: a network or a function by itself, a name."""
+    if hasattr(field, "path"):
+        return
+    if isinstance(field, nn.Module):
+        kind = type(field).__name__
+        raise InputError(
+            f"{kind} is a network, and this takes a model, which also has a path and a prediction: "
+            f"pf.Model({kind}(...), pf.CondOT(), shape=(...))"
+        )
+    raise InputError(
+        f"{field!r} is no model or field: it has no path. Models are made by pf.Model(net, path), exact fields by "
+        f"law.field(path)"
+    )
+
+
 def networks(field: Any) -> list[nn.Module]:
     """The modules of a field and of all that it wraps, its own first."""
     if field is None or isinstance(field, nn.Module):

@@ -56,4 +56,18 @@ def ask(net: nn.Module, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor
         s = cond.get("s")
         if isinstance(s, Tensor) and s.dtype == torch.float64 and s.shape == t.shape:
             cond = {**cond, "s": s.to(wide)}  # the second time of a flow map
-    return net(given, t, **cond).to(x.dtype)
+    try:
+        answer: Tensor = net(given, t, **cond)
+    except (RuntimeError, TypeError) as error:
+        error.add_note(
+            f"{type(net).__name__} was asked about x {_shown(given)} at t {_shown(t)}"
+            + "".join(f", {name} {_shown(value)}" for name, value in cond.items())
+        )
+        raise
+    return answer.to(x.dtype)
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -56,6 +56,9 @@ def check_defined(name: Prediction, path: Path) -> None:
         raise InputError(
             f"there is no prediction {name!r}; the predictions are {', '.join(PREDICTIONS)}"
         )
+    if isinstance(path, str | type) or not hasattr(path, "gaussian_source"):
+        known = path.__name__ if isinstance(path, type) else "pf.CondOT"
+        raise InputError(f"a path is an object, such as {known}(), and this is {path!r}")
     if name in ("score", "noise"):
         path.require_gaussian(name)
     if name != "velocity" and isinstance(path, Interpolant):

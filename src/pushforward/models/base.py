@@ -50,6 +50,8 @@ class ModelBase(nn.Module):
         codec: Codec | None = None,
     ) -> None:
         """Set the records. shape and classes are those of `spec`, which need not repeat them."""
+        if isinstance(shape, int):
+            raise InputError(f"shape is {shape}; it is a tuple, that of one sample: ({shape},)")
         spec = DataSpec(tuple(shape), classes=classes) if spec is None else spec
         for name, given in (("shape", tuple(shape) or None), ("classes", classes)):
             if given is not None and getattr(spec, name) != given:

@@ -59,6 +59,8 @@ class Model(ModelBase):
         codec: Codec | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(net, nn.Module):
+            raise InputError(f"net is {net!r}: it must be a torch.nn.Module, an object of it")
         check_defined(prediction, path)
         if preconditioning is not None and prediction != preconditioning.prediction:
             raise InputError(

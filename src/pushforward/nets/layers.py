@@ -78,6 +78,8 @@ class LabelEmbedding(nn.Module):
 
     def __init__(self, classes: int, dim: int) -> None:
         super().__init__()
+        if classes < 1:
+            raise InputError(f"classes must be positive, or None for none, got {classes}")
         self.classes = classes
         self.table = nn.Embedding(classes + 1, dim)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pushforward.core import conditions
 from pushforward.core.conditions import Nulls
 from pushforward.core.errors import InputError
-from pushforward.core.fields import nulls_of
+from pushforward.core.fields import nulls_of, require_field
 from pushforward.core.interpolants import Interpolant
 from pushforward.core.noise import DROP, LATENT, SOURCE, Noise
 from pushforward.core.paths import Path
@@ -89,8 +89,7 @@ def draw(
     masks: whether the objective minds `batch.mask`; a batch with one is an InputError otherwise.
     """
     path: Path = model.path
-    if isinstance(batch, Tensor):
-        batch = Batch(batch)
+    batch = as_batch(batch)
     if len(noise) != len(batch):
         raise InputError(f"{len(noise)} noise ids for a batch of {len(batch)}")
     if batch.mask is not None and not masks:
@@ -114,6 +113,19 @@ def draw(
         x0, x1, cond = x0[i], x1[j], conditions.take(cond, j)
     cond, _ = drop_some(cond, nulls_of(model), dropout, noise)
     return Drawn(x0, x1, times(noise), cond, mask)
+
+
+def as_batch(batch: Any) -> Batch:
+    """A Batch; or data (B, ...) alone, as a tensor."""
+    batch = Batch(batch) if isinstance(batch, Tensor) else batch
+    x1 = getattr(batch, "x1", None)
+    if not isinstance(x1, Tensor) or not x1.is_floating_point():
+        what = f"a tensor of {x1.dtype}" if isinstance(x1, Tensor) else f"a {type(batch).__name__}"
+        raise InputError(
+            f"a batch is a tensor of floating numbers (B, ...), or a pf.Batch of one with its conditions; this is "
+            f"{what}"
+        )
+    return batch
 
 
 def drop_some(
@@ -201,6 +213,7 @@ class Matching:
     shardable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        require_field(self.model)
         check_defined(self.measured, self.model.path)
         check_dropout(self.condition_dropout, self.model)
         check_weight(self.weight, self.measured, self.model.path)

@@ -15,7 +15,8 @@ from pushforward.core.noise import Noise
 from pushforward.laws.law import Law
 from pushforward.likelihood import Carry, Estimate, source_log_prob, summary
 from pushforward.likelihood.flow import Probe
-from pushforward.sampling.generate import check_count, evaluating, home, shape_of, start_states
+from pushforward.sampling.checks import check_count
+from pushforward.sampling.generate import evaluating, home, shape_of, start_states
 from pushforward.sampling.given import Label, conditions_of
 from pushforward.solvers import Solver
 

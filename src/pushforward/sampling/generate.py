@@ -22,6 +22,7 @@ from pushforward.core.fields import (
     networks,
     nulls_of,
     parameters_of,
+    require_field,
     require_nulls,
 )
 from pushforward.core.noise import START, Noise
@@ -30,6 +31,7 @@ from pushforward.core.spec import SamplingDefaults
 from pushforward.guidance import ClassifierFree
 from pushforward.laws.law import Law
 from pushforward.runtime.processes import Processes
+from pushforward.sampling.checks import as_grid, as_source, check_count, check_whole
 from pushforward.sampling.given import Label, conditions_of, count_of, labels_of, negatives_of
 from pushforward.sampling.sampler import Grid, find_sampler
 from pushforward.solvers import Solver, integrate
@@ -128,8 +130,11 @@ def generate_batches(
 
     Arguments are checked at once, before the first batch is asked for.
     """
+    require_field(model)
     num = count_of(model, num, cond)
     check_count(num, batch_size, start)
+    check_whole(seed=seed, nfe=nfe)
+    source, grid = as_source(source), as_grid(grid)
     if not 0 <= from_time < to_time <= 1:
         raise InputError(
             f"from_time = {from_time}, to_time = {to_time}: need 0 <= from_time < to_time <= 1"
@@ -229,13 +234,6 @@ def check_finite(samples: Tensor, first: int) -> None:
 
 # What `generate` takes, to guess at misspelt names.
 ARGUMENTS = tuple(signature(generate).parameters)[:-1]
-
-
-def check_count(num: int, batch_size: int, start: int) -> None:
-    if num < 1 or batch_size < 1:
-        raise InputError(f"num and batch_size must be positive, got {num} and {batch_size}")
-    if start < 0:
-        raise InputError(f"start is {start}; ids count from 0")
 
 
 def _states(source: Tensor, num: int, size: tuple[int, ...]) -> Tensor:

@@ -66,6 +66,10 @@ def conditions_of(
         for name in given:
             if name not in known:
                 takes = ", ".join(known) or "none"
+                if name in arguments:
+                    raise InputError(
+                        f"this model's network takes no condition {name} (it takes {takes})"
+                    )
                 raise InputError(
                     f"{unknown(name, arguments)}, nor does this model's network take such a condition (it takes "
                     f"{takes})"

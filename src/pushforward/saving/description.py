@@ -139,8 +139,9 @@ class _Describe:
         where = f"{place} of {cls.__name__}"
         if isinstance(value, nn.Module):
             return CheckpointError(
-                f"{where} is a {kind}, of which nobody knows how to build it again: write {kind}.to_config, which "
-                f"returns the arguments of its constructor as JSON values, and load by pf.load(folder, parts=[{kind}])"
+                f"{where} is a {kind}, which does not say how it is built: derive {kind} from pf.nets.Network, or give "
+                f"it a method to_config that returns the arguments of its constructor as JSON values; then load by "
+                f"pf.load(folder, parts=[{kind}])"
             )
         if isinstance(value, float):
             return CheckpointError(f"{where} is {value}, which JSON cannot hold")

@@ -53,8 +53,8 @@ def describe_checked(model: Any, references: Mapping[str, str] | None = None) ->
     if not has_config(model):
         name = type(model).__name__
         raise CheckpointError(
-            f"a {name} cannot be saved by itself, since nobody knows how to build it again: write {name}.to_config, "
-            f"which returns the arguments of its constructor, or make it a part of a model (pf.Model)"
+            f"a {name} cannot be saved by itself, since it does not say how it is built: make it a part of a model, "
+            f"pf.Model(net, path, ...), or give it a method to_config that returns the arguments of its constructor"
         )
     described = describe(model, references)
     check_rebuilds(described)
@@ -175,6 +175,8 @@ def read_description(folder: str | Path) -> Description:
     """model.json, after its SHA-256 has been compared."""
     folder = Path(folder)
     refuse_foreign(folder, str(folder), DESCRIPTION)
+    if not folder.exists():
+        raise CheckpointError(f"there is no folder {folder}")
     if not (folder / DESCRIPTION).is_file():
         raise CheckpointError(
             f"{folder} holds no model: {DESCRIPTION} is missing. A run writes it with its first checkpoint"

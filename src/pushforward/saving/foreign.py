@@ -27,6 +27,9 @@ def refuse_foreign(folder: Path, given: str, description: str) -> None:
                 f"{folder} holds weights alone, without what to build of them: pass the folder that it is in, or build "
                 f"the model in Python and fill it by safetensors.torch.load_model"
             )
+        raise CheckpointError(
+            f"{folder} is a file, and a model is a folder: that of a run, or what pf.save wrote"
+        )
     if (folder / description).is_file():
         return
     if (folder / "model_index.json").is_file():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pushforward.core import conditions
 from pushforward.core.errors import InputError, UndefinedError
-from pushforward.core.fields import Field, FlowMap, Masked, breaks_of, within
+from pushforward.core.fields import Field, FlowMap, Masked, breaks_of, require_field, within
 from pushforward.core.noise import Noise
 from pushforward.core.paths import Path
 from pushforward.core.shapes import check_mask
@@ -83,6 +83,7 @@ def integrate(
     Returns the state at times[n], in x's dtype. Gradients flow through; wrap in torch.no_grad() to sample.
     """
     require_solver(solver)
+    require_field(field)
     check_followed(field, solver)
     grid = check_grid(x, times)
     if ids is None:

@@ -52,7 +52,7 @@ FLOOR = 1e-9
 PAIRS = torch.triu_indices(VALUES + 1, VALUES + 1, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Weights:
     """What is learned; hidden width K.
 
@@ -68,6 +68,9 @@ class Weights:
     bias: Tensor
     out: Tensor
     constant: Tensor
+
+    def __repr__(self) -> str:
+        return f"Weights(width={len(self.bias)})"
 
     def __post_init__(self) -> None:
         width = len(self.bias) if self.bias.ndim == 1 else -1

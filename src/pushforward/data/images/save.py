@@ -38,6 +38,10 @@ def save_images(
             f"pictures are samples (N, C, H, W) with 1, 3 or 4 channels, not {tuple(samples.shape)}"
         )
     folder = Path(folder)
+    if folder.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        raise InputError(
+            f"{folder} names a picture: give a folder, into which each sample is written as a PNG by its number"
+        )
     files = [folder / f"{start + i:06d}.png" for i in range(len(samples))]
     there = next((file for file in files if file.exists()), None)
     if there is not None and not overwrite:
