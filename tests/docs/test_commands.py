@@ -49,6 +49,9 @@ def folder(tmp_path) -> Path:
     for name in ("picture", "mask"):
         pixels = generator.integers(0, 2, (32, 32)).astype(np.uint8) * 255
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    waves = generator.normal(size=(400, 1, 32)).astype(np.float32)
+    label = np.arange(400) % 2
+    np.savez(tmp_path / "signals.npz", x=waves, phase=generator.random(400), label=label)
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", generator.normal(size=(400, 3)).astype(np.float32))
     return tmp_path

@@ -45,7 +45,9 @@ def test_weights_alone_and_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"")
     assert "holds weights alone" in refusal_of_file(tmp_path / "a.safetensors")
     (tmp_path / "a.txt").write_bytes(b"")
-    assert refusal_of_file(tmp_path / "a.txt").startswith(f"{tmp_path / 'a.txt'} holds no model")
+    assert refusal_of_file(tmp_path / "a.txt").startswith(
+        f"{tmp_path / 'a.txt'} is a file, and a model"
+    )
 
 
 def test_a_pipeline_of_diffusers_is_said_to_be_one(tmp_path: Path) -> None:
@@ -59,5 +61,8 @@ def test_a_name_of_a_hub_is_not_downloaded(name: str, tmp_path: Path, monkeypatc
     message = refusal_of_file(Path(name))
     assert f"there is no folder {name}. If it names a model on the Hugging Face hub" in message
     for other in ("runs", "a/b/c", "/tmp/nothing-there"):
-        with pytest.raises(pf.CheckpointError, match=r"holds no model: model\.json is missing"):
+        with pytest.raises(pf.CheckpointError, match=f"there is no folder {other}$"):
             pf.load(other)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(pf.CheckpointError, match=r"holds no model: model\.json is missing"):
+        pf.load("empty")

@@ -213,8 +213,9 @@ class Curved(pf.CondOT):
 
 
 REFUSED = {
-    "no configuration": (Silent(2, 2), "net of Model is a Silent, of which nobody knows how to build it again: write "
-                         r"Silent.to_config, which returns the arguments of its constructor as JSON values"),
+    "no configuration": (Silent(2, 2), "net of Model is a Silent, which does not say how it is built: derive Silent "
+                         r"from pf.nets.Network, or give it a method to_config that returns the arguments "
+                         "of its constructor as JSON values"),
     "an argument forgotten": (Forgetful(2, 4), r"layers.0.weight: torch.float32 \(4, 2\), expected torch.float32 "
                               r"\(8, 2\).* Let to_config return all arguments"),
     "another argument": (Wrong(2), "net cannot be built: Wrong with .*unexpected keyword argument 'dimension'"),
@@ -230,7 +231,7 @@ REFUSED = {
     "keys that are numbers": (Holds(2, {3: 1}), "the keys of net.value of Holds must be text"),
     "a key of ours": (Holds(2, {"$part": "net"}), "the keys of net.value of Holds must be text, and none of them"),
     "a set": (Holds(2, {1, 2}), "net.value of Holds is a set"),
-    "a network in it": (Holds(2, Silent(2, 2)), "net.value of Holds is a Silent, of which nobody knows"),
+    "a network in it": (Holds(2, Silent(2, 2)), "net.value of Holds is a Silent, which does not say how it is built"),
 }  # fmt: skip
 
 

@@ -13,6 +13,9 @@ from pushforward.recipes.flat import OptionError, choices, make, no_such
 from pushforward.recipes.options import Options
 from pushforward.recipes.recipe import Recipe
 
+# Steps by which a rehearsal prolongs a run.
+FEW = 4
+
 
 class Train(Command):
     """Train a model by a recipe, in a run folder."""
@@ -47,13 +50,30 @@ class Train(Command):
 
     def cut(self, above: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
         if self.options.get("resume"):
-            return {}
+            return {"options": {**self.options, **self.prolonged()}}
         return {"options": {**self.options, **above(make(RECIPES[self.name].find(), self.options))}}
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.options.get("out") or Path("runs") / self.name)
+
+    def prolonged(self) -> dict[str, Any]:
+        """In a rehearsal a run is prolonged by a few steps at most."""
+        from pushforward.core.errors import CheckpointError
+        from pushforward.recipes.config import recipe_of
+
+        if "steps" not in self.options:
+            return {}
+        try:
+            there = recipe_of(self.folder).optimiser.steps
+        except CheckpointError:
+            return {}  # `run` says what is wrong with the folder.
+        return {"steps": min(int(self.options["steps"]), there + FEW)}
 
     def run(self) -> int:
         from pushforward.recipes import run
 
-        folder = Path(self.options.get("out") or Path("runs") / self.name)
+        folder = self.folder
         if self.options.get("resume"):
             fitted = has_samplers(folder)
             run.require_recipe(folder, self.name)

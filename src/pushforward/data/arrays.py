@@ -257,7 +257,9 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _format(path: Path) -> Literal["npy", "npz"]:
     if path.is_dir():
-        raise DataError(f"{path} is a folder; load a folder of images with load_folder")
+        raise DataError(
+            f"{path} is a folder; folders of images are read by load_folder, or pushforward train images"
+        )
     try:
         with path.open("rb") as file:
             magic = file.read(6)
@@ -269,8 +271,14 @@ def _format(path: Path) -> Literal["npy", "npz"]:
         return "npy"
     if magic[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return "npz"
+    is_table = Path(path).suffix in (".csv", ".tsv", ".txt")
     raise DataError(
         f"{path} is not a NumPy file; save arrays with numpy.save (.npy) or numpy.savez (.npz)"
+        + (
+            ", a table of text by numpy.save(name, numpy.loadtxt(file, delimiter=...))"
+            if is_table
+            else ""
+        )
     )
 
 

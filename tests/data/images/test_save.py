@@ -58,3 +58,9 @@ def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(pf.InputError, match="cannot write pictures into"):
         pf.save_images(torch.zeros(1, 1, 2, 2), tmp_path / "file")
+
+
+def test_the_name_of_a_picture_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(pf.InputError, match=r"a\.png names a picture: give a folder"):
+        pf.save_images(torch.zeros(2, 1, 4, 4), tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
