@@ -82,7 +82,7 @@ def find_canny() -> Any:
         from skimage.feature import canny
     except ImportError as error:
         raise InputError(
-            "edges are found by scikit-image: pip install 'pushforward[control]'"
+            "edges are found by scikit-image: pip install -e '.[control]'"
         ) from error
     return canny
 
