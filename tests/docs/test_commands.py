@@ -46,7 +46,7 @@ def folder(tmp_path) -> Path:
             Image.fromarray(pixels).save(tmp_path / "photographs" / kind / f"{index}.png")
             caption = f"one of the {kind}, number {index}"
             (tmp_path / "photographs" / kind / f"{index}.txt").write_text(caption)
-    for name in ("picture", "mask"):
+    for name in ("picture", "mask", "sketch", "depth"):
         pixels = generator.integers(0, 2, (32, 32)).astype(np.uint8) * 255
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     waves = generator.normal(size=(400, 1, 32)).astype(np.float32)

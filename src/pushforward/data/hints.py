@@ -81,9 +81,7 @@ def find_canny() -> Any:
     try:
         from skimage.feature import canny
     except ImportError as error:
-        raise InputError(
-            "edges are found by scikit-image: pip install -e '.[control]'"
-        ) from error
+        raise InputError("edges are found by scikit-image: pip install -e '.[control]'") from error
     return canny
 
 
