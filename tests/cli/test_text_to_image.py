@@ -14,6 +14,7 @@ import pushforward as pf
 from pushforward.cli import main
 from pushforward.core import conditions
 from pushforward.data.scenes import draw, render
+from pushforward.recipes import TextToImage
 from pushforward.sampling.pairs import Pairs
 
 TINY = (
@@ -177,7 +178,7 @@ def test_a_picture_is_edited_by_a_prompt_a_mask_and_an_inversion(run, tmp_path, 
     for words, message in (
         (("--mask", tmp_path / "half.png"), "is 32 x 16 pixels, and the picture 32 x 32"),
         (("--mask", tmp_path / "mask.png", "--extend", 1, 1, 1, 1), "either --mask or --extend"),
-        (("--from-prompt", "a cross", "--sde"), "not with masks or --sde"),
+        (("--from-prompt", "a cross", "--sde"), "not with --sde"),
         (("--label", "dog"), "this model has no classes"),
     ):
         assert call(*edit, *words, "--out", tmp_path / "f") == 1
@@ -242,3 +243,151 @@ def test_instaflow_rectifies_under_guidance_by_the_captions_of_its_pairs_and_end
     model = pf.load(second)
     assert (model.sampling.nfe, model.sampling.guidance) == (1, None)
     assert call("evaluate", second, "--num", 6) == 0
+
+
+def test_pictures_are_read_upright_in_full_depth_and_of_the_size_that_is_asked_for(run, tmp_path):
+    numbers = np.random.default_rng(0)
+    colour = numbers.integers(0, 256, (20, 32, 3), dtype=np.uint8)
+    turned = Image.fromarray(colour)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    grey = colour[..., 0]
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    clear = np.dstack([colour, np.zeros((20, 32), np.uint8)])
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+
+    def kept(name: str, *words: object) -> np.ndarray:
+        out = tmp_path / "out"
+        assert call("edit", run, "--image", tmp_path / name, "--strength", 0, "--nfe", 2, "--overwrite",
+                    "--out", out, *words) == 0  # fmt: skip
+        return np.asarray(Image.open(out / "000000.png"))
+
+    assert (kept("turned.png") == np.rot90(colour, -1)).all()
+    assert (kept("deep.png") == grey[..., None]).all()
+    assert (kept("clear.png") == 255).all()
+    assert kept("turned.png", "--size", "24x16").shape == (16, 24, 3)
+    # Of a mask, what is transparent is not white.
+    marked = np.zeros((32, 20, 4), np.uint8)
+    marked[4:9, 4:9] = 255
+    Image.fromarray(marked).save(tmp_path / "mask.png")
+    found = kept("turned.png", "--mask", tmp_path / "mask.png", "--strength", 1)
+    changed = (found != np.rot90(colour, -1)).any(-1)
+    assert changed[4:9, 4:9].any()
+    changed[4:9, 4:9] = False
+    assert not changed.any()
+
+
+def test_an_edited_picture_says_how_it_was_made(run, tmp_path, capsys):
+    Image.fromarray(render([draw(0, 3)[0]], 32)[0]).save(tmp_path / "x.png")
+    Image.fromarray(np.full((32, 32), 255, np.uint8)).save(tmp_path / "mask.png")
+    base = ("edit", run, "--image", tmp_path / "x.png", "--prompt", "a cross", "--nfe", 4, "--overwrite", "--out",
+            tmp_path / "o")  # fmt: skip
+    for words, solver in (
+        ((), "abm3"),
+        (("--sde",), "dpm++2m-sde"),
+        (("--mask", tmp_path / "mask.png"), "dpm++2m-sde"),
+        (("--mask", tmp_path / "mask.png", "--solver", "euler"), "euler"),
+        (("--from-prompt", "a zebra"), "ddim"),
+    ):
+        assert call(*base, *words) == 0
+        about = json.loads(Image.open(tmp_path / "o" / "000000.png").text["pushforward"])
+        assert about["solver"] == solver
+        assert solver in capsys.readouterr().out
+    # As by hand.
+    x = (
+        torch.from_numpy(np.asarray(Image.open(tmp_path / "x.png")).copy()).movedim(2, 0)[None]
+        / 127.5
+        - 1
+    )
+    assert call(*base, "--sde", "--seed", 3) == 0
+    want = pf.edit(pf.load(run), x, prompt="a cross", nfe=4, sde=True, seed=3)
+    got = np.asarray(Image.open(tmp_path / "o" / "000000.png")).astype(int)
+    assert abs(got - ((want[0].clamp(-1, 1) + 1) * 127.5).movedim(0, 2).numpy()).max() <= 1
+    for words, message in (
+        (("--grid", "karras"), "edit takes times of its own: omit --grid"),
+        (
+            ("--from-prompt", "a circle", "--repeats", 3, "--solver", "heun"),
+            "not with --repeats, --solver",
+        ),
+        (("--sde", "--solver", "heun"), "either --sde or --solver"),
+    ):
+        assert call(*base, *words) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_what_sample_does_with_prompts_is_said(run, tmp_path, capsys):
+    base = ("sample", run, "--nfe", 1, "--overwrite", "--out", tmp_path / "o")
+    assert call(*base, "--prompt", "a cross", "--prompt", "a circle", "--num", 1) == 0
+    assert "2 prompts for 1 samples" in capsys.readouterr().err
+    assert call(*base, "--num", 1) == 0
+    assert "drawn without a prompt" in capsys.readouterr().err
+    assert call(*base, "--prompt", "a cross", "--condition", "words=3") == 1
+    assert "either prompts or --condition" in capsys.readouterr().err
+    assert call(*base, "--prompt", "a cross", "--num", 1, "--size", "99999999x9999999") == 1
+    assert "out of memory" in capsys.readouterr().err
+
+
+def test_the_card_of_a_model_of_prompts_asks_it_by_prompts(run):
+    card = (run / "README.md").read_text()
+    assert "pipeline_tag: text-to-image" in card
+    assert "Words (" in card
+    code = card.split("```python")[1].split("```")[0].replace('"."', f'"{run}"')
+    found: dict = {}
+    exec(code.replace("seed=0", "seed=0, nfe=1"), found)
+    assert found["samples"].shape == (8, 3, 32, 32)
+
+
+def test_pictures_of_mixed_sizes_with_captions_are_trained_on_in_one_and_mirrored_if_asked_for(
+    tmp_path, capsys
+):
+    numbers = np.random.default_rng(0)
+    for i in range(12):
+        side = (16, 24)[i % 2]
+        pixels = numbers.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        (tmp_path / "data").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "data" / f"{i}.png")
+        (tmp_path / "data" / f"{i}.txt").write_text(f"picture number {i}")
+    made = (
+        "train",
+        "text-to-image",
+        "--data",
+        tmp_path / "data",
+        *SMALL,
+        *TINY,
+        "--sample-every",
+        0,
+    )
+    out = tmp_path / "out"
+    assert call(*made, "--flip", "--out", out) == 0
+    assert pf.load(out).shape == (3, 16, 16)
+    assert (
+        call(
+            "train",
+            "text-to-image",
+            "--number",
+            100,
+            *SMALL,
+            *TINY,
+            "--flip",
+            "--out",
+            tmp_path / "no",
+        )
+        == 1
+    )
+    assert "--flip mirrors pictures" in capsys.readouterr().err
+    recipe = TextToImage.of(data=str(tmp_path / "data"), size=16, flip=True, out=out)
+    plain = TextToImage.of(data=str(tmp_path / "data"), size=16, out=out)
+    batch, same = (r.build().stream.at(0).x1 for r in (recipe, plain))
+    mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(batch, same, strict=True)]
+    assert any(mirrored)
+    assert not all(mirrored)
+
+
+def test_students_are_compared_by_the_share_of_prompts(run, tmp_path):
+    out = tmp_path / "student"
+    made = ("--steps", 1, "--batch-size", 4, "--sample-every", 0, "--warmup", 0, "--device", "cpu")
+    assert call("distill", run, "--method", "shortcut", "--fresh", *made, "--out", out) == 0
+    assert call("evaluate", run, "--students", out, "--num", 6, "--nfes", 1) == 0
+    figures = json.loads((run / "students.json").read_text())["figures"]
+    assert "held_out_mean" in figures[str(out)]["1"]

@@ -203,15 +203,26 @@ def test_a_margin_is_masked():
     assert wide.shape == (2, 3, 6, 6)
     assert mask.sum() == 6 * 6 - 4 * 5
     assert not mask[..., :4, 1:].any()
-    with pytest.raises(pf.InputError, match="margin"):
-        extended(torch.rand(1, 1, 2, 2))
+    for left in (0, -1, 1.5):
+        with pytest.raises(pf.InputError, match="margin"):
+            extended(torch.rand(1, 1, 2, 2), left)
+    with pytest.raises(pf.InputError, match="images are"):
+        extended(torch.rand(1, 2, 2), 1)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"strength": 1.2}, "share of noise, from 0 to 1"),
+        ({"strength": None}, "share of noise, from 0 to 1"),
         ({"repeats": 0}, "repeats is 0"),
+        ({"repeats": 1.5}, "repeats is 1.5"),
+        ({"batch_size": 0}, "batch_size must be positive"),
+        ({"start": -1}, "ids count from 0"),
+        ({"source": torch.zeros(2, 3)}, "edit chooses source itself"),
+        ({"grid": pf.times.uniform(5)}, "edit chooses grid itself"),
+        ({"strenght": 0.5}, "did you mean strength"),
+        ({"strenght": 0.5, "strength": 0}, "did you mean strength"),
         ({"mask": torch.ones(1, 3)}, "a mask is bool"),
         ({"mask": torch.ones(1, 2, dtype=torch.bool)}, "a mask is bool"),
         ({"mask": torch.zeros(1, 3, dtype=torch.bool)}, "the mask is empty"),
@@ -223,3 +234,37 @@ def test_what_cannot_be_edited_is_said(options, words):
         pf.edit(field, x, nfe=5, **options)
     with pytest.raises(pf.InputError, match="finite floating numbers"):
         pf.edit(field, x * math.nan)
+
+
+def test_each_image_is_edited_under_its_own_conditions_in_any_batch():
+    law = pf.GaussianMixture(
+        torch.tensor([[-3.0], [0.0], [3.0]], dtype=torch.float64),
+        torch.tensor([0.5, 0.5, 0.5]),
+        labels=torch.arange(3),
+    )
+    field, x = law.field(pf.CondOT()), torch.zeros(5, 1, dtype=torch.float64)
+    # An interval has two ends, whatever the number of images.
+    for n, options in (
+        (5, {"label": [0, 2, 1, 2, 0]}),
+        (5, {"label": 1, "negative": {"label": [0, 2, 1, 2, 0]}, "guidance": 2.0}),
+        (5, {"label": 1, "negative": {"label": 2}, "guidance": 2.0}),
+        (2, {"label": [0, 2], "guidance": 2.0, "interval": (0.1, 0.9)}),
+    ):
+        whole = pf.edit(field, x[:n], nfe=10, **options)
+        parts = pf.edit(field, x[:n], nfe=10, batch_size=1, **options)
+        assert torch.allclose(whole, parts, atol=1e-12)
+        assert len(whole.unique()) == n
+    moved = pf.edit(field, x, nfe=20, label=[0, 2, 1, 2, 0], strength=0.9)[:, 0]
+    assert (moved[[0, 4]] < -1).all()
+    assert (moved[[1, 3]] > 1).all()
+    with pytest.raises(pf.InputError, match="label has 2 entries for 5 samples"):
+        pf.edit(field, x, nfe=5, label=[0, 1], batch_size=2)
+
+
+def test_what_is_no_image_is_said():
+    field, x = mixture(3).field(pf.CondOT()), mixture(3).sample(2)
+    for images, words in ((x.numpy(), "not a ndarray"), (x[:0], "num .* must be positive")):
+        with pytest.raises(pf.InputError, match=words):
+            pf.edit(field, images, nfe=5)
+    with pytest.raises(pf.InputError, match="conditions are a mapping"):
+        pf.edit_by_inversion(field, x, "a cross", {"label": 1})

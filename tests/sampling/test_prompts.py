@@ -93,6 +93,12 @@ def test_a_model_of_prompts_is_saved_and_found_again_bit_for_bit(model, tmp_path
         ({"prompt": "a", "negative": {"prompt": "b"}}, "negative conditions act by guidance"),
         ({"prompt": "a", "guidance": 2.0, "negative": {"prompt": ["b", "c"]}}, "prompt has 2 entries for 1 samples"),
         ({"guidance": 2.0, "negative": {"prompt": "b"}, "num": 1}, "the negative prompt has no positive one"),
+        ({"prompt": "a", "guidance": 2.0, "negative": "b"}, "negative maps names of conditions to values"),
+        ({"prompt": "a", "negative_prompt": "b"}, "did you mean negative"),
+        ({"prompt": {"a", "b"}}, "not a set"),
+        ({"prompt": b"abc"}, "not a bytes"),
+        ({"prompt": "a", "words": torch.zeros(1)}, "prompt gives the condition 'words' already"),
+        ({"num": 1, "guidance": 2.0}, r"give one \(prompt=\)"),
     ],
 )  # fmt: skip
 def test_prompts_that_cannot_be_meant_are_said(model, options, words) -> None:

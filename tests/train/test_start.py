@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import pushforward as pf
 from pushforward.core.spec import DataSpec
-from pushforward.nets import MLP, DiT, ImageClassifier, UNet
+from pushforward.models.text import Words
+from pushforward.nets import MLP, DiT, ImageClassifier, Prompted, UNet, WordTransformer
 from pushforward.train.start import start_from
 
 
@@ -179,3 +180,31 @@ def test_the_precision_of_the_new_model_stays() -> None:
     start_from(new, old)
     assert new.net.conv_in.weight.dtype == torch.float64
     assert torch.equal(new.net.conv_in.weight, old.net.conv_in.weight.double())
+
+
+def of_words(*vocabulary: str, seed: int) -> pf.Model:
+    words = Words(vocabulary, 4)
+    net = Prompted(
+        DiT(1, 1, 8, 1, 2, context=8), {"words": WordTransformer(words.size, 8, 1, 1, 4)}
+    )
+    return model(net, DataSpec((1, 2, 2)), seed, encoders={"prompt": words})
+
+
+def test_rows_of_words_are_matched_by_the_words_and_those_of_new_words_stay_fresh() -> None:
+    old = of_words("red", "blue", "cat", seed=0)
+    # As many words as before, and more.
+    for vocabulary in (("cat", "owl", "red"), ("cat", "owl", "red", "ant", "elk")):
+        new = of_words(*vocabulary, seed=1)
+        before = new.net.texts["words"].words.weight.detach().clone()
+        taken = start_from(new, old)
+        rows, there = (m.net.texts["words"].words.weight for m in (new, old))
+        assert torch.equal(rows[:2], there[:2])  # padding, and unknown words
+        assert torch.equal(rows[2], there[4])
+        assert torch.equal(rows[4], there[2])
+        assert torch.equal(rows[3], before[3])
+        assert torch.equal(rows[5:], before[5:])
+        assert taken.words == ("cat", "red")
+        assert taken.fresh_words == tuple(sorted(set(vocabulary) - {"cat", "red"}))
+        assert taken.by_word == ("texts.words.words.weight",)
+        assert not taken.fresh
+        assert "1 taken by 2 words, with fresh rows for" in str(taken)

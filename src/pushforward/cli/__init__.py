@@ -54,6 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Error as error:
         print(f"pushforward: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        from pushforward.train.memory import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        print(
+            "pushforward: out of memory: take a smaller --batch-size, or smaller samples",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("pushforward: stopped", file=sys.stderr)
         return 130

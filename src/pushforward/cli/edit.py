@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from pushforward.cli.base import say
 from pushforward.cli.prompts import Prompted
-from pushforward.cli.sampling import Sampling, described
+from pushforward.cli.sampling import Sampling, described, named_sampler
 from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pushforward.core.fields import Field as ModelField
     from pushforward.recipes.experiment import Sampled
+    from pushforward.sampling.sampler import Sampler
 
 
 class Edit(Prompted, Sampling):
@@ -21,7 +23,12 @@ class Edit(Prompted, Sampling):
     inversion from one prompt to another. Strokes painted over a picture are edited as any picture is.
     """
 
-    image: Path = option(..., "Picture to change, of the model's size, or any that --size says.")
+    image: Path = option(..., "Picture to change.")
+    size: str | None = option(
+        None,
+        "Scale it to this width and height, as in 64x48, cutting what is over. Default: its own.",
+        rare=True,
+    )
     label: str | None = option(None, "Class of the result, by name or number.")
     strength: float = option(
         0.6, "Share of noise put on the picture: 0 leaves it, 1 forgets it.", ge=0, le=1
@@ -39,7 +46,8 @@ class Edit(Prompted, Sampling):
         1, "Times that the picture is edited, each from the last.", ge=1, rare=True
     )
     from_prompt: str | None = option(
-        None, "What the picture shows, in words: it is inverted to noise, and drawn by --prompt."
+        None,
+        "What the picture shows, in words: it is inverted to noise, and drawn by --prompt with DDIM.",
     )
     num: int = option(1, "Versions.", ge=1)
     out: Path | None = option(None, "Folder for the results. Default: RUN/edited.")
@@ -49,21 +57,19 @@ class Edit(Prompted, Sampling):
         return f"editing {self.image} by {self.folder}"
 
     def run(self) -> int:
-        import torch
-
         from pushforward.cli.write import Writer
         from pushforward.core.errors import InputError
         from pushforward.sampling.edit import edit, edit_by_inversion, extended
 
+        self.check()
         model = self.load()
-        image = picture(self.image, model)
+        size = self.pixels(model)
+        image = picture(self.image, model, size)
         prompts, mask = self.lines(model), None
         if len(prompts) > 1:
             raise InputError("edit takes one --prompt")
-        if self.mask is not None and self.extend is not None:
-            raise InputError("give either --mask or --extend")
         if self.mask is not None:
-            mask = inpainted(self.mask, image)
+            mask = inpainted(self.mask, image, size)
         if self.extend is not None:
             image, mask = extended(image, *self.extend)
         given: dict[str, Any] = {"prompt": prompts[0]} if prompts else {}
@@ -76,53 +82,100 @@ class Edit(Prompted, Sampling):
         sampler = self.sampler(model)
         images = image.expand(self.num, *image.shape[1:])
         if self.from_prompt is not None:
-            if mask is not None or self.sde or not prompts:
-                raise InputError("--from-prompt goes with --prompt, and not with masks or --sde")
-            given.pop("negative", None)
             found = edit_by_inversion(
                 model, images, {"prompt": self.from_prompt}, given, nfe=self.nfe, guidance=self.guidance,
-                seed=self.seed,
+                seed=self.seed, batch_size=self.batch_size,
             )  # fmt: skip
         else:
-            asked: dict[str, Any] = {} if self.solver == "auto" else {"solver": sampler.solver}
             found = edit(
-                model, images, strength=self.strength, mask=mask, repeats=self.repeats, sde=self.sde or None,
-                nfe=self.nfe, guidance=self.guidance, seed=self.seed, batch_size=self.batch_size, **asked, **given,
+                model, images, strength=self.strength, mask=mask, repeats=self.repeats,
+                solver=None if self.named() == "auto" else sampler.solver, sde=False,
+                nfe=self.nfe, guidance=self.guidance, seed=self.seed, batch_size=self.batch_size, **given,
             )  # fmt: skip
         settings = self.settings(model, sampler) | {
-            "image": self.image.name, "strength": self.strength, "prompt": prompts, "label": self.label,
-            "from_prompt": self.from_prompt, "repeats": self.repeats, "sde": self.sde,
+            "image": self.image.name, "prompt": prompts, "negative": self.negative, "label": self.label,
+            "mask": None if self.mask is None else self.mask.name, "extend": self.extend,
         }  # fmt: skip
-        assert isinstance(found, torch.Tensor)
+        if self.from_prompt is not None:
+            settings |= {"from_prompt": self.from_prompt}
+        else:
+            settings |= {"strength": self.strength, "repeats": self.repeats}
         written = writer.write(found.cpu(), None, {}, model.spec, settings)
         say(f"{self.num} versions ({described(sampler)}) in " + " and ".join(written))
         return 0
 
+    def check(self) -> None:
+        """That the options go together."""
+        from pushforward.core.errors import InputError
 
-def opened(path: Path, mode: str) -> Tensor:
-    """The bytes of a picture (1, C, H, W), transparent ones over white."""
+        def chosen(*names: str) -> list[str]:
+            fields = type(self).model_fields
+            return [
+                "--" + name.replace("_", "-")
+                for name in names
+                if getattr(self, name) != fields[name].default
+            ]
+
+        if chosen("grid", "renoise"):
+            raise InputError(f"edit takes times of its own: omit {chosen('grid', 'renoise')[0]}")
+        if self.mask is not None and self.extend is not None:
+            raise InputError("give either --mask or --extend")
+        if self.sde and self.solver != "auto":
+            raise InputError("give either --sde or --solver")
+        if self.from_prompt is None:
+            return
+        other = chosen("mask", "extend", "sde", "strength", "repeats", "solver", "negative")
+        if other or not (self.prompt or self.prompts):
+            without = f", and not with {', '.join(other)}" if other else ""
+            raise InputError(f"--from-prompt goes with --prompt{without}")
+
+    def named(self) -> str:
+        """The solver, by name."""
+        if self.from_prompt is not None:
+            return "ddim"
+        masked = self.mask is not None or self.extend is not None
+        return "dpm++2m-sde" if self.sde or (masked and self.solver == "auto") else self.solver
+
+    def sampler(self, model: Sampled, field: ModelField | None = None) -> Sampler:
+        """What draws the rest of the way from the guide; nothing is left of it at strength 0."""
+        from pushforward.core.fields import FlowMap
+        from pushforward.sampling.edit import time_of_strength
+
+        strength = 1.0 if self.from_prompt is not None else self.strength or 1.0
+        t0 = 0.0 if isinstance(model, FlowMap) else time_of_strength(strength, model.path)
+        return named_sampler(
+            field or model, self.named(), "auto", self.nfe, self.guidance, span=(t0, 1.0)
+        )
+
+
+def opened(
+    path: Path, channels: int, size: tuple[int, int] | None = None, ground: str = "white"
+) -> Tensor:
+    """The bytes of a picture (1, C, H, W), upright, cut and scaled to size (H, W), transparent ones over `ground`."""
     import numpy as np
     import torch
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     from pushforward.core.errors import InputError
+    from pushforward.data.images.decode import open_image, pixels, reason
 
     try:
-        with Image.open(path) as file:
-            if "A" in file.getbands() or "transparency" in file.info:
-                rgba = file.convert("RGBA")
-                white = Image.new("RGBA", rgba.size, "white")
-                white.alpha_composite(rgba)
-                pixels = np.asarray(white.convert(mode))
-            else:
-                pixels = np.asarray(file.convert(mode))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the picture {path}: {error}") from error
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return torch.from_numpy(pixels.copy()).movedim(2, 0)[None]
+        with open_image(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
+            values = pixels(image, None, channels)
+    except Exception as error:
+        raise InputError(f"the picture {path} {reason(error)}") from error
+    if size is not None and values.shape[1:] != size:
+        each = [Image.fromarray(value) for value in values]
+        scaled = [ImageOps.fit(one, size[::-1], Image.Resampling.LANCZOS) for one in each]
+        values = np.stack([np.asarray(one) for one in scaled])
+    return torch.from_numpy(values.copy())[None]
 
 
-def picture(path: Path, model: Sampled) -> Tensor:
+def picture(path: Path, model: Sampled, size: tuple[int, int] | None = None) -> Tensor:
     """A picture file as data of a model (1, C, H, W), of any size."""
     from pushforward.core.errors import InputError
 
@@ -133,14 +186,14 @@ def picture(path: Path, model: Sampled) -> Tensor:
             f"edit is for models of images of 1 or 3 channels, and this one draws {spec.shape}"
         )
     low, high = spec.value_range or (-1.0, 1.0)
-    return opened(path, "L" if channels == 1 else "RGB").float() / 255 * (high - low) + low
+    return opened(path, channels, size).float() / 255 * (high - low) + low
 
 
-def inpainted(path: Path, image: Tensor) -> Tensor:
-    """A mask file as bool (1, 1, H, W), true where it is white."""
+def inpainted(path: Path, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """A mask file as bool (1, 1, H, W), true where it is white; what is transparent is not."""
     from pushforward.core.errors import InputError
 
-    mask = opened(path, "L") >= 128
+    mask = opened(path, 1, size, "black") >= 128
     if mask.shape[2:] != image.shape[2:]:
         raise InputError(
             f"the mask {path} is {mask.shape[3]} x {mask.shape[2]} pixels, and the picture {image.shape[3]} x "

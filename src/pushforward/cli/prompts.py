@@ -34,6 +34,7 @@ class Prompted(Options):
         from pushforward.core.errors import InputError
 
         given = list(self.prompt)
+        more = [text for text in (self.negative, getattr(self, "from_prompt", None)) if text]
         if self.prompts is not None:
             try:
                 text = self.prompts.read_text(encoding="utf-8-sig")
@@ -42,18 +43,23 @@ class Prompted(Options):
             given += [line.strip() for line in text.splitlines() if line.strip()]
             if not given:
                 raise InputError(f"{self.prompts} holds no prompt")
-        wanted = given or self.negative is not None
+        wanted = given or more or self.negative is not None
         if wanted and "prompt" not in model.encoders:
             raise InputError(
                 "--prompt needs a model that was trained on captions, as by pushforward train text-to-image, and this "
                 "one was not"
             )
         if wanted:
-            tell([*given, *([self.negative] if self.negative else [])], model.encoders["prompt"])
+            tell([*given, *more], model.encoders["prompt"])
         return given
 
     def shape(self, model: Sampled) -> tuple[int, ...] | None:
         """The states of pictures of --size; None for those of training."""
+        size, factor = self.pixels(model), getattr(model.codec, "factor", 1)
+        return None if size is None else (model.shape[0], *(side // factor for side in size))
+
+    def pixels(self, model: Sampled) -> tuple[int, int] | None:
+        """Height and width by --size, which the model must be able to draw; None without it."""
         from pushforward.core.errors import InputError
 
         if self.size is None:
@@ -70,7 +76,7 @@ class Prompted(Options):
                 f"--size {self.size}: this model draws latents of {factor} x {factor} pixels each; give multiples of "
                 f"{factor}"
             )
-        return model.shape[0], height // factor, width // factor
+        return height, width
 
 
 def tell(lines: Sequence[str], encoder: Any) -> None:

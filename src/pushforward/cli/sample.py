@@ -155,6 +155,8 @@ class Sample(Hinted, Prompted, Sampling):
 
     def run(self) -> int:
         from pushforward.cli.write import Writer
+        from pushforward.core.errors import InputError
+        from pushforward.recipes.images import tell
         from pushforward.runtime.processes import Processes
         from pushforward.sampling.generate import generate_together
 
@@ -165,7 +167,13 @@ class Sample(Hinted, Prompted, Sampling):
         model, hints, steering = self.steered(model, self.folder, (sides[-2:] or (0, 0)))  # type: ignore[arg-type]
         field = self.guided(model)
         prompts = self.lines(model)
+        if prompts and self.condition:
+            raise InputError("give either prompts or --condition")
         num, label = self.labels(field, prompts)
+        if len(prompts) > num:
+            tell([f"{len(prompts)} prompts for {num} samples: the first {num} are drawn"])
+        if "prompt" in model.encoders and not prompts:
+            tell(["these samples are drawn without a prompt: give one by --prompt"])
         spec, sampler = self.spec(field), self.sampler(model, field)
         if lead:
             writer.require_room(num, spec)

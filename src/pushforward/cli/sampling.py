@@ -29,8 +29,12 @@ def named_sampler(
     nfe: int | None,
     guidance: float | None = None,
     renoise: float | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
 ) -> Sampler:
-    """The sampler of these names at nfe calls; "auto" is what `generate` takes by itself."""
+    """The sampler of these names at nfe calls; "auto" is what `generate` takes by itself.
+
+    span: as in `find_sampler`.
+    """
     from pushforward.sampling.sampler import find_sampler
 
     sampler = find_sampler(
@@ -40,6 +44,7 @@ def named_sampler(
         nfe,
         guidance,
         renoise,
+        span,
     )
     found, own = sampler.names
     return sampler._replace(

@@ -101,7 +101,8 @@ class Writer:
             ]
             value_range = spec.value_range or (-1.0, 1.0)
             save_images(samples, self.folder, value_range, overwrite=True, settings=notes)
-            written.append(f"{self.folder}/000000.png to {len(samples) - 1:06d}.png")
+            last = f" to {len(samples) - 1:06d}.png" if len(samples) > 1 else ""
+            written.append(f"{self.folder}/000000.png{last}")
         return written
 
 

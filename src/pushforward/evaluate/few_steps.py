@@ -15,6 +15,8 @@ DRAWN = (
     ("energy", "energy distance to the data", True),
     ("frechet", "Frechet distance to held-out data", True),
     ("agreement", "share of samples of the class asked for", False),
+    ("seen_mean", "share of prompts satisfied", False),
+    ("held_out_mean", "share of prompts of held-out combinations satisfied", False),
 )
 TEACHER = "teacher"
 

@@ -21,6 +21,7 @@ from pushforward.recipes.images import Images
 from pushforward.recipes.recipe import Recipe
 from pushforward.recipes.reflow import Rectify
 from pushforward.recipes.superresolution import SuperResolution
+from pushforward.recipes.text_to_image import TextToImage
 from pushforward.recipes.toy2d import Toy2D
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "Recipe",
     "Rectify",
     "SuperResolution",
+    "TextToImage",
     "Toy2D",
 ]

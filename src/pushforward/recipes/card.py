@@ -20,6 +20,8 @@ from pushforward.saving.folder import Description, read_description
 from pushforward.train.log import JSONLines
 
 CARD = "README.md"
+# The part that reads prompts.
+PROMPT = "encoders.prompt"
 # Pictures that commands leave in a run folder, and what they show.
 PICTURES = {
     "generated/samples.png": "Samples drawn with `pushforward sample`.",
@@ -66,7 +68,7 @@ def card(folder: Path) -> str:
         lines += ["## Figures", "", *figures, ""]
     if pictures := _pictures(folder):
         lines += ["## Pictures", "", *pictures, ""]
-    lines += ["## How to use it", "", *_use(sampling, model.kind == "NoisyClassifier")]
+    lines += ["## How to use it", "", *_use(sampling, model)]
     return "\n".join(lines) + "\n"
 
 
@@ -86,7 +88,8 @@ def records(model: Description) -> tuple[DataSpec, SamplingDefaults, Provenance]
 
 def _metadata(spec: DataSpec, model: Description) -> list[str]:
     """The header of a card on the Hub."""
-    tasks = {"image": "unconditional-image-generation"}
+    asked = PROMPT in model.parts
+    tasks = {"image": "text-to-image" if asked else "unconditional-image-generation"}
     lines = ["---", "library_name: pushforward", "tags:", "- flow-matching", f"- {spec.kind}"]
     if model.kind != "NoisyClassifier" and spec.kind in tasks:
         lines.append(f"pipeline_tag: {tasks[spec.kind]}")
@@ -112,6 +115,8 @@ def _facts(
             facts[name] = f"{entry['class']}({arguments})"
         if "prediction" in entry.get("config", {}) and "net" in entry["config"]:
             facts["predicts"] = entry["config"]["prediction"]
+    if PROMPT in model.parts:
+        facts["reads prompts by"] = _encoder(model)
     facts["samples"] = describe(spec)
     more = {
         "starts from": sampling.source,
@@ -125,6 +130,18 @@ def _facts(
     step = "?" if provenance.step is None else provenance.step
     facts["weights"] = f"EMA at step {step}, SHA-256 {model.sha256}"
     return facts
+
+
+def _encoder(model: Description) -> str:
+    """What reads prompts, in words."""
+    found = {k: v for k, v in model.parts.items() if k == PROMPT or k.startswith(f"{PROMPT}.")}
+    names = [
+        f"{entry['class']} ({len(words)} words)"
+        if (words := entry["config"].get("vocabulary"))
+        else entry["class"]
+        for entry in found.values()
+    ]
+    return ", ".join(names)
 
 
 def _classes(spec: DataSpec) -> list[str]:
@@ -187,20 +204,22 @@ def _pictures(folder: Path) -> list[str]:
     return lines[:-1]
 
 
-def _use(sampling: SamplingDefaults, classifier: bool) -> list[str]:
+def _use(sampling: SamplingDefaults, model: Description) -> list[str]:
     """In the folder of this file, so that it holds wherever that is moved to."""
-    if classifier:
+    if model.kind == "NoisyClassifier":
         return ["`pushforward evaluate .` in this folder."]
+    asked = PROMPT in model.parts
+    what = 'prompt=["..."] * 8' if asked else "64"
     code = [
         "```python",
         "import pushforward as pf",
         "",
         'model = pf.load(".")  # this folder',
-        "samples = pf.generate(model, 64, seed=0)",
+        f"samples = pf.generate(model, {what}, seed=0)",
         "```",
         "",
     ]
     return [
         *([] if sampling.source else code),
-        "`pushforward sample .` in this folder draws more.",
+        f"`pushforward sample .{' --prompt ...' if asked else ''}` in this folder draws more.",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pushforward.data import Dataset
     from pushforward.data.images.lazy import Crop
     from pushforward.recipes.experiment import Experiment
+
+Sized = TypeVar("Sized", bound=Recipe)
 
 
 class Augmentation(Group):
@@ -85,22 +87,7 @@ class Images(ImageRecipe):
 
     def settled(self) -> Self:
         """With a size, where one must be chosen; which one is printed."""
-        from pushforward.core.errors import InputError
-
-        pictures = self.pictures
-        if pictures.crop and pictures.lazy == "no":
-            raise InputError(
-                "--crop cuts anew from the files at each step, which --lazy no rules out"
-            )
-        if pictures.size is not None or self.place.resume:
-            return self
-        from pushforward.data import find_size
-        from pushforward.runtime.processes import Processes
-
-        crop: Crop = "random" if pictures.crop else "centre"
-        size, notes = Processes.current().first(lambda: find_size(self.data, crop))
-        tell(notes)
-        return self.changed(size=size)
+        return sized(self, self.data, self.pictures)
 
     def build(self) -> Experiment:
         from pushforward.recipes.assemble import assemble
@@ -110,6 +97,23 @@ class Images(ImageRecipe):
         return assemble(
             self, self.objective, self.network, altered(train, self.augment), held_out, train.spec
         )
+
+
+def sized(recipe: Sized, data: Path, pictures: FilePictures) -> Sized:
+    """A recipe on files of images with a size, where one must be chosen; which one is printed."""
+    from pushforward.core.errors import InputError
+
+    if pictures.crop and pictures.lazy == "no":
+        raise InputError("--crop cuts anew from the files at each step, which --lazy no rules out")
+    if pictures.size is not None or recipe.place.resume:
+        return recipe
+    from pushforward.data import find_size
+    from pushforward.runtime.processes import Processes
+
+    crop: Crop = "random" if pictures.crop else "centre"
+    size, notes = Processes.current().first(lambda: find_size(data, crop))
+    tell(notes)
+    return recipe.changed(size=size)
 
 
 def divided(whole: Dataset, share: float) -> tuple[Dataset, Dataset | None]:

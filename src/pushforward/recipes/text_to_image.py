@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from pushforward.recipes.choices import Times
 from pushforward.recipes.families import ConditionalMatching, ConditionalObjective
-from pushforward.recipes.images import FilePictures, ImageRecipe, divided, read_images, tell
+from pushforward.recipes.images import (
+    FilePictures,
+    ImageRecipe,
+    altered,
+    divided,
+    read_images,
+    sized,
+    tell,
+)
 from pushforward.recipes.networks import (
     NETWORK,
     DiTSize,
@@ -158,6 +166,12 @@ class TextToImage(ImageRecipe):
         )
     )
 
+    def settled(self) -> Self:
+        """With a size, where one must be chosen for a folder; which one is printed."""
+        if self.data in ("scenes", "emoji"):
+            return self
+        return sized(self, Path(self.data), self.pictures)
+
     def read(self) -> tuple[Dataset, Dataset | None]:
         """The data to train on, and those kept apart."""
         from pushforward.core.errors import DataError
@@ -188,6 +202,7 @@ class TextToImage(ImageRecipe):
         return divided(whole, self.held_out)
 
     def build(self) -> Experiment:
+        from pushforward.core.errors import InputError
         from pushforward.data.encoded import encode_texts
         from pushforward.nets.prompted import Prompted
         from pushforward.recipes.assemble import assemble
@@ -197,6 +212,11 @@ class TextToImage(ImageRecipe):
 
         train, held_out = self.read()
         assert train.captions is not None
+        if self.augment.flip and self.data == "scenes":
+            raise InputError(
+                "--flip mirrors pictures, and captions say what is left and right: omit it"
+            )
+        train = altered(train, self.augment)
         encoder = self.encoder.encoder(train.captions)
         texts = seeded(lambda: self.encoder.parts(encoder), self.seed)
         given = encode_texts(train, {"caption": encoder})

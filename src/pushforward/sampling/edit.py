@@ -14,24 +14,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from pushforward.core import conditions
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field, FlowMap, find_inside
 from pushforward.core.noise import START, Noise
 from pushforward.core.paths import Path
 from pushforward.core.shapes import expand
-from pushforward.sampling.generate import generate, home
+from pushforward.sampling.generate import ARGUMENTS, check_count, generate, home
+from pushforward.sampling.given import conditions_of, negatives_of
 from pushforward.sampling.invert import invert
 from pushforward.solvers import DDIM, Multistep, Solver
+
+# What `generate` takes and `edit` chooses.
+OWN = ("num", "source", "from_time", "to_time", "shape", "decode", "edit", "grid")
 
 
 def time_of_strength(strength: float, path: Path) -> float:
     """The time at which the noise's share sigma/(alpha + sigma) is `strength`, in [0, 1]."""
+    try:
+        strength = float(strength)
+    except (TypeError, ValueError):
+        strength = math.nan
     if not 0 <= strength <= 1:
         raise InputError(f"strength is {strength}; it is a share of noise, from 0 to 1")
     if strength in (0, 1):
@@ -65,7 +75,7 @@ def edit(
     repeats:  so many times over, each from the result of the last one.
     sde:      by an SDE instead of the ODE: `solver` is then DPM-Solver++ 2M with noise. By default with a mask only.
     seed, start: sample i is a function of (seed, start + i).
-    options:  those of `generate`, such as prompt=, label=, guidance=, nfe=.
+    options:  those of `generate`, such as prompt=, label=, guidance=, nfe=; a list has an entry for each image.
 
     Of a model of latents, images are encoded, masked where any of their pixels is, and decoded.
     """
@@ -74,45 +84,48 @@ def edit(
             "a flow map starts from noise, and from no time between: edit with its teacher"
         )
     model.path.require_gaussian("noise")
-    if repeats < 1:
-        raise InputError(f"repeats is {repeats}; it must be at least 1")
+    if not isinstance(repeats, int) or repeats < 1:
+        raise InputError(f"repeats is {repeats}; it must be a whole number, at least 1")
     check(model, images)
+    check_count(len(images), batch_size, start)
+    own = next((name for name in OWN if name in options), None)
+    if own is not None:
+        raise InputError(f"edit chooses {own} itself: omit it")
     if mask is not None:
         mask = check_inpainted(mask, images)
     t0 = time_of_strength(strength, model.path)
-    if t0 == 1:
-        return images.clone()
+    asked = {name: options.pop(name) for name in tuple(options) if name not in ARGUMENTS}
+    known = (*signature(edit).parameters, *ARGUMENTS)
+    given = conditions_of(model, len(images), options.pop("label", None), asked, known)
+    negative = options.pop("negative", None)
+    if negative is not None:
+        negative = negatives_of(model, len(images), negative, known)
     if sde and solver is not None:
         raise InputError("give either sde or a solver")
     if solver is None and (mask is not None if sde is None else sde):
         solver = Multistep(eta=1)
+    images = images.to(*home(model, images))
+    if t0 == 1:
+        return images.clone()
     out = []
     for first in range(0, len(images), batch_size):
-        rows = slice(first, first + batch_size)
+        rows = slice(first, min(first + batch_size, len(images)))
         part = None if mask is None else mask[rows]
-        given = {
-            name: value[rows] if _each(value, len(images)) else value
-            for name, value in options.items()
-        }
+        here = options | conditions.take(given, rows)
+        if negative is not None:
+            one = conditions.size(negative) == 1
+            here["negative"] = negative if one else conditions.take(negative, rows)
         out.append(
-            _edited(model, images[rows], t0, part, repeats, solver, seed, start + first, given)
+            _edited(model, images[rows], t0, part, repeats, solver, seed, start + first, here)
         )
     return torch.cat(out)
-
-
-def _each(value: Any, count: int) -> bool:
-    """Whether a condition has an entry for each of the images."""
-    if isinstance(value, Tensor):
-        return value.ndim > 0 and len(value) == count
-    return isinstance(value, list | tuple) and len(value) == count
 
 
 def _edited(
     model: Any, images: Tensor, t0: float, mask: Tensor | None, repeats: int, solver: Solver | None, seed: int,
     start: int, options: dict[str, Any],
 ) -> Tensor:  # fmt: skip
-    codec, (device, dtype) = find_inside(model, "codec"), home(model, images)
-    images = images.to(device, dtype)
+    codec, device, dtype = find_inside(model, "codec"), images.device, images.dtype
     guide = images if codec is None else codec.encode(images)
     coarse = mask
     if mask is not None:
@@ -148,6 +161,8 @@ def _edited(
 
 def check(model: Any, images: Tensor) -> None:
     """That these are data of the model, or of another size of the same channels."""
+    if not isinstance(images, Tensor):
+        raise InputError(f"data to edit are a tensor (N, ...), not a {type(images).__name__}")
     shape = tuple(find_inside(model, "shape", ()))
     codec = find_inside(model, "codec")
     channels = (
@@ -170,7 +185,7 @@ def check_inpainted(mask: Tensor, images: Tensor) -> Tensor:
     fits = mask.ndim == images.ndim and all(
         m in (1, n) for m, n in zip(mask.shape, images.shape, strict=True)
     )
-    if mask.dtype != torch.bool or not fits:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or not fits:
         raise InputError(
             f"a mask is bool, of the axes of the images {tuple(images.shape)}, each as long or 1; got {mask.dtype} "
             f"{tuple(mask.shape)}"
@@ -184,8 +199,11 @@ def extended(
     images: Tensor, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) with a margin of their nearest pixels, and the mask (1, 1, ...) of it: for outpainting."""
-    if min(left, top, right, bottom) < 0 or not any((left, top, right, bottom)):
+    margins = (left, top, right, bottom)
+    if not all(isinstance(m, int) and m >= 0 for m in margins) or not any(margins):
         raise InputError("a margin is a number of pixels on one side or several")
+    if images.ndim != 4:
+        raise InputError(f"images are (N, C, H, W), got {tuple(images.shape)}")
     wide = pad(images, (left, right, top, bottom), mode="replicate")
     mask = torch.ones(1, 1, *wide.shape[2:], dtype=torch.bool, device=images.device)
     mask[..., top : top + images.shape[2], left : left + images.shape[3]] = False
@@ -213,8 +231,11 @@ def edit_by_inversion(
     Song, Meng, Ermon 2021 (arXiv 2010.02502); Hertz et al. 2022 (arXiv 2208.01626), sec. 4.
     """
     check(model, images)
-    codec, (device, dtype) = find_inside(model, "codec"), home(model, images)
-    images = images.to(device, dtype)
+    for side in (source, target):
+        if not isinstance(side, Mapping):
+            raise InputError(f'conditions are a mapping, as in {{"prompt": "..."}}, not {side!r}')
+    codec = find_inside(model, "codec")
+    images = images.to(*home(model, images))
     states = images if codec is None else codec.encode(images)
     solver = DDIM()
     x0 = invert(model, states, solver=solver, nfe=nfe, exact=exact, **source, **options)

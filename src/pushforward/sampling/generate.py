@@ -261,8 +261,12 @@ def _require_guided(
     require_nulls(field)
     nulls = nulls_of(field)
     if not any(name in given for name in nulls):
+        # What encoders give is asked for by the encoders' names.
+        encoders = find_inside(field, "encoders", {}).items()
+        reader = {name: asked for asked, encoder in encoders for name in encoder.nulls}
+        names = dict.fromkeys(reader.get(name, name) for name in nulls)
         raise InputError(
-            f"guidance moves samples towards a condition: give one ({', '.join(f'{name}=' for name in nulls)})"
+            f"guidance moves samples towards a condition: give one ({', '.join(f'{name}=' for name in names)})"
         )
 
 

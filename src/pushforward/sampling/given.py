@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from difflib import get_close_matches
 from typing import Any
 
@@ -44,6 +44,11 @@ def conditions_of(
         if name in given:
             values = given.pop(name)
             lines = [values] * num if isinstance(values, str) else _listed(name, values)
+            twice = [condition for condition in encoder.nulls if condition in given]
+            if twice:
+                raise InputError(
+                    f"{name} gives the condition {twice[0]!r} already: omit one of them"
+                )
             if len(lines) != num:
                 raise InputError(f"{name} has {len(lines)} entries for {num} samples")
             given |= encoder(lines)
@@ -84,6 +89,8 @@ def _no_encoder(
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         return unknown(name, arguments)
+    if name in ELSEWHERE:
+        return unknown(name, arguments)
     near = get_close_matches(name, encoders, 1)
     hint = f"; did you mean {near[0]}?" if near else "."
     reads = f"only for {', '.join(encoders)}" if encoders else "for no text at all"
@@ -92,7 +99,7 @@ def _no_encoder(
 
 def _listed(name: str, values: Any) -> list[Any]:
     """What an encoder is given, one entry for each sample."""
-    if isinstance(values, Mapping) or not hasattr(values, "__len__"):
+    if isinstance(values, Mapping | Set | bytes) or not hasattr(values, "__len__"):
         raise InputError(
             f"{name} is one text for all samples, or a list of one for each, not a {type(values).__name__}"
         )
@@ -118,6 +125,9 @@ def negatives_of(
     model: Any, num: int, negative: Mapping[str, Any], arguments: Sequence[str]
 ) -> dict[str, Any]:
     """Negative conditions in the same form: of one row for all samples, or of one for each."""
+    if not isinstance(negative, Mapping):
+        names = ", ".join(find_inside(model, "encoders", {})) or "label"
+        raise InputError(f"negative maps names of conditions to values, as in {{{names!r}: ...}}")
     rest = dict(negative)
     label = rest.pop("label", None)
     rows = {

@@ -73,6 +73,8 @@ def find_sampler(
             f"this flow map takes the {steps} steps that it was distilled to, at times of its own: nfe is {steps}, and "
             f"there is no other grid"
         )
+    if grid is not None and span != (0.0, 1.0):
+        require_span(grid, span)
     calls = default_nfe(model) if nfe is None else nfe
     if renoise is not None:
         if not isinstance(model, FlowMap):
@@ -115,6 +117,19 @@ def find_sampler(
     if isinstance(solver, Backward):
         return Sampler(solver, solver.grid(n, model.path), calls, (name, None))
     return Sampler(solver, times.straight(n, model.path), calls, (name, "straight"))
+
+
+def require_span(grid: Tensor | Grid, span: tuple[float, float]) -> None:
+    """That times lead along this part of the way."""
+    found = "a rule for the whole way"
+    if isinstance(grid, Tensor):
+        ends = torch.stack((grid[..., 0], grid[..., -1]), -1).double().cpu()
+        if torch.allclose(ends, torch.tensor(span, dtype=torch.float64), rtol=0, atol=1e-6):
+            return
+        found = f"from {float(ends.min()):g} to {float(ends.max()):g}"
+    raise InputError(
+        f"samples go from time {span[0]:g} to {span[1]:g}, and the grid is {found}: give times between these"
+    )
 
 
 def default_sampler(model: Field | FlowMap, nfe: int, guidance: float | None = None) -> Solver:

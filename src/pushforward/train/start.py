@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.core.errors import InputError
+from pushforward.core.fields import find_inside
 from pushforward.core.spec import DataSpec
 from pushforward.models.base import ModelBase
+from pushforward.models.text import PAD, UNKNOWN
 from pushforward.saving.folder import References, load
 from pushforward.saving.parts import class_of, config_of, has_config, rebuild
 from pushforward.saving.tensors import digest
@@ -21,31 +23,33 @@ from pushforward.saving.tensors import digest
 class Taken:
     """What a model took of the weights of another, by the names of tensors.
 
-    taken:   copied whole. by_class: copied row by row, of the classes of the same name. fresh: left as they were
-             initialised, since the other model has none of this name and shape. unused: of the other model.
+    taken:   copied whole. by_class, by_word: copied row by row, of the classes and words of the same name. fresh: left
+             as they were initialised, since the other model has none of this name and shape. unused: of the other.
     classes: names of the classes whose rows were copied. fresh_classes: of those whose rows are fresh.
+    words, fresh_words: alike, of the words that an encoder has numbers for.
     notes:   what the networks mean differently.
     """
 
     taken: tuple[str, ...]
     by_class: tuple[str, ...]
+    by_word: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
     classes: tuple[str, ...] = ()
     fresh_classes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    fresh_words: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         words = [f"{len(self.taken)} tensors taken"]
-        if self.by_class:
-            words.append(
-                f"{len(self.by_class)} taken by the names of {len(self.classes)} classes"
-                + (
-                    f", with fresh rows for {_some(self.fresh_classes)}"
-                    if self.fresh_classes
-                    else ""
-                )
-            )
+        for tensors, what, rows, fresh in (
+            (self.by_class, "the names of {} classes", self.classes, self.fresh_classes),
+            (self.by_word, "{} words", self.words, self.fresh_words),
+        ):
+            if tensors:
+                new = f", with fresh rows for {_some(fresh)}" if fresh else ""
+                words.append(f"{len(tensors)} taken by {what.format(len(rows))}{new}")
         if self.fresh:
             words.append(f"{len(self.fresh)} fresh ({_some(self.fresh)})")
         if self.unused:
@@ -64,7 +68,8 @@ def start_from(
     """Give a model the weights of another, or of the run in a folder, where name and shape are the same.
 
     Tensors with a row for each class are taken row by row: that of a class by its name, or by its number where one of
-    the models has no names; rows of new classes stay fresh. A model of one network takes them from one of another kind
+    the models has no names; rows of new classes stay fresh. So are tensors with a row for each word of an encoder's
+    vocabulary, by the words. A model of one network takes them from one of another kind
     that has one network too, as a flow map does from the model that it is distilled from. `provenance.started_from` is
     then the SHA-256 of the source.
 
@@ -77,7 +82,8 @@ def start_from(
     mine, theirs = dict(_tensors(model, alone)), dict(_tensors(source, alone))
     rows = _same_classes(model.spec, source.spec)
     mine_by_class, theirs_by_class = _class_tensors(model, alone), _class_tensors(source, alone)
-    taken, by_class, fresh = [], [], []
+    my_words, their_words = _word_tensors(model, alone), _word_tensors(source, alone)
+    taken, by_class, by_word, fresh = [], [], [], []
     for name, tensor in mine.items():
         other = theirs.get(name)
         if other is None or other.shape[1:] != tensor.shape[1:] or other.ndim != tensor.ndim:
@@ -89,12 +95,16 @@ def start_from(
             if extra:  # what stands for no class
                 tensor[-extra:] = other[-extra:].to(tensor)
             by_class.append(name)
+        elif name in my_words and name in their_words:
+            same = {w: row for w, row in my_words[name].items() if w in their_words[name]}
+            tensor[list(same.values())] = other[[their_words[name][w] for w in same]].to(tensor)
+            by_word.append(name)
         elif other.shape == tensor.shape:
             tensor.copy_(other)
             taken.append(name)
         else:
             fresh.append(name)
-    if not taken and not by_class:
+    if not (taken or by_class or by_word):
         raise InputError(
             f"no tensor of the {type(source).__name__} has the name and the shape of one of the new model: it begins "
             f"with {_some(list(theirs))}, and the new one with {_some(list(mine))}"
@@ -102,15 +112,20 @@ def start_from(
     sha256 = source.provenance.sha256 or digest(source.state_dict())
     model.provenance = replace(model.provenance, started_from=sha256)
     used = bool(by_class)
+    own = {word for name in by_word for word in my_words[name] if isinstance(word, str)}
+    there = {word for name in by_word for word in their_words[name] if isinstance(word, str)}
     return Taken(
         tuple(taken),
         tuple(by_class),
+        tuple(by_word),
         tuple(fresh),
-        tuple(name for name in theirs if name not in {*taken, *by_class}),
+        tuple(name for name in theirs if name not in {*taken, *by_class, *by_word}),
         tuple(model.spec.name(row) for row in rows) if used else (),
         tuple(model.spec.name(row) for row in range(model.classes or 0) if row not in rows)
         if used
         else (),
+        tuple(sorted(own & there)),
+        tuple(sorted(own - there)),
         tuple(_notes(model, source)),
     )
 
@@ -127,18 +142,44 @@ def _class_tensors(model: ModelBase, alone: bool) -> set[str]:
     return {
         name if alone else f"{place}.{name}"
         for place, net in model.networks().items()
-        for name in _grows(net)
+        for name in _grows(net, "classes")
     }
 
 
-def _grows(net: nn.Module) -> Iterator[str]:
+def _word_tensors(model: ModelBase, alone: bool) -> dict[str, dict[str | int, int]]:
+    """The names of tensors with a row for each word of an encoder, and the row of each word.
+
+    Rows before those of words, for padding and unknown words, go by their numbers.
+    """
+    found: dict[str, dict[str | int, int]] = {}
+    for encoder in find_inside(model, "encoders", {}).values():
+        for one in getattr(encoder, "encoders", (encoder,)):
+            words = getattr(one, "vocabulary", None)
+            if words is None:
+                continue
+            for place, net in model.networks().items():
+                for inside, module in net.named_modules():
+                    if inside.rpartition(".")[2] != one.name:
+                        continue
+                    for name in _grows(module, "vocabulary"):
+                        whole = f"{inside}.{name}" if alone else f"{place}.{inside}.{name}"
+                        found[whole] = _rows(words)
+    return found
+
+
+def _rows(words: Sequence[str]) -> dict[str | int, int]:
+    return {PAD: PAD, UNKNOWN: UNKNOWN} | {word: row for row, word in enumerate(words, 2)}
+
+
+def _grows(net: nn.Module, argument: str) -> Iterator[str]:
+    """The names of tensors that have one more row where an argument of the network is one more."""
     config = config_of(net) if has_config(net) else {}
-    classes = config.get("classes")
-    if type(classes) is not int:
+    number = config.get(argument)
+    if type(number) is not int:
         return
     try:
         with torch.device("meta"):
-            larger = rebuild(class_of(net), {**config, "classes": classes + 1}).state_dict()
+            larger = rebuild(class_of(net), {**config, argument: number + 1}).state_dict()
     except Exception:  # a network of somebody's own that cannot be built without values
         return
     for name, tensor in net.state_dict().items():
