@@ -17,11 +17,11 @@ from pushforward.core.conditions import Condition, Null, Tokens
 from pushforward.core.errors import CheckpointError, InputError
 from pushforward.models.pretrained_files import MINILM, PACKAGES, digest_folder, find_folder
 from pushforward.models.text import NoText, check_texts
-from pushforward.models.transformer import Transformer, load
+from pushforward.models.transformer import LoadedTransformer, load
 
 ROWS = 64  # texts that are encoded together
 
-_LOADED: dict[tuple[str, str, str], Transformer] = {}
+_LOADED: dict[tuple[str, str, str], LoadedTransformer] = {}
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class PretrainedText:
         return {self.name: NoText()}
 
     @property
-    def transformer(self) -> Transformer:
+    def transformer(self) -> LoadedTransformer:
         """The network and its tokenizer, loaded once for all encoders of this folder."""
         key = (str(self.path), self._found, self.device)
         if key not in _LOADED:

@@ -23,7 +23,7 @@ Pool = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Transformer:
+class LoadedTransformer:
     """A frozen encoder.
 
     net:    ids and mask -> hidden states. tokenizer: of the library tokenizers, without truncation and padding.
@@ -137,7 +137,7 @@ class AtEnd:
         return found if self.projection is None else self.projection(found)
 
 
-def load(folder: Path, device: torch.device) -> Transformer:
+def load(folder: Path, device: torch.device) -> LoadedTransformer:
     """The encoder in a folder, in float32. Nothing in the folder is executed."""
     try:
         import transformers
@@ -186,7 +186,7 @@ def _class(transformers: Any, config: Any) -> Any:
 
 def _described(
     net: Any, config: Any, tokenizer: Any, folder: Path, device: torch.device
-) -> Transformer:
+) -> LoadedTransformer:
     inner = getattr(config, "text_config", None) or config
     clip = hasattr(net, "text_model") or type(net).__name__.startswith("CLIPText")
     trunk = getattr(net, "text_model", net)
@@ -203,7 +203,7 @@ def _described(
     limits = [_positions(trunk, inner), *_limits(folder)]
     length = min((n for n in limits if n is not None), default=DEFAULT_LENGTH)
     pad = 0 if pad is None or not 0 <= pad < inner.vocab_size else int(pad)
-    return Transformer(trunk, tokenizer, length, width, pad, pool, pooled, device)
+    return LoadedTransformer(trunk, tokenizer, length, width, pad, pool, pooled, device)
 
 
 def _end(tokenizer: Any, folder: Path) -> int:

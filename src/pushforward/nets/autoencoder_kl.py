@@ -67,7 +67,7 @@ class AutoencoderKL(Autoencoder):
         self.factor = 2 ** (len(widths) - 1)
         self.scaling_factor, self.shift_factor = scaling_factor, shift_factor
         self.checkpointing = False
-        self.encoder = Encoder(channels, 2 * latent, widths, blocks, groups, attention)
+        self.encoder = KLEncoder(channels, 2 * latent, widths, blocks, groups, attention)
         self.decoder = Decoder(latent, outside, widths, blocks + 1, groups, attention)
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if quant else nn.Identity()
         self.post_quant_conv = nn.Conv2d(latent, latent, 1) if post_quant else nn.Identity()
@@ -105,7 +105,7 @@ class AutoencoderKL(Autoencoder):
         return out
 
 
-class Residual(nn.Module):
+class KLResidual(nn.Module):
     """`x + conv(silu(norm(conv(silu(norm(x))))))`; x by a 1 x 1 convolution where channels change."""
 
     def __init__(self, inside: int, outside: int, groups: int) -> None:
@@ -143,7 +143,7 @@ class Middle(nn.Module):
 
     def __init__(self, width: int, groups: int, attention: bool) -> None:
         super().__init__()
-        self.resnets = nn.Sequential(*(Residual(width, width, groups) for _ in range(2)))
+        self.resnets = nn.Sequential(*(KLResidual(width, width, groups) for _ in range(2)))
         self.attentions = nn.Sequential(*([PlaceAttention(width, groups)] if attention else []))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,14 +176,14 @@ class Doubled(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks, then a layer to the next level if there is one, under the name that it has in diffusers."""
+    """KLResidual blocks, then a layer to the next level if there is one, under the name that it has in diffusers."""
 
     def __init__(
         self, inside: int, outside: int, blocks: int, groups: int, name: str, then: nn.Module | None
     ) -> None:
         super().__init__()
         self.resnets = nn.Sequential(
-            *(Residual(outside if k else inside, outside, groups) for k in range(blocks))
+            *(KLResidual(outside if k else inside, outside, groups) for k in range(blocks))
         )
         self.name = name
         setattr(self, name, nn.Sequential(*([] if then is None else [then])))
@@ -199,7 +199,7 @@ class Level(nn.Module):
         return out
 
 
-class Encoder(nn.Module):
+class KLEncoder(nn.Module):
     """(B, inside, H, W) -> (B, outside, H / f, W / f)."""
 
     def __init__(

@@ -67,12 +67,12 @@ class AutoencoderTiny(Autoencoder):
                 if k
                 else nn.Conv2d(channels, width, 3, padding=1)
             )
-            down += [Residual(width) for _ in range(blocks)]
+            down += [TinyResidual(width) for _ in range(blocks)]
         down.append(nn.Conv2d(width, latent, 3, padding=1))
 
         up: list[nn.Module] = [nn.Conv2d(latent, wide, 3, padding=1), nn.ReLU()]
         for k, blocks in enumerate(decoder_blocks):
-            up += [Residual(wide) for _ in range(blocks)]
+            up += [TinyResidual(wide) for _ in range(blocks)]
             if k < len(decoder_blocks) - 1:
                 up += [nn.Upsample(scale_factor=2), nn.Conv2d(wide, wide, 3, padding=1, bias=False)]
         up.append(nn.Conv2d(wide, outside, 3, padding=1))
@@ -106,7 +106,7 @@ class Layers(nn.Module):
         self.layers = nn.ModuleList(layers)
 
 
-class Residual(nn.Module):
+class TinyResidual(nn.Module):
     """`relu(x + conv(relu(conv(relu(conv(x))))))`."""
 
     def __init__(self, width: int) -> None:
