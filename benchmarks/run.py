@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cells import cells
+from benchmarks.control_convergence import control_convergence
 from benchmarks.couplings import couplings, couplings_images
 from benchmarks.decoding import decoding
 from benchmarks.derivatives import derivatives
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
     function.__name__: function
     for function in (
         cells,
+        control_convergence,
         couplings,
         couplings_images,
         decoding,
