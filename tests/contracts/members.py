@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import pushforward as pf
 from pushforward.evaluate import kinds
+from pushforward.models.text import Together, Words
 from pushforward.nets import MLP, DiT, MMDiT, UNet, UViT
 from pushforward.objectives import (
     ConsistencyDistillation,
@@ -192,6 +193,12 @@ FLOW_MAP_OBJECTIVES = [
     pytest.param(
         lambda m, u, x, **k: Shortcut(m, x, finest=8, share=0.0, **k), True, id="Shortcut-taught"
     ),
+]
+
+# Encoders of texts: a builder.
+ENCODERS: list[Any] = [
+    pytest.param(lambda: Words(("red", "circle", "a", "."), length=6), id="Words"),
+    pytest.param(lambda: Together((Words(("a",)), Words(("b",), name="other"))), id="Together"),
 ]
 
 # Networks: (builder, shape of one sample, number of classes or None).

@@ -14,7 +14,7 @@ import pytest
 from docpages import ROOT, Block, blocks
 
 # What each section adds, by the name that its tests carry.
-NEWCOMERS = ("Late", "RK3", "Denoising", "ranks", "Affine", "Angles")
+NEWCOMERS = ("Late", "RK3", "Denoising", "ranks", "Affine", "Letters", "Angles")
 PLACE = re.compile(r"@ (\S+), in (\w+)")
 
 

@@ -176,7 +176,7 @@ class Doubled(nn.Module):
 
 
 class Level(nn.Module):
-    """KLResidual blocks, then a layer to the next level if there is one, under the name that it has in diffusers."""
+    """Residual blocks, then a layer to the next level if there is one, under the name that it has in diffusers."""
 
     def __init__(
         self, inside: int, outside: int, blocks: int, groups: int, name: str, then: nn.Module | None
