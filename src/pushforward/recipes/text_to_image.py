@@ -219,6 +219,7 @@ class TextToImage(ImageRecipe):
                 "--flip mirrors pictures, and captions say what is left and right: omit it"
             )
         train = altered(train, self.augment)
+        assert train.captions is not None
         encoder = self.encoder.encoder(train.captions)
         texts = seeded(lambda: self.encoder.parts(encoder), self.seed)
         given = encode_texts(train, {"caption": encoder})

@@ -27,7 +27,8 @@ from pushforward.core.fields import Field, FlowMap, find_inside
 from pushforward.core.noise import START, Noise
 from pushforward.core.paths import Path
 from pushforward.core.shapes import expand
-from pushforward.sampling.generate import ARGUMENTS, check_count, generate, home
+from pushforward.sampling.checks import check_count
+from pushforward.sampling.generate import ARGUMENTS, generate, home
 from pushforward.sampling.given import conditions_of, negatives_of
 from pushforward.sampling.invert import invert
 from pushforward.solvers import DDIM, Multistep, Solver
