@@ -65,3 +65,7 @@ def test_each_thing_counts():
     assert not shows((*things, things[1]), scene)
     assert not shows((things[0], things[0]), scene)
     assert shows((), Scene(()))
+    # One object is not two that are near to one another.
+    pair = Scene((things[0], replace(things[0], x=0.36)))
+    assert shows(pair.objects, pair)
+    assert not shows((replace(things[0], x=0.33), replace(things[0], x=0.9)), pair)
