@@ -107,10 +107,10 @@ ERRORS = {
     "guidance needs a model with classes or other conditions that may be dropped, and this one has none",
     "tune empty --nfe 6": "empty holds no model: model.json is missing. A run writes it with its first checkpoint",
     "sample plane --nfe 4 --out file": "cannot write into file: file is no folder",
-    "sample nowhere": "nowhere holds no model: model.json is missing. A run writes it with its first checkpoint",
-    "sample file": "file holds no model: model.json is missing. A run writes it with its first checkpoint",
+    "sample nowhere": "there is no folder nowhere",
+    "sample file": "file is a file, and a model is a folder: that of a run, or what pf.save wrote",
     "evaluate empty": "empty holds no model: model.json is missing. A run writes it with its first checkpoint",
-    "info nowhere": "nowhere holds no model: model.json is missing. A run writes it with its first checkpoint",
+    "info nowhere": "there is no folder nowhere",
     "info broken": "cannot read broken/model.json: "
     "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
     "train toy2d --out plane": "plane already holds a run: continue it with --resume, replace it with --overwrite, or "
@@ -175,7 +175,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(call, line: str) -> Non
 
 # Command lines that cannot be understood: exit code 2, one line as well.
 MISUSE = {
-    "": "which command? One of train, sample, evaluate, likelihood, *",
+    "": "which command? One of train, sample, edit, evaluate, likelihood, *",
     "fly": "there is no command 'fly'; it is one of train, *",
     "smaple": "there is no command 'smaple'; did you mean sample? It is one of train, *",
     "train": "which recipe? One of toy2d, *",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 import pushforward as pf
 from pushforward.models.text import Words
 from pushforward.nets import DiT, Prompted, WordTransformer
+from pushforward.sampling import generate as generating
 
 PROMPTS = ["a red circle", "blue", "a blue square left of a red circle"]
 
@@ -42,6 +44,22 @@ def test_there_are_as_many_samples_as_prompts_each_by_its_own(model) -> None:
     assert torch.allclose(draw(model, num=3, prompt="blue")[1], found[1], atol=1e-5)
     assert draw(model, prompt="blue").shape == (1, 1, 6, 6)
     assert (draw(model, num=3, prompt="blue") - found).abs().amax((1, 2, 3))[[0, 2]].min() > 1e-3
+
+
+@pytest.mark.parametrize("negative", ["red", ["red", "blue", "of", "left", "a"]])
+def test_processes_share_prompts_and_negative_ones(model, monkeypatch, negative) -> None:
+    options = {
+        "prompt": [*PROMPTS, *PROMPTS[:2]],
+        "negative": {"prompt": negative},
+        "guidance": 2.0,
+        "nfe": 4,
+    }
+    whole = pf.generate(model, 5, **options)
+    for rank in (0, 1):
+        two = SimpleNamespace(count=2, rank=rank, gather=lambda rows: rows)
+        monkeypatch.setattr(generating.Processes, "current", lambda two=two: two)
+        own = generating.generate_together(model, 5, **options)
+        assert torch.allclose(own[: 3 - rank], whole[3 * rank : 3 * rank + 3], atol=1e-5)
 
 
 def test_an_empty_prompt_is_none(model) -> None:

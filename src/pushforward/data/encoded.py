@@ -47,7 +47,7 @@ def encode_texts(
     found = dict(data.encodings)
     notes: list[str] = []
     for name, given in encoders.items():
-        lines = _lines(data, name)
+        lines = texts_of(data, name)
         place: dict[str, int] = {}
         rows = torch.tensor([place.setdefault(line, len(place)) for line in lines])
         for encoder in getattr(given, "encoders", (given,)):
@@ -63,7 +63,8 @@ def encode_texts(
     return replace(data, encodings=found, notes=(*data.notes, *notes))
 
 
-def _lines(data: Dataset, name: str) -> tuple[str, ...]:
+def texts_of(data: Dataset, name: str) -> tuple[str, ...]:
+    """The texts of this name, one for each sample. Raises DataError for texts that are missing or empty."""
     lines = data.texts.get(name)
     if lines is None:
         have = f"; they have {', '.join(data.texts)}" if data.texts else ""

@@ -161,7 +161,8 @@ class UViT(Network):
             for block in cast(nn.ModuleList, blocks):
                 h = call(block, h, condition)
         out: Tensor = self.conv_out(silu(self.norm_out(h)))
-        return out[..., :height, :width]
+        # A slice of the whole would be a view all the same.
+        return out if out.shape[2:] == (height, width) else out[..., :height, :width]
 
     def halve(self) -> None:
         """See `Staged`."""

@@ -11,8 +11,8 @@ from pushforward.core.conditions import Fill, Null, Unknown
 from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
 from pushforward.data.dataset import Dataset
 from pushforward.laws.law import Law
-from pushforward.models.base import Encoder
-from pushforward.recipes.experiment import Experiment, States
+from pushforward.models.base import Codec, Encoder
+from pushforward.recipes.experiment import Experiment
 from pushforward.recipes.networks import Data, NetworkChoice, Text
 from pushforward.recipes.objectives import ObjectiveChoice, Parts
 from pushforward.recipes.recipe import Recipe
@@ -39,7 +39,7 @@ def assemble(
     text: Text | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda net: net,
     encoders: Mapping[str, Encoder] | None = None,
-    states: States | None = None,
+    codec: Codec | None = None,
     kind: Callable[..., Made] = Experiment,  # type: ignore[assignment]
     **more: Any,
 ) -> Made:
@@ -50,15 +50,12 @@ def assemble(
     stream: batches, if they are not plain draws of the data and the source.
     features: widths of the continuous conditions, by name.
     text:   what the network is given of texts; wrap: what is made of the network, such as `Prompted`.
-    encoders: of the model. states: what it is trained on instead of the data, such as their latents.
+    encoders, codec: of the model.
     kind:   the experiment to make, of fields `more` besides those of `Experiment`.
     """
     path, coupling = objective.along(source is None)
     device = find_device(recipe.place.device)
-    inside = Data(
-        spec.shape if states is None else states.train.shape, spec.classes, features, text
-    )
-    given = data if states is None else states.train
+    inside = Data(spec.shape, spec.classes, features, text)
     nulls: dict[str, Null] = dict.fromkeys(features or (), Unknown())
     if spec.classes is not None:
         nulls = {"label": Fill(-1)} | nulls
@@ -67,23 +64,23 @@ def assemble(
     parts = Parts(
         lambda outputs, **options: wrap(network.build(inside, outputs=outputs, **options)),
         path,
-        given,
+        data,
         recipe.optimiser.steps,
         nulls,
         spec,
         SamplingDefaults(source=source_name),
         Provenance(recipe=recipe.name()),
         encoders,
-        None if states is None else states.codec,
+        codec,
     )
     model, loss = seeded(lambda: objective.build(parts), recipe.seed)
     model.to(device)
     size, seed = recipe.optimiser.batch_size, recipe.seed
     if stream is None:
-        if isinstance(given, Dataset):
-            stream = Shuffled(given, size, seed)
+        if isinstance(data, Dataset):
+            stream = Shuffled(data, size, seed)
         else:
-            stream = Drawn(given, size, seed)
+            stream = Drawn(data, size, seed)
         if source is not None:
             from pushforward.streams.drawn import Sourced
 
@@ -94,6 +91,4 @@ def assemble(
 
         stream = Prefetch(Coupled(stream, coupling, seed))
     assert spec.fingerprint is not None
-    if states is not None:
-        more = {"validated": states.held_out} | more
     return kind(model, loss, stream, data, held_out, spec.fingerprint, source, **more)

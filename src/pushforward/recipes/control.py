@@ -148,23 +148,13 @@ class Control(Recipe):
         default_factory=lambda: Optimiser(steps=2000, batch_size=64, lr=5e-4, ema=0.99)
     )
 
-    def require(self) -> None:
-        from pushforward.core.errors import InputError
-
-        super().require()
-        if self.machine.parallel == "fsdp":
-            raise InputError(
-                "--parallel fsdp splits networks that are called as a whole, and a locked one is called by halves: "
-                "take --parallel ddp"
-            )
-
     def build(self) -> Steered:
         from dataclasses import fields, is_dataclass, replace
 
         from pushforward.core.errors import InputError
         from pushforward.data import Dataset
-        from pushforward.data.hints import OfRows
         from pushforward.models.model import Model
+        from pushforward.nets.control import Branch
         from pushforward.recipes.conditions import of_data
         from pushforward.recipes.config import recipe_of
         from pushforward.recipes.experiment import Experiment
@@ -172,8 +162,9 @@ class Control(Recipe):
         from pushforward.recipes.steered import Steered
         from pushforward.runtime.device import find_device, seeded
         from pushforward.saving.control import Control as Steering
-        from pushforward.saving.control import controlled, controls_of, parts_of_base
+        from pushforward.saving.control import controlled, controls_of, network_of, parts_of_base
         from pushforward.saving.folder import load
+        from pushforward.saving.tensors import digest
         from pushforward.streams.hinted import Hinted
 
         device, name = find_device(self.place.device), self.control.name
@@ -209,13 +200,16 @@ class Control(Recipe):
             raise InputError(
                 f"{self.base} was trained by {type(objective).__name__}, and controls learn by objectives of one model"
             )
-        codec = base.codec
-        steering = seeded(lambda: Steering.of(base, name, width=self.hint_width), self.seed)
-        model = controlled(base, [steering])
+        net, codec = network_of(base), base.codec
+        branch = seeded(
+            lambda: Branch.of(net, width=self.hint_width, factor=getattr(codec, "factor", 1)),  # type: ignore[arg-type]
+            self.seed,
+        )
+        model = controlled(base, [Steering(name, branch, digest(net.state_dict()))])
         model.spec = model.spec.with_(fingerprint=parts.fingerprint)
         model.provenance = replace(model.provenance, recipe=self.name(), step=None)
 
-        def with_hints(data: Dataset, codec: Any = None) -> Dataset:
+        def with_hints(data: Dataset) -> Dataset:
             hint = self.control.hint(data, codec)
             if data.augment is not None and not hint.moves:
                 raise InputError(
@@ -226,14 +220,6 @@ class Control(Recipe):
 
         data = with_hints(parts.data)
         held_out = None if parts.held_out is None else with_hints(parts.held_out)
-        validated = None
-        if parts.validated is not None and parts.held_out is not None:
-            # Latents of held-out data, whose hints are those of the pictures.
-            hint: Any = self.control.hint(parts.held_out, codec)
-            rows = parts.held_out.rows
-            validated = replace(
-                parts.validated, hints={name: hint if rows is None else OfRows(hint, rows)}
-            )
         shown = data if held_out is None else held_out
         where = Path(os.path.relpath(self.base, folder_of(self))).as_posix()
         same = {f.name: getattr(parts, f.name) for f in fields(Experiment)}
@@ -242,11 +228,9 @@ class Control(Recipe):
             | {
                 "model": model,
                 "objective": replace(objective, model=model),
-                # Its samples are latents where there is a codec.
-                "stream": Hinted(parts.stream, with_hints(parts.data, codec)),
+                "stream": Hinted(parts.stream, data),
                 "data": data,
                 "held_out": held_out,
-                "validated": validated,
                 "conditions": of_data(shown),
                 "references": parts_of_base(model, where),
             },

@@ -19,7 +19,6 @@ from pushforward.recipes.images import (
     sized,
     tell,
 )
-from pushforward.recipes.latents import LATENTS, PIXELS, states_of
 from pushforward.recipes.networks import (
     NETWORK,
     DiTSize,
@@ -156,7 +155,6 @@ class TextToImage(ImageRecipe):
     objective: ConditionalObjective = pick(logit_normal, OBJECTIVE)
     network: TextNetwork = pick(UViTChoice, NETWORK)
     pictures: FilePictures = Field(default_factory=FilePictures)
-    latents: Path = option(PIXELS, LATENTS)
     optimiser: Optimiser = Field(
         default_factory=lambda: Optimiser(
             steps=20_000, batch_size=64, lr=1e-3, ema=0.999, decay="trapezoid"
@@ -176,9 +174,12 @@ class TextToImage(ImageRecipe):
 
     def read(self) -> tuple[Dataset, Dataset | None]:
         """The data to train on, and those kept apart."""
-        from pushforward.core.errors import DataError
+        from pushforward.core.errors import InputError
+        from pushforward.data.encoded import texts_of
         from pushforward.data.scenes import load_scenes
 
+        if self.data in ("scenes", "emoji") and self.pictures.channels != 3:
+            raise InputError(f"{self.data} are in colour: omit --channels")
         if self.data == "scenes":
             size = self.pictures.size or 32
             train = load_scenes(self.number, size, captioned=self.captions)
@@ -192,11 +193,8 @@ class TextToImage(ImageRecipe):
             tell(whole.notes)
         else:
             whole = read_images(Path(self.data), self.pictures)
-        if whole.captions is None:
-            raise DataError(
-                f"{self.data} has no captions: put a text file beside each picture (x.png, x.txt), or a field "
-                f"'caption' into metadata.jsonl or metadata.csv"
-            )
+        # Before some are held out: rows that are named are those of the whole.
+        texts_of(whole, "caption")
         # A prompt takes the place of a class.
         whole = replace(whole, labels=None, classes=None, class_names=None)
         if self.data == "emoji" and self.held_out:
@@ -213,7 +211,6 @@ class TextToImage(ImageRecipe):
         from pushforward.runtime.device import seeded
 
         train, held_out = self.read()
-        assert train.captions is not None
         if self.augment.flip and self.data == "scenes":
             raise InputError(
                 "--flip mirrors pictures, and captions say what is left and right: omit it"
@@ -232,7 +229,6 @@ class TextToImage(ImageRecipe):
             given,
             apart,
             train.spec,
-            states=states_of(self, given, apart),
             text=Text(
                 next(iter(texts.values())).width, sum(p.pooled or 0 for p in texts.values()) or None
             ),

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pushforward.core import conditions
-from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError, NonFiniteError
 from pushforward.core.fields import (
     Field,
@@ -32,7 +31,7 @@ from pushforward.guidance import ClassifierFree
 from pushforward.laws.law import Law
 from pushforward.runtime.processes import Processes
 from pushforward.sampling.checks import as_grid, as_source, check_count, check_whole
-from pushforward.sampling.given import Label, conditions_of, count_of, labels_of, negatives_of
+from pushforward.sampling.given import Label, conditions_of, count_of, negatives_of
 from pushforward.sampling.sampler import Grid, find_sampler
 from pushforward.solvers import Solver, integrate
 from pushforward.solvers.base import Callback, Edit
@@ -281,22 +280,21 @@ def generate_together(
 ) -> Tensor:
     """The samples of `generate`, of which each process that takes part in the run draws its share; all get all.
 
-    Options are those of `generate`, conditions (num, ...) among them cut alike. Equal for any number of processes, up
+    Options are those of `generate`; what has a row for each sample is cut alike. Equal for any number of processes, up
     to rounding in the network. With fewer samples than processes each one draws them all.
     """
     processes = Processes.current()
     if processes.count == 1 or num < processes.count:
         return generate(model, num, source=source, start=start, label=label, **options)
-    given = {
-        name: value
-        for name, value in options.items()
-        if name == "mask"
-        or (name not in ARGUMENTS and isinstance(value, Tensor | Tokens | Mapping))
-    }
-    if label is not None:
-        given["label"] = labels_of(model, label, num)
-    if isinstance(source, Tensor):
-        given["source"] = source
+    asked = {name: options.pop(name) for name in tuple(options) if name not in ARGUMENTS}
+    given = conditions_of(model, num, label, asked, ARGUMENTS)
+    negative = options.get("negative")
+    if negative is not None:
+        negative = negatives_of(model, num, negative, ARGUMENTS)
+        options["negative"] = negative
+        given |= {"negative": negative} if conditions.size(negative) != 1 else {}
+    given |= {"mask": options["mask"]} if options.get("mask") is not None else {}
+    given |= {"source": source} if isinstance(source, Tensor) else {}
     conditions.check_size(given, num)
     # Shares of one size, so that processes which hold parts of a network call it equally often.
     size = -(-num // processes.count)

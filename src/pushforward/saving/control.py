@@ -16,10 +16,10 @@ from pushforward.models.model import Model
 from pushforward.nets.control import Branch, Controlled, check_controllable
 from pushforward.nets.network import did_you_mean
 from pushforward.nets.prompted import Prompted
-from pushforward.runtime.hashes import digest
 from pushforward.saving.description import SELF, describe
 from pushforward.saving.folder import load_part, read_description, save
 from pushforward.saving.parts import class_name
+from pushforward.saving.tensors import digest
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,6 @@ class Control:
     name: str
     branch: Branch
     base: str
-
-    @classmethod
-    def of(cls, model: Model, name: str = "edges", hint: int = 1, width: int = 32) -> Control:
-        """An untrained one of a model, of hints with so many channels, read by `width` channels."""
-        net: Any = network_of(model)
-        branch = Branch.of(net, hint, width, getattr(model.codec, "factor", 1))
-        return cls(name, branch, digest(net.state_dict()))
 
 
 def controlled(model: Model, controls: Sequence[Control | tuple[Control, float]]) -> Model:

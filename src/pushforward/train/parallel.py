@@ -49,19 +49,25 @@ def replicate(model: ModelBase, processes: Processes) -> None:
 def shard(model: ModelBase) -> None:
     """Split weights, gradients and so the optimiser's moments of each network over the processes (FSDP2).
 
-    Each module in a ModuleList of a network, its blocks, is gathered by itself when it is called. What is not trained
-    is split again after every call: no backward pass comes to do so. What is split already stays as it is.
+    Each module in a ModuleList of a network, its blocks, is gathered by itself when it is called, those of lists in
+    lists and of blocks in blocks too. What is not trained is split again after every call: no backward pass comes to do
+    so. What is split already stays as it is.
     """
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     for net in model.networks().values():
         if isinstance(net, FSDPModule):
             continue
-        for module in list(net.modules()):
-            if isinstance(module, nn.ModuleList):
-                for block in module:
-                    if any(True for _ in block.parameters()):
-                        fully_shard(block)
+        blocks = [
+            block
+            for module in net.modules()
+            if isinstance(module, nn.ModuleList)
+            for block in module
+            if not isinstance(block, nn.ModuleList) and any(True for _ in block.parameters())
+        ]
+        # What is inside comes first: the outer one then splits what is left.
+        for block in reversed(blocks):
+            fully_shard(block)
         fully_shard(net, reshard_after_forward=None if is_trained(net) else True)
 
 
