@@ -9,6 +9,7 @@ This package imports without torch; what a recipe builds is imported when it bui
 """
 
 from pushforward.recipes.array import Array
+from pushforward.recipes.autoencoder import Autoencoder
 from pushforward.recipes.bridge import Bridge
 from pushforward.recipes.cells import Cells
 from pushforward.recipes.choices import RECIPES
@@ -27,6 +28,7 @@ from pushforward.recipes.toy2d import Toy2D
 __all__ = [
     "RECIPES",
     "Array",
+    "Autoencoder",
     "Bridge",
     "Cells",
     "Classifier",
