@@ -176,6 +176,9 @@ class Halves:
 
     factor, channels, digest = 2, 1, "halves"
 
+    def latent_shape(self, shape):
+        return (shape[0], shape[1] // 2, shape[2] // 2)
+
     def encode(self, x):
         return nn.functional.avg_pool2d(x, 2)
 
@@ -186,7 +189,7 @@ class Halves:
 def test_pictures_of_a_model_of_latents_are_encoded_masked_and_decoded():
     torch.manual_seed(0)
     net = pf.nets.UNet(1, 8, (1,))
-    model = pf.Model(net, pf.CondOT(), shape=(1, 4, 4), codec=Halves())
+    model = pf.Model(net, pf.CondOT(), shape=(1, 8, 8), codec=Halves())
     x = torch.rand(3, 1, 8, 8)
     mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     mask[..., 3:5, 3:5] = True  # of pixels in four latents

@@ -12,8 +12,8 @@ import torch
 
 import pushforward as pf
 from pushforward.nets import MLP, Branch, Controlled, Prompted, UNet, UViT, WordTransformer
+from pushforward.runtime.hashes import digest
 from pushforward.saving.control import network_of, strengthened
-from pushforward.saving.tensors import digest
 
 
 def shaken(module):

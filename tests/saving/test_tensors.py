@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import pushforward as pf
-from pushforward.saving.tensors import DTYPES, digest, header, read, serialise
+from pushforward.runtime.hashes import digest
+from pushforward.saving.tensors import DTYPES, header, read, serialise
 
 KINDS = sorted({str(kind).removeprefix("torch.") for kind in DTYPES.values()})
 

@@ -63,9 +63,11 @@ def reopen(folder: Path, device: str, model: Sampled) -> Experiment:
     from dataclasses import replace
 
     from pushforward.recipes.config import experiment_of
+    from pushforward.recipes.latents import require_same_codec
 
     experiment = experiment_of(folder, device=device, resume=True)
     require_same_data(folder, model.spec, experiment.fingerprint)
+    require_same_codec(folder, model, experiment)
     return replace(experiment, model=model)
 
 

@@ -34,8 +34,9 @@ TRANSPORTED = 2000
 class Evaluate(Sampling):
     """Judge a run's model against its data: a table, and evaluation.json in the run folder.
 
-    Of a classifier: its accuracy. With --compare: solvers against each other. With --students: few-step models beside
-    their teacher. Each has options of its own, in --compare --help and --students --help.
+    Of a classifier: its accuracy; of an autoencoder: its reconstructions. With --compare: solvers against each other.
+    With --students: few-step models beside their teacher. Each has options of its own, in --compare --help and
+    --students --help.
     """
 
     shareable: ClassVar[bool] = True
@@ -81,8 +82,12 @@ class Evaluate(Sampling):
             from pushforward.cli.compare import Compare
 
             kind = Compare
-        elif any(map(is_classifier, arguments(words))):
+        elif any(is_run(folder, "classifier") for folder in arguments(words)):
             kind = Accuracy
+        elif any(is_run(folder, "autoencoder") for folder in arguments(words)):
+            from pushforward.cli.reconstruct import Reconstruct
+
+            kind = Reconstruct
         return flat.make(kind, parse(kind, words, prog))
 
     def opening(self) -> str:
@@ -242,12 +247,12 @@ def arguments(words: Sequence[str]) -> list[Path]:
     ]
 
 
-def is_classifier(folder: Path) -> bool:
-    """Whether a folder holds the run of a classifier."""
+def is_run(folder: Path, recipe: str) -> bool:
+    """Whether a folder holds the run of a recipe whose name ends so."""
     from pushforward.core.errors import CheckpointError
     from pushforward.recipes.config import read_config
 
     try:
-        return read_config(folder)[0].endswith("classifier")
+        return read_config(folder)[0].endswith(recipe)
     except CheckpointError:
         return False

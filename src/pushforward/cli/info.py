@@ -33,6 +33,7 @@ class Info(Command):
             **flow_map(model),
             "starts from": model.sampling.source or "Gaussian noise",
             "samples": describe(model.spec),
+            **latents(model),
             "classes": classes(model.spec),
             "weights": f"EMA at step {model.provenance.step or '?'}, SHA-256 {str(model.provenance.sha256)[:16]}",
         }
@@ -72,6 +73,14 @@ def flow_map(model: Any) -> dict[str, str]:
             hashed = key in ("teacher", "origin", "started from")
             facts[key] = f"SHA-256 {str(value)[:16]}" if hashed else str(value)
     return facts
+
+
+def latents(model: Any) -> dict[str, str]:
+    """What the states of a model of latents are."""
+    if model.codec is None:
+        return {}
+    shape = " x ".join(map(str, model.shape))
+    return {"latents": f"{shape}, of an autoencoder of SHA-256 {model.codec.digest[:16]}"}
 
 
 def classes(spec: DataSpec) -> str:

@@ -105,6 +105,10 @@ class Likelihood(OfModel):
             data = experiment.held_out
         else:
             data = named_data(Path(self.data), model.shape)
+        if model.codec is not None:
+            raise InputError(
+                "this model draws latents, which many pictures share: a picture has no likelihood under it"
+            )
         if data.shape != model.shape:
             raise InputError(
                 f"{self.data} holds samples {data.shape}; the model's are {model.shape}"

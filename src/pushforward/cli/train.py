@@ -88,6 +88,12 @@ class Train(Command):
         if signal:
             say(f"stopped; continue with: pushforward train {self.name} --out {folder} --resume")
             return 128 + signal
+        if self.name == "autoencoder":
+            say(
+                f"done: {folder}. Judge it with: pushforward evaluate {folder}; train on its latents with: "
+                f"pushforward train text-to-image --latents {folder}"
+            )
+            return 0
         if self.name.endswith("classifier"):
             command = (
                 "evaluate RUN --features"

@@ -86,6 +86,21 @@ def find_canny() -> Any:
 
 
 @dataclass(frozen=True)
+class OfRows:
+    """The hints of some of the samples that `hint` knows, by their numbers there."""
+
+    hint: Hint
+    rows: np.ndarray
+
+    @property
+    def moves(self) -> bool:
+        return self.hint.moves
+
+    def __call__(self, x1: Tensor, rows: Tensor) -> Tensor:
+        return self.hint(x1, torch.from_numpy(self.rows[rows.cpu().numpy()]))
+
+
+@dataclass(frozen=True)
 class SceneHint:
     """What a scene graph says of each pixel: "masks", 1 where there is an object; "order", the same in grey levels, 1/4
     for the one at the back to 1 for a fourth one in front."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
+from pushforward.core.fields import find_inside
 from pushforward.core.noise import Noise
 from pushforward.core.progress import tell
 from pushforward.core.spec import DataSpec
@@ -303,6 +304,10 @@ def judge_transport(
     Each with its standard error. data: a law, or the training data; held_out: the data to compare with then.
     """
     spec = spec_of(model)
+    if find_inside(model, "codec") is not None:
+        raise InputError(
+            "this model transports noise to latents, and the data are pictures: there is no distance between them"
+        )
     cond: dict[str, Any] = {}
     if isinstance(data, Dataset):
         if held_out is None:

@@ -24,7 +24,8 @@ class ModelBase(nn.Module):
 
     encoders:   what makes conditions of something else that is given by name, such as {"prompt": a text encoder}.
                 Frozen; an encoder's nulls are the model's.
-    codec:      what the model's states are decoded by, such as `Latents`; None where they are the data themselves.
+    codec:      what the model's states are decoded by, such as `Latents`; None where they are the data themselves. The
+                spec is that of the data, and `shape` that of a state.
 
     The records are frozen; to change one, assign another. A model that wraps another has the records of that one.
 
@@ -49,7 +50,7 @@ class ModelBase(nn.Module):
         encoders: Mapping[str, Encoder] | None = None,
         codec: Codec | None = None,
     ) -> None:
-        """Set the records. shape and classes are those of `spec`, which need not repeat them."""
+        """Set the records. shape, of the data, and classes are those of `spec`, which need not repeat them."""
         if isinstance(shape, int):
             raise InputError(f"shape is {shape}; it is a tuple, that of one sample: ({shape},)")
         spec = DataSpec(tuple(shape), classes=classes) if spec is None else spec
@@ -120,8 +121,9 @@ class ModelBase(nn.Module):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one state; () if not known. That of a sample, but where a codec decodes it."""
-        return self.spec.shape
+        """Of one state; () if not known. That of a sample, `spec.shape`, but where a codec decodes it."""
+        codec, shape = self.codec, self.spec.shape
+        return shape if codec is None or not shape else tuple(codec.latent_shape(shape))
 
     @property
     def classes(self) -> int | None:
@@ -173,10 +175,13 @@ class Encoder(Protocol):
 
 
 class Codec(Protocol):
-    """States of a model from data, and back. digest: of all that they depend on."""
+    """States of a model from data, and back. digest: of all that they depend on. latent_shape: of a state, from that
+    of a sample."""
 
     @property
     def digest(self) -> str: ...
+
+    def latent_shape(self, shape: Sequence[int]) -> tuple[int, ...]: ...
 
     def encode(self, x: Tensor) -> Tensor: ...
 

@@ -14,6 +14,7 @@ from pushforward.nets.layers import FourierTime, LabelEmbedding, SinusoidalTime
 from pushforward.nets.mlp import MLP
 from pushforward.nets.mmdit import MMDiT
 from pushforward.nets.network import Network
+from pushforward.nets.patchgan import PatchDiscriminator
 from pushforward.nets.prompted import Prompted
 from pushforward.nets.unet import UNet
 from pushforward.nets.uvit import UViT
@@ -32,6 +33,7 @@ __all__ = [
     "MLPClassifier",
     "MMDiT",
     "Network",
+    "PatchDiscriminator",
     "Prompted",
     "SinusoidalTime",
     "TextFeatures",

@@ -21,6 +21,15 @@ class Autoencoder(Network):
     scaling_factor: float
     shift_factor: float
 
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The latents' mean, and their log variance where there is a normal law for each; None for latents without."""
+        raise NotImplementedError
+
+    @property
+    def last(self) -> Tensor:
+        """The weight of the decoder's last layer."""
+        raise NotImplementedError
+
     def decode(self, z: Tensor) -> Tensor:
         """(B, latent, h, w) -> (B, channels, factor h, factor w)."""
         raise NotImplementedError

@@ -79,6 +79,13 @@ class AutoencoderKL(Autoencoder):
         mean, log_variance = self.quant_conv(self.encoder(x, call)).chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.encode(x)
+
+    @property
+    def last(self) -> Tensor:
+        return self.decoder.conv_out.weight
+
     def decode(self, z: Tensor) -> Tensor:
         """(B, latent, h, w) -> (B, channels, f h, f w)."""
         out: Tensor = self.decoder(self._checked(z), recomputing(self))

@@ -83,6 +83,15 @@ class AutoencoderTiny(Autoencoder):
         self._check_image(x)
         return self._through(self.encoder, (x + 1) / 2)
 
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.encode(x), None
+
+    @property
+    def last(self) -> Tensor:
+        weight = self.decoder.layers[-1].weight
+        assert isinstance(weight, Tensor)
+        return weight
+
     def decode(self, z: Tensor) -> Tensor:
         """(B, latent, h, w) -> (B, channels, f h, f w)."""
         self._check_latent(z)

@@ -1,6 +1,7 @@
 """Objectives: what a model is trained to minimise."""
 
 from pushforward.objectives import weights
+from pushforward.objectives.autoencoding import Autoencoding
 from pushforward.objectives.bridge import BridgeMatching, ProportionalFitting, ScoreAndFlowMatching
 from pushforward.objectives.classification import Classification, noisy_accuracy
 from pushforward.objectives.consistency import (
@@ -32,6 +33,7 @@ from pushforward.objectives.score import (
 from pushforward.objectives.variational import Hybrid, VariationalBound, important_steps
 
 __all__ = [
+    "Autoencoding",
     "BridgeMatching",
     "Classification",
     "ConsistencyDistillation",

@@ -11,8 +11,8 @@ from pushforward.core.conditions import Fill, Null, Unknown
 from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
 from pushforward.data.dataset import Dataset
 from pushforward.laws.law import Law
-from pushforward.models.base import Codec, Encoder
-from pushforward.recipes.experiment import Experiment
+from pushforward.models.base import Encoder
+from pushforward.recipes.experiment import Experiment, States
 from pushforward.recipes.networks import Data, NetworkChoice, Text
 from pushforward.recipes.objectives import ObjectiveChoice, Parts
 from pushforward.recipes.recipe import Recipe
@@ -39,7 +39,7 @@ def assemble(
     text: Text | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda net: net,
     encoders: Mapping[str, Encoder] | None = None,
-    codec: Codec | None = None,
+    states: States | None = None,
     kind: Callable[..., Made] = Experiment,  # type: ignore[assignment]
     **more: Any,
 ) -> Made:
@@ -50,12 +50,15 @@ def assemble(
     stream: batches, if they are not plain draws of the data and the source.
     features: widths of the continuous conditions, by name.
     text:   what the network is given of texts; wrap: what is made of the network, such as `Prompted`.
-    encoders, codec: of the model.
+    encoders: of the model. states: what it is trained on instead of the data, such as their latents.
     kind:   the experiment to make, of fields `more` besides those of `Experiment`.
     """
     path, coupling = objective.along(source is None)
     device = find_device(recipe.place.device)
-    inside = Data(spec.shape, spec.classes, features, text)
+    inside = Data(
+        spec.shape if states is None else states.train.shape, spec.classes, features, text
+    )
+    given = data if states is None else states.train
     nulls: dict[str, Null] = dict.fromkeys(features or (), Unknown())
     if spec.classes is not None:
         nulls = {"label": Fill(-1)} | nulls
@@ -64,23 +67,23 @@ def assemble(
     parts = Parts(
         lambda outputs, **options: wrap(network.build(inside, outputs=outputs, **options)),
         path,
-        data,
+        given,
         recipe.optimiser.steps,
         nulls,
         spec,
         SamplingDefaults(source=source_name),
         Provenance(recipe=recipe.name()),
         encoders,
-        codec,
+        None if states is None else states.codec,
     )
     model, loss = seeded(lambda: objective.build(parts), recipe.seed)
     model.to(device)
     size, seed = recipe.optimiser.batch_size, recipe.seed
     if stream is None:
-        if isinstance(data, Dataset):
-            stream = Shuffled(data, size, seed)
+        if isinstance(given, Dataset):
+            stream = Shuffled(given, size, seed)
         else:
-            stream = Drawn(data, size, seed)
+            stream = Drawn(given, size, seed)
         if source is not None:
             from pushforward.streams.drawn import Sourced
 
@@ -91,4 +94,6 @@ def assemble(
 
         stream = Prefetch(Coupled(stream, coupling, seed))
     assert spec.fingerprint is not None
+    if states is not None:
+        more = {"validated": states.held_out} | more
     return kind(model, loss, stream, data, held_out, spec.fingerprint, source, **more)

@@ -25,6 +25,7 @@ PROMPT = "encoders.prompt"
 # Pictures that commands leave in a run folder, and what they show.
 PICTURES = {
     "generated/samples.png": "Samples drawn with `pushforward sample`.",
+    "reconstructions.png": "Held-out pictures, each with its reconstruction.",
     "neighbours.png": "Samples, each beside the training images nearest to it.",
     "comparison.png": "Error by network calls, of several solvers.",
     "students.png": "Quality by network calls, of the model and its students.",
@@ -37,6 +38,7 @@ KINDS = {
     "Model": "a model that draws samples by following a velocity",
     "FlowMapModel": "a flow map, which draws samples in one to a few calls",
     "NoisyClassifier": "a classifier",
+    "AutoencoderModel": "an autoencoder of images, by whose latents other models are trained",
     "BridgeModel": "a Schroedinger bridge",
     "HalfBridges": "a Schroedinger bridge of two half-bridges",
     "DiffFlowModel": "a DiffFlow",
@@ -91,7 +93,7 @@ def _metadata(spec: DataSpec, model: Description) -> list[str]:
     asked = PROMPT in model.parts
     tasks = {"image": "text-to-image" if asked else "unconditional-image-generation"}
     lines = ["---", "library_name: pushforward", "tags:", "- flow-matching", f"- {spec.kind}"]
-    if model.kind != "NoisyClassifier" and spec.kind in tasks:
+    if model.kind not in ("NoisyClassifier", "AutoencoderModel") and spec.kind in tasks:
         lines.append(f"pipeline_tag: {tasks[spec.kind]}")
     return [*lines, "---", ""]
 
@@ -112,6 +114,8 @@ def _facts(
         if "weights" in entry or last == "path":
             arguments = ", ".join(f"{k}={v}" for k, v in entry["config"].items())
             name = "network" if last == "net" else last if last == "path" else f"network, {last}"
+            if "codec" in place.split("."):
+                name = "autoencoder" if last == "net" else "latents"
             facts[name] = f"{entry['class']}({arguments})"
         if "prediction" in entry.get("config", {}) and "net" in entry["config"]:
             facts["predicts"] = entry["config"]["prediction"]
@@ -206,6 +210,11 @@ def _pictures(folder: Path) -> list[str]:
 
 def _use(sampling: SamplingDefaults, model: Description) -> list[str]:
     """In the folder of this file, so that it holds wherever that is moved to."""
+    if model.kind == "AutoencoderModel":
+        return [
+            "`pushforward evaluate .` in this folder; `pushforward train text-to-image --latents FOLDER` trains on its "
+            "latents."
+        ]
     if model.kind == "NoisyClassifier":
         return ["`pushforward evaluate .` in this folder."]
     asked = PROMPT in model.parts

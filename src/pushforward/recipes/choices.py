@@ -71,6 +71,7 @@ RECIPES: dict[str, Entry] = {
     "images": Entry("recipes.images:Images"),
     "text-to-image": Entry("recipes.text_to_image:TextToImage"),
     "control": Entry("recipes.control:Control"),
+    "autoencoder": Entry("recipes.autoencoder:Autoencoder"),
     "array": Entry("recipes.array:Array"),
     "bridge": Entry("recipes.bridge:Bridge"),
     "cells": Entry("recipes.cells:Cells"),

@@ -66,7 +66,9 @@ def experiment_of(folder: Path, **place: Any) -> Experiment:
 
     experiment = recipe_of(folder, **place).build()
     if not isinstance(experiment, Experiment):
-        raise InputError(f"{folder} is the run of a classifier: its model draws no samples")
+        raise InputError(
+            f"{folder} is the run of a classifier or an autoencoder: its model draws no samples"
+        )
     return experiment
 
 

@@ -153,6 +153,7 @@ class Control(Recipe):
 
         from pushforward.core.errors import InputError
         from pushforward.data import Dataset
+        from pushforward.data.hints import OfRows
         from pushforward.models.model import Model
         from pushforward.nets.control import Branch
         from pushforward.recipes.conditions import of_data
@@ -161,6 +162,7 @@ class Control(Recipe):
         from pushforward.recipes.run import folder_of
         from pushforward.recipes.steered import Steered
         from pushforward.runtime.device import find_device, seeded
+        from pushforward.runtime.hashes import digest
         from pushforward.saving.control import Control as Steering
         from pushforward.saving.control import controlled, controls_of, network_of, parts_of_base
         from pushforward.saving.folder import load
@@ -209,7 +211,7 @@ class Control(Recipe):
         model.spec = model.spec.with_(fingerprint=parts.fingerprint)
         model.provenance = replace(model.provenance, recipe=self.name(), step=None)
 
-        def with_hints(data: Dataset) -> Dataset:
+        def with_hints(data: Dataset, codec: Any = None) -> Dataset:
             hint = self.control.hint(data, codec)
             if data.augment is not None and not hint.moves:
                 raise InputError(
@@ -220,6 +222,14 @@ class Control(Recipe):
 
         data = with_hints(parts.data)
         held_out = None if parts.held_out is None else with_hints(parts.held_out)
+        validated = None
+        if parts.validated is not None:
+            # Latents of held-out data, whose hints are those of the pictures.
+            hint: Any = self.control.hint(parts.held_out, codec)
+            rows = parts.held_out.rows
+            validated = replace(
+                parts.validated, hints={name: hint if rows is None else OfRows(hint, rows)}
+            )
         shown = data if held_out is None else held_out
         where = Path(os.path.relpath(self.base, folder_of(self))).as_posix()
         same = {f.name: getattr(parts, f.name) for f in fields(Experiment)}
@@ -228,9 +238,11 @@ class Control(Recipe):
             | {
                 "model": model,
                 "objective": replace(objective, model=model),
-                "stream": Hinted(parts.stream, data),
+                # Its samples are latents where there is a codec.
+                "stream": Hinted(parts.stream, with_hints(parts.data, codec)),
                 "data": data,
                 "held_out": held_out,
+                "validated": validated,
                 "conditions": of_data(shown),
                 "references": parts_of_base(model, where),
             },

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pushforward.recipes.latents import require_same_codec
 from pushforward.recipes.options import Choice, Optimiser, option, pick
 from pushforward.recipes.recipe import Recipe
 
@@ -201,6 +202,7 @@ class Distill(Recipe):
         parts = recipe.changed(seed=self.seed, batch_size=self.optimiser.batch_size).build()
         if not isinstance(parts, Experiment):
             raise InputError(f"{root} is the run of a classifier, which has no flow")
+        require_same_codec(root, teacher, parts)
         dropout = float(recipe.flat().get("condition_dropout", 0.0)) if teacher.nulls else 0.0
         model, objective = self._student(teacher, dropout)
         return replace(parts, model=model, objective=objective, prepare=None)

@@ -6,24 +6,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
 from pushforward.data.dataset import Dataset
 from pushforward.evaluate import kinds
 from pushforward.evaluate.labels import judged_labels
+from pushforward.evaluate.reconstruction import reconstructed
 from pushforward.evaluate.report import judge_dataset, judge_law, judge_transport
 from pushforward.laws.law import Law
+from pushforward.models.autoencoder import AutoencoderModel
+from pushforward.models.base import Codec
 from pushforward.models.bridge import BridgeModel, HalfBridges
 from pushforward.models.classifier import NoisyClassifier
 from pushforward.models.diffflow import DiffFlowModel
 from pushforward.models.flow_map import FlowMapModel
 from pushforward.models.model import Model
-from pushforward.objectives import Classification, Objective
+from pushforward.objectives import Autoencoding, Classification, Objective
 from pushforward.recipes.conditions import Columns
 from pushforward.streams.stream import Stream
 
 Sampled = Model | FlowMapModel | BridgeModel | HalfBridges | DiffFlowModel
+
+
+@dataclass(frozen=True)
+class States:
+    """What a model is trained on instead of its data: their latents. codec: of the model."""
+
+    codec: Codec
+    train: Dataset
+    held_out: Dataset | None
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,7 @@ class Experiment:
     prepare:  what must be done before the first step, and again when a run is resumed; given a way to report progress.
     conditions: which continuous conditions samples are drawn for; None without any.
     references: names of frozen parts that the saved model holds by reference, by place; see `pf.save`.
+    validated: what the loss is taken on, if not on held_out: its latents.
     """
 
     model: Sampled
@@ -47,6 +61,7 @@ class Experiment:
     prepare: Callable[[Callable[[str], None]], None] | None = None
     conditions: Columns | None = None
     references: Mapping[str, str] = field(default_factory=dict)
+    validated: Dataset | None = None
 
     def columns(self, num: int, seed: int, label: Tensor | None = None) -> dict[str, Any]:
         """Continuous conditions (num, ...) by name, for samples of these labels: those of data, keyed by the seed."""
@@ -88,3 +103,29 @@ class Classifying:
     stream: Stream
     held_out: Dataset
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class Reconstructing:
+    """The parts of a run that trains an autoencoder. scenes: whether its pictures can be read back."""
+
+    model: AutoencoderModel
+    objective: Autoencoding
+    stream: Stream
+    held_out: Dataset
+    fingerprint: str
+    scenes: bool = False
+
+    def picture(self, model: AutoencoderModel, num: int = 24) -> Any:
+        """A matplotlib figure of held-out pictures, each with its reconstruction behind it."""
+        apart = self.held_out.sample(num)
+        x = apart[torch.arange(len(apart))].x1
+        pairs = torch.stack((x, reconstructed(model, x).clamp(x.min(), x.max())), 1).flatten(0, 1)
+        spec = model.spec
+        return kinds.of(spec).draw(pairs, spec, None, "Pictures, each with its reconstruction")
+
+    def validate(self, model: AutoencoderModel, processes: Any) -> tuple[float, int]:
+        """The mean of |x - x'| over this process's share of held-out pictures, and of how many."""
+        rows = processes.share(min(len(self.held_out), 1024))
+        x = self.held_out[torch.arange(rows.start, rows.stop)].x1
+        return float((x - reconstructed(model, x)).abs().double().mean()), len(x)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from pydantic import Field
 
 from pushforward.recipes.families import ConditionalMatching, ConditionalObjective
+from pushforward.recipes.latents import LATENTS, PIXELS, states_of
 from pushforward.recipes.networks import NETWORK, ImageNetwork, UNetSize
 from pushforward.recipes.objectives import OBJECTIVE
 from pushforward.recipes.options import Group, Machine, Optimiser, option, pick
@@ -81,6 +82,7 @@ class Images(ImageRecipe):
         0.1, "Share of the data kept apart for evaluation; 0: train on all.", ge=0, lt=1, rare=True
     )
     pictures: FilePictures = Field(default_factory=FilePictures)
+    latents: Path = option(PIXELS, LATENTS)
     optimiser: Optimiser = Field(
         default_factory=lambda: Optimiser(steps=10_000, batch_size=64, lr=5e-4, ema=0.999)
     )
@@ -95,7 +97,13 @@ class Images(ImageRecipe):
         whole = read_images(self.data, self.pictures)
         train, held_out = divided(whole, self.held_out)
         return assemble(
-            self, self.objective, self.network, altered(train, self.augment), held_out, train.spec
+            self,
+            self.objective,
+            self.network,
+            altered(train, self.augment),
+            held_out,
+            train.spec,
+            states=states_of(self, train, held_out),
         )
 
 

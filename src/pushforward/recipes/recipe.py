@@ -13,7 +13,7 @@ from pushforward.recipes.choices import RECIPES
 from pushforward.recipes.options import Logging, Machine, Optimiser, Options, Place, option
 
 if TYPE_CHECKING:
-    from pushforward.recipes.experiment import Classifying, Experiment
+    from pushforward.recipes.experiment import Classifying, Experiment, Reconstructing
 
 
 class Recipe(Options, ABC):
@@ -31,8 +31,12 @@ class Recipe(Options, ABC):
     machine: Machine = Field(default_factory=Machine)
     logging: Logging = Field(default_factory=Logging)
 
+    def rules(self) -> dict[str, Any] | None:
+        """The optimisers by the keys of the losses; None for AdamW of all."""
+        return self.optimiser.rules()
+
     @abstractmethod
-    def build(self) -> Experiment | Classifying:
+    def build(self) -> Experiment | Classifying | Reconstructing:
         """Everything that the run needs, a function of these options alone."""
 
     def settled(self) -> Self:

@@ -21,7 +21,7 @@ from pushforward.evaluate.labels import shown_labels
 from pushforward.models.model import Model
 from pushforward.objectives import Matching, Reflow
 from pushforward.recipes.config import CONFIG, STAGES, read_config, recipe_of, written
-from pushforward.recipes.experiment import Classifying, Experiment
+from pushforward.recipes.experiment import Classifying, Experiment, Reconstructing
 from pushforward.recipes.flat import OptionError, flag_of, leaves, no_option, values
 from pushforward.recipes.recipe import Recipe
 from pushforward.runtime.device import find_device, has_bfloat16
@@ -91,7 +91,10 @@ def resume(
 
 
 def finish(
-    trainer: Trainer, recipe: Recipe, experiment: Experiment | Classifying, folder: Path
+    trainer: Trainer,
+    recipe: Recipe,
+    experiment: Experiment | Classifying | Reconstructing,
+    folder: Path,
 ) -> int:
     """Train to the last step; returns 0, or the number of the signal that stopped it."""
     from pushforward.recipes.card import write_card
@@ -108,13 +111,13 @@ def finish(
 
 
 def trainer_of(
-    recipe: Recipe, experiment: Experiment | Classifying, folder: Path, quiet: bool
+    recipe: Recipe, experiment: Experiment | Classifying | Reconstructing, folder: Path, quiet: bool
 ) -> Trainer:
     processes = Processes.current()
     chosen = values(recipe)
     settings = {f.name: chosen[f.name] for f in fields(Settings) if f.name in chosen}
     settings["compile"] = recipe.machine.compile == "on"
-    settings["optimizers"] = recipe.optimiser.rules()
+    settings["optimizers"] = recipe.rules()
     stream = experiment.stream
     if recipe.machine.workers:
         from pushforward.streams.prefetch import Prefetch
@@ -128,7 +131,7 @@ def trainer_of(
         Settings(**settings),
         folder,
         identity(recipe, experiment.fingerprint),
-        preview(experiment) if isinstance(experiment, Experiment) and drawable else None,
+        preview(experiment) if drawable else None,
         Reporter(recipe.optimiser.steps, quiet=quiet or not processes.lead),
         validation(experiment),
         references=experiment.references if isinstance(experiment, Experiment) else None,
@@ -261,7 +264,9 @@ def create(folder: Path) -> None:
         ) from error
 
 
-def described(experiment: Experiment | Classifying, recipe: Recipe, processes: Processes) -> str:
+def described(
+    experiment: Experiment | Classifying | Reconstructing, recipe: Recipe, processes: Processes
+) -> str:
     """A run in one line."""
     count = sum(p.numel() for p in experiment.model.parameters())
     words = [f"{count / 1e6:.2f} M parameters", f"{recipe.optimiser.steps} steps"]
@@ -273,8 +278,14 @@ def described(experiment: Experiment | Classifying, recipe: Recipe, processes: P
     return ", ".join(words)
 
 
-def preview(experiment: Experiment) -> Callable[[Model], bytes]:
-    """PNGs of the model in training: the same noise every time."""
+def preview(
+    experiment: Experiment | Classifying | Reconstructing,
+) -> Callable[[Any], bytes] | None:
+    """PNGs of the model in training: the same noise every time. None of a classifier."""
+    if isinstance(experiment, Classifying):
+        return None
+    if isinstance(experiment, Reconstructing):
+        return lambda model: png(experiment.picture(model), {"weights": "EMA, in training"})
     spec = experiment.model.spec
     num = kinds.of(spec).number(spec)
 
@@ -306,9 +317,13 @@ def preview(experiment: Experiment) -> Callable[[Model], bytes]:
     return drawn
 
 
-def validation(experiment: Experiment | Classifying) -> Validate | None:
+def validation(experiment: Experiment | Classifying | Reconstructing) -> Validate | None:
     """The loss of a regression on held-out data, at times and with noise that are the same at every step."""
+    if isinstance(experiment, Reconstructing):
+        return experiment.validate
     objective, held_out = experiment.objective, experiment.held_out
+    if isinstance(experiment, Experiment) and experiment.validated is not None:
+        held_out = experiment.validated
     # Pairs that a flow joins are made, and not held out.
     if not isinstance(objective, Matching) or isinstance(objective, Reflow) or held_out is None:
         return None

@@ -19,6 +19,7 @@ from pushforward.recipes.images import (
     sized,
     tell,
 )
+from pushforward.recipes.latents import LATENTS, PIXELS, states_of
 from pushforward.recipes.networks import (
     NETWORK,
     DiTSize,
@@ -155,6 +156,7 @@ class TextToImage(ImageRecipe):
     objective: ConditionalObjective = pick(logit_normal, OBJECTIVE)
     network: TextNetwork = pick(UViTChoice, NETWORK)
     pictures: FilePictures = Field(default_factory=FilePictures)
+    latents: Path = option(PIXELS, LATENTS)
     optimiser: Optimiser = Field(
         default_factory=lambda: Optimiser(
             steps=20_000, batch_size=64, lr=1e-3, ema=0.999, decay="trapezoid"
@@ -229,6 +231,7 @@ class TextToImage(ImageRecipe):
             given,
             apart,
             train.spec,
+            states=states_of(self, given, apart),
             text=Text(
                 next(iter(texts.values())).width, sum(p.pooled or 0 for p in texts.values()) or None
             ),

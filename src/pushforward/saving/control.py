@@ -16,10 +16,10 @@ from pushforward.models.model import Model
 from pushforward.nets.control import Branch, Controlled, check_controllable
 from pushforward.nets.network import did_you_mean
 from pushforward.nets.prompted import Prompted
+from pushforward.runtime.hashes import digest
 from pushforward.saving.description import SELF, describe
 from pushforward.saving.folder import load_part, read_description, save
 from pushforward.saving.parts import class_name
-from pushforward.saving.tensors import digest
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from pushforward.core.errors import CheckpointError
+from pushforward.runtime.hashes import digest
 from pushforward.saving.parts import class_name, class_of, config_of, has_config, is_own
-from pushforward.saving.tensors import digest, own_names
+from pushforward.saving.tensors import own_names
 
 SELF, PART = "self", "$part"
 PLACE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")

@@ -20,14 +20,16 @@ from torch import Tensor, nn
 
 from pushforward.core.errors import CheckpointError, Error, InputError
 from pushforward.core.version import __version__
+from pushforward.models.autoencoder import AutoencoderModel
 from pushforward.models.base import ModelBase
 from pushforward.models.classifier import NoisyClassifier
 from pushforward.runtime.files import explain, sha256, write_file
+from pushforward.runtime.hashes import digest
 from pushforward.saving.building import build, check_rebuilds
 from pushforward.saving.description import SELF, Described, Parts, describe
 from pushforward.saving.foreign import refuse_foreign, refuse_format
 from pushforward.saving.parts import has_config
-from pushforward.saving.tensors import digest, header, read, serialise
+from pushforward.saving.tensors import header, read, serialise
 
 FORMAT = 2
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
@@ -216,6 +218,11 @@ def load(
         raise CheckpointError(
             f"{folder} holds a classifier, which guides a model and draws nothing by itself"
         )
+    if isinstance(model, AutoencoderModel):
+        raise CheckpointError(
+            f"{folder} holds an autoencoder, which draws nothing by itself: train a model on its latents with "
+            f"--latents {folder}"
+        )
     return model
 
 
@@ -226,6 +233,18 @@ def load_classifier(
     model = _load(folder, device, parts, None)
     if not isinstance(model, NoisyClassifier):
         raise CheckpointError(f"{folder} holds a model that draws samples, and no classifier")
+    return model
+
+
+def load_autoencoder(
+    folder: str | Path, device: torch.device | str = "cpu", *, parts: Collection[type] = ()
+) -> AutoencoderModel:
+    """The autoencoder in a folder, as `load` does a model."""
+    model = _load(folder, device, parts, None)
+    if not isinstance(model, AutoencoderModel):
+        raise CheckpointError(
+            f"{folder} holds a {type(model).__name__}, and no autoencoder: train one with pushforward train autoencoder"
+        )
     return model
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from pushforward.core.errors import CheckpointError
-from pushforward.saving.tensors import digest
+from pushforward.runtime.hashes import digest
 
 
 def is_frozen(module: nn.Module) -> bool:

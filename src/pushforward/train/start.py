@@ -14,9 +14,9 @@ from pushforward.core.fields import find_inside
 from pushforward.core.spec import DataSpec
 from pushforward.models.base import ModelBase
 from pushforward.models.text import PAD, UNKNOWN
+from pushforward.runtime.hashes import digest
 from pushforward.saving.folder import References, load
 from pushforward.saving.parts import class_of, config_of, has_config, rebuild
-from pushforward.saving.tensors import digest
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def start_from(
     if not isinstance(source, ModelBase):
         source = load(source, parts=parts, references=references)
         assert isinstance(source, ModelBase)
+    _require_same_codec(model, source)
     alone = len(model.networks()) == len(source.networks()) == 1
     mine, theirs = dict(_tensors(model, alone)), dict(_tensors(source, alone))
     rows = _same_classes(model.spec, source.spec)
@@ -130,10 +131,21 @@ def start_from(
     )
 
 
+def _require_same_codec(model: ModelBase, source: ModelBase) -> None:
+    mine, theirs = model.codec, source.codec
+    if mine is not None and theirs is not None and mine.digest != theirs.digest:
+        raise InputError(
+            "the weights are those of a model of the latents of another autoencoder: begin with a model that was "
+            "trained with this one and the same data, or omit --from"
+        )
+
+
 def _tensors(model: ModelBase, alone: bool) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a model by name. alone: those of its only network without its place."""
+    """The tensors of a model by name, but for its codec's. alone: those of its only network without its place."""
     place = next(iter(model.networks()))
     for name, tensor in model.state_dict().items():
+        if "held_codec" in name.split("."):
+            continue
         yield (name.removeprefix(f"{place}.") if alone else name), tensor
 
 
