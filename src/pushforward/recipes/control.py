@@ -223,7 +223,7 @@ class Control(Recipe):
         data = with_hints(parts.data)
         held_out = None if parts.held_out is None else with_hints(parts.held_out)
         validated = None
-        if parts.validated is not None:
+        if parts.validated is not None and parts.held_out is not None:
             # Latents of held-out data, whose hints are those of the pictures.
             hint: Any = self.control.hint(parts.held_out, codec)
             rows = parts.held_out.rows

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pushforward.recipes.experiment import States
 
 PIXELS = Path("pixels")
-LATENTS = "Run folder of an autoencoder, on whose latents to train; pixels for none."
+LATENTS = "Run folder of an autoencoder, or pixels."
 
 
 def states_of(recipe: Any, train: Dataset, held_out: Dataset | None) -> States | None:
