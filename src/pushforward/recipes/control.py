@@ -162,7 +162,6 @@ class Control(Recipe):
         from pushforward.recipes.run import folder_of
         from pushforward.recipes.steered import Steered
         from pushforward.runtime.device import find_device, seeded
-        from pushforward.runtime.hashes import digest
         from pushforward.saving.control import Control as Steering
         from pushforward.saving.control import controlled, controls_of, network_of, parts_of_base
         from pushforward.saving.folder import load
