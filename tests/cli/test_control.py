@@ -274,6 +274,10 @@ def test_what_cannot_be_steered_is_said(runs, tmp_path, capsys):
         ),
         (("train", "control", edges, "--out", tmp_path / "o"), "is a control itself"),
         (
+            ("train", "control", digits, "--parallel", "fsdp", "--out", tmp_path / "o"),
+            "a locked one is called by halves: take --parallel ddp",
+        ),
+        (
             ("train", "control", digits, "--control", "masks", "--out", tmp_path / "o"),
             "say nothing of objects, as scenes do: give pictures of the same names by --masks FOLDER",
         ),

@@ -148,6 +148,16 @@ class Control(Recipe):
         default_factory=lambda: Optimiser(steps=2000, batch_size=64, lr=5e-4, ema=0.99)
     )
 
+    def require(self) -> None:
+        from pushforward.core.errors import InputError
+
+        super().require()
+        if self.machine.parallel == "fsdp":
+            raise InputError(
+                "--parallel fsdp splits networks that are called as a whole, and a locked one is called by halves: "
+                "take --parallel ddp"
+            )
+
     def build(self) -> Steered:
         from dataclasses import fields, is_dataclass, replace
 
@@ -155,7 +165,6 @@ class Control(Recipe):
         from pushforward.data import Dataset
         from pushforward.data.hints import OfRows
         from pushforward.models.model import Model
-        from pushforward.nets.control import Branch
         from pushforward.recipes.conditions import of_data
         from pushforward.recipes.config import recipe_of
         from pushforward.recipes.experiment import Experiment
@@ -163,9 +172,8 @@ class Control(Recipe):
         from pushforward.recipes.steered import Steered
         from pushforward.runtime.device import find_device, seeded
         from pushforward.saving.control import Control as Steering
-        from pushforward.saving.control import controlled, controls_of, network_of, parts_of_base
+        from pushforward.saving.control import controlled, controls_of, parts_of_base
         from pushforward.saving.folder import load
-        from pushforward.saving.tensors import digest
         from pushforward.streams.hinted import Hinted
 
         device, name = find_device(self.place.device), self.control.name
@@ -201,12 +209,9 @@ class Control(Recipe):
             raise InputError(
                 f"{self.base} was trained by {type(objective).__name__}, and controls learn by objectives of one model"
             )
-        net, codec = network_of(base), base.codec
-        branch = seeded(
-            lambda: Branch.of(net, width=self.hint_width, factor=getattr(codec, "factor", 1)),  # type: ignore[arg-type]
-            self.seed,
-        )
-        model = controlled(base, [Steering(name, branch, digest(net.state_dict()))])
+        codec = base.codec
+        steering = seeded(lambda: Steering.of(base, name, width=self.hint_width), self.seed)
+        model = controlled(base, [steering])
         model.spec = model.spec.with_(fingerprint=parts.fingerprint)
         model.provenance = replace(model.provenance, recipe=self.name(), step=None)
 

@@ -30,6 +30,13 @@ class Control:
     branch: Branch
     base: str
 
+    @classmethod
+    def of(cls, model: Model, name: str = "edges", hint: int = 1, width: int = 32) -> Control:
+        """An untrained one of a model, of hints with so many channels, read by `width` channels."""
+        net: Any = network_of(model)
+        branch = Branch.of(net, hint, width, getattr(model.codec, "factor", 1))
+        return cls(name, branch, digest(net.state_dict()))
+
 
 def controlled(model: Model, controls: Sequence[Control | tuple[Control, float]]) -> Model:
     """A model whose network is steered by controls, each at a strength of 1 or another one.
