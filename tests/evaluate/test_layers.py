@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from pushforward.evaluate.features.layers import classifier_layers, efficientnet_layers
-from pushforward.objectives.perceptual import FeatureDistance
 
 import pushforward as pf
+from pushforward.evaluate.features.layers import classifier_layers, efficientnet_layers
 from pushforward.nets import ImageClassifier
+from pushforward.objectives.perceptual import FeatureDistance
 
 
 def classifier():

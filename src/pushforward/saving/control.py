@@ -24,7 +24,7 @@ from pushforward.saving.parts import class_name
 
 @dataclass(frozen=True)
 class Control:
-    """What steers a network. name: of its hint; base: SHA-256 of the network's tensors, see `saving.tensors.digest`."""
+    """What steers a network. name: of its hint; base: SHA-256 of the network's tensors, see `runtime.hashes.digest`."""
 
     name: str
     branch: Branch
