@@ -37,8 +37,7 @@ class Branch(Network):
     Hints are (B, hint, factor H, factor W), of values between 0 and 1.
 
     At first the loss has a gradient in Z_k alone, and where the network is the best that there is without a hint, that
-    is the noise of batches: the point is a saddle, which training leaves late and then at once (their "sudden
-    convergence").
+    is the noise of batches: the point is a saddle, which training leaves by that noise.
 
     Zhang, Rao & Agrawala 2023 (ControlNet, arXiv 2302.05543), sec. 3. The hint's features are joined to x, and meet a
     convolution of the first layer's size where the paper has one of 1 x 1.
