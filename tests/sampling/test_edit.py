@@ -12,6 +12,7 @@ from torch import nn
 
 import pushforward as pf
 from contracts.members import mixture
+from pushforward.core.noise import START
 from pushforward.sampling.edit import extended, time_of_strength
 
 PATHS = [pf.CondOT(), pf.VP(), pf.Cosine()]
@@ -197,6 +198,9 @@ def test_pictures_of_a_model_of_latents_are_encoded_masked_and_decoded():
     assert found.shape == x.shape
     assert torch.equal(found[..., :3, :], x[..., :3, :])
     assert (found[..., 3:5, 3:5] != x[..., 3:5, 3:5]).any()
+    # Latents of which a quarter is masked are painted, not kept.
+    other = pf.edit(model, x, mask=mask, nfe=4, seed=1)
+    assert (found[..., 3:5, 3:5] != other[..., 3:5, 3:5]).all()
     assert pf.generate(model, 2, nfe=2).shape == (2, 1, 8, 8)
     assert pf.generate(model, 2, nfe=2, decode=False).shape == (2, 1, 4, 4)
 
@@ -271,3 +275,32 @@ def test_what_is_no_image_is_said():
             pf.edit(field, images, nfe=5)
     with pytest.raises(pf.InputError, match="conditions are a mapping"):
         pf.edit_by_inversion(field, x, "a cross", {"label": 1})
+
+
+@pytest.mark.parametrize("sde", [False, True])
+def test_each_repeat_has_noise_of_its_own(sde):
+    field, x = mixture(3).field(pf.CondOT()), mixture(3).sample(4, seed=2)
+    once = pf.edit(field, x, strength=0.5, nfe=6, seed=3, sde=sde)
+    fresh = pf.Noise(3, torch.arange(4), step=1).normal((3,), START, torch.float64)
+    solver = pf.solvers.Multistep(eta=1) if sde else None
+    again = pf.generate(
+        field, 4, source=0.5 * once + 0.5 * fresh, from_time=0.5, nfe=6, seed=4, solver=solver
+    )
+    assert torch.allclose(pf.edit(field, x, strength=0.5, nfe=6, seed=3, sde=sde, repeats=2), again)
+
+
+def test_inversion_is_guided_on_the_way_back_and_exact_unless_it_is_not_to_be():
+    means = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    law = pf.GaussianMixture(means, torch.tensor([0.5, 0.5]), labels=torch.tensor([0, 1]))
+    field, x = law.field(pf.VP()), means[:1]
+    moved = [
+        float(pf.edit_by_inversion(field, x, {"label": 0}, {"label": 1}, nfe=10, guidance=w)[0, 0])
+        for w in (None, 3.0)
+    ]
+    assert moved[1] > moved[0] + 0.5
+    exact, rough = (
+        pf.edit_by_inversion(field, x + 0.5, {"label": 0}, {"label": 0}, nfe=10, exact=e)
+        for e in (True, False)
+    )
+    assert torch.allclose(exact, x + 0.5, atol=1e-9)
+    assert not torch.allclose(rough, x + 0.5, atol=1e-3)
