@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import pushforward as pf
+from pushforward.cli import main
 from pushforward.core.errors import DataError, InputError
+from pushforward.core.noise import Noise
 from pushforward.data.images.coarse import coarsen
 from pushforward.recipes import Cells, SuperResolution
+from pushforward.recipes.experiment import PICTURE_SEED
 from pushforward.recipes.run import train
 from pushforward.recipes.set_to_set import CellMapping, Refinement
 
@@ -101,6 +104,15 @@ def test_cells_arrive_at_their_target(plate: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="start from cells: before"):
         pf.generate(experiment.model, 3)
     assert experiment.figure(400, {}, nfe=2)[:4] == b"\x89PNG"
+    # In training and by the command line: three panels of cells, and one for each channel.
+    page = experiment.picture(mapped, None, "")
+    assert [a.get_title() for a in page.axes[:3]] == [
+        "source: before",
+        "before mapped",
+        "target: after",
+    ]
+    assert main(["evaluate", str(folder), "--num", "80", "--nfe", "2"]) == 0
+    assert (folder / "evaluation.png").is_file()
 
 
 def test_populations_that_cannot_be_joined_are_refused(plate: Path, tmp_path: Path) -> None:
@@ -161,3 +173,23 @@ def test_images_that_cannot_be_made_coarse_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20, 3, 12, 12)))
     experiment = SuperResolution.of(data=tmp_path / "x.npy", factor=3, device="cpu").build()
     assert experiment.model.shape == (3, 12, 12)
+
+
+def test_pictures_of_refined_images_stand_between_what_they_were_made_of_and_the_truth(
+    tmp_path: Path,
+) -> None:
+    recipe = SuperResolution.of(
+        steps=1, batch_size=8, warmup=0, sample_every=0, device="cpu", out=tmp_path / "fine"
+    )
+    folder, _ = train(recipe, quiet=True)
+    experiment = replace(recipe.build(), model=pf.load(folder))
+    source = experiment.source
+    samples = pf.generate(experiment.model, 5, source=source, nfe=2)
+    drawn = [text.get_text() for text in experiment.picture(samples, None, "").texts]
+    assert {"coarse", "sample", "truth"} <= set(drawn)
+    # What is shown as the coarse image is what the sample began with, but for its noise.
+    x0, truth = source.pair(Noise.batch(5, PICTURE_SEED))
+    assert torch.equal(x0, source.draw(Noise.batch(5, PICTURE_SEED)))
+    assert float((x0 - coarsen(truth, source.factor)).square().mean()) < 2 * source.std**2
+    assert main(["evaluate", str(folder), "--num", "20", "--nfe", "2"]) == 0
+    assert (folder / "evaluation.png").is_file()

@@ -98,6 +98,8 @@ class Evaluate(Sampling):
         from pushforward.core.fields import FlowMap
         from pushforward.evaluate.metrics.wasserstein import library
         from pushforward.recipes.card import write_card
+        from pushforward.recipes.set_to_set import CellMapping, Refinement
+        from pushforward.runtime.files import write_file
         from pushforward.runtime.processes import Processes
 
         if self.weights is not None and self.features != "inception":
@@ -128,6 +130,11 @@ class Evaluate(Sampling):
             figures |= experiment.transport(TRANSPORTED, self.seed)
         if features is not None or self.neighbours:
             figures |= self.by_features(experiment, samples, features, settings)
+        if isinstance(experiment, Refinement | CellMapping):
+            shown = min(self.num, experiment.shown)
+            page = experiment.figure(shown, settings, **self.arguments(sampler, model))
+            write_file(self.folder / "evaluation.png", page)
+            say(f"in {self.folder / 'evaluation.png'}")
         write_json(self.folder / "evaluation.json", {"figures": figures, "settings": settings})
         write_card(self.folder)
         show(figures, f"{self.num} samples, {described(sampler)}, seed {self.seed}")

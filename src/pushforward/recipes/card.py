@@ -26,6 +26,7 @@ PROMPT = "encoders.prompt"
 PICTURES = {
     "generated/samples.png": "Samples drawn with `pushforward sample`.",
     "reconstructions.png": "Held-out pictures, each with its reconstruction.",
+    "evaluation.png": "Held-out data, what the model makes of them, and the target.",
     "neighbours.png": "Samples, each beside the training images nearest to it.",
     "comparison.png": "Error by network calls, of several solvers.",
     "students.png": "Quality by network calls, of the model and its students.",

@@ -27,6 +27,9 @@ from pushforward.objectives import Autoencoding, Classification, Objective
 from pushforward.recipes.conditions import Columns
 from pushforward.streams.stream import Stream
 
+# The seed of all sample pictures of a run, so that they show the same noise growing into better samples.
+PICTURE_SEED = 0
+
 Sampled = Model | FlowMapModel | BridgeModel | HalfBridges | DiffFlowModel
 
 
@@ -68,7 +71,7 @@ class Experiment:
         return {} if self.conditions is None else self.conditions(num, seed, label)
 
     def picture(self, samples: Tensor, label: Tensor | None, title: str) -> Any:
-        """A matplotlib figure of samples, by the kind of data."""
+        """A matplotlib figure of samples that were drawn with PICTURE_SEED, by the kind of data."""
         spec = self.model.spec
         return kinds.of(spec).draw(samples, spec, label, title)
 

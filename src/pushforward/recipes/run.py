@@ -21,7 +21,7 @@ from pushforward.evaluate.labels import shown_labels
 from pushforward.models.model import Model
 from pushforward.objectives import Matching, Reflow
 from pushforward.recipes.config import CONFIG, STAGES, read_config, recipe_of, written
-from pushforward.recipes.experiment import Classifying, Experiment, Reconstructing
+from pushforward.recipes.experiment import PICTURE_SEED, Classifying, Experiment, Reconstructing
 from pushforward.recipes.flat import OptionError, flag_of, leaves, no_option, values
 from pushforward.recipes.recipe import Recipe
 from pushforward.runtime.device import find_device, has_bfloat16
@@ -37,8 +37,6 @@ from pushforward.train.trainer import Trainer, Validate
 
 # Held-out data whose loss is taken, at a step of noise that no training run comes to.
 VALIDATED, VALIDATION_STEP = 2048, 2**32 - 2
-# The seed of all sample pictures of a run, so that they show the same noise growing into better samples.
-PICTURE_SEED = 0
 
 
 def train(recipe: Recipe, quiet: bool = False) -> tuple[Path, int]:

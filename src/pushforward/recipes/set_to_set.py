@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,12 +15,13 @@ from pushforward.data.asinh import Asinh
 from pushforward.data.dataset import Dataset
 from pushforward.data.images.coarse import Coarse, coarsen
 from pushforward.data.resampled import Resampled
+from pushforward.evaluate import kinds
 from pushforward.evaluate.figures.cells import cells
 from pushforward.evaluate.figures.page import png
 from pushforward.evaluate.figures.refinement import refinement
 from pushforward.evaluate.metrics.energy import energy_distance
 from pushforward.evaluate.metrics.halves import compare_to_halves
-from pushforward.recipes.experiment import Experiment
+from pushforward.recipes.experiment import PICTURE_SEED, Experiment
 from pushforward.sampling.generate import generate
 
 # Samples at most of each set that are compared: matrices of all their distances are made.
@@ -55,6 +56,15 @@ class CellMapping(SetMapping):
     scale: Asinh
     channels: tuple[str, ...]
     names: tuple[str, str]
+    shown: ClassVar[int] = MAX_CELLS
+
+    def picture(self, samples: Tensor, label: Tensor | None, title: str) -> Any:
+        """The samples between the cells that they were and those of the target."""
+        if self.source is None or self.held_out is None:
+            return super().picture(samples, label, title)
+        before = self.source.draw(Noise.batch(len(samples), PICTURE_SEED))
+        target = some(self.held_out, len(samples))
+        return cells(before, samples, target, self.channels, self.scale, self.names)
 
     def figure(self, num: int, settings: Mapping[str, Any], **sampling: Any) -> bytes:
         """A PNG of source, mapped and target cells; see figures.cells."""
@@ -70,6 +80,17 @@ def some(data: Dataset, num: int) -> Tensor:
 @dataclass(frozen=True)
 class Refinement(Experiment):
     """Coarse images made fine. source: the held-out images, coarse."""
+
+    shown: ClassVar[int] = 12
+
+    def picture(self, samples: Tensor, label: Tensor | None, title: str) -> Any:
+        """The samples between the coarse images that they were made of and the true ones."""
+        spec = self.model.spec
+        if not isinstance(self.source, Coarse):
+            raise InputError("this run has no coarse images to start from")
+        _, truth = self.source.pair(Noise.batch(len(samples), PICTURE_SEED))
+        beside = {"coarse": coarsen(truth, self.source.factor), "truth": truth}
+        return kinds.of(spec).draw(samples, spec, label, title, beside=beside)
 
     def carry(self, num: int, **sampling: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Coarse images, fine ones made of them, and the true fine ones, (num, C, H, W) each."""
