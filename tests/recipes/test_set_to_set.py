@@ -191,5 +191,5 @@ def test_pictures_of_refined_images_stand_between_what_they_were_made_of_and_the
     x0, truth = source.pair(Noise.batch(5, PICTURE_SEED))
     assert torch.equal(x0, source.draw(Noise.batch(5, PICTURE_SEED)))
     assert float((x0 - coarsen(truth, source.factor)).square().mean()) < 2 * source.std**2
-    assert main(["evaluate", str(folder), "--num", "20", "--nfe", "2"]) == 0
+    assert main(["evaluate", str(folder), "--num", "100", "--nfe", "2"]) == 0
     assert (folder / "evaluation.png").is_file()
