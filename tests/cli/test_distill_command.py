@@ -573,7 +573,7 @@ REFUSED = {
     "a bridge": ("b", (), "holds a BridgeModel; the flow of a Model is distilled"),
     "half-bridges": ("d", STAGES, "holds a HalfBridges"),
     "half-bridges, by reflow": ("d", REFLOW, "holds a HalfBridges"),
-    "nothing": ("nothing", (), "holds no model"),
+    "nothing": ("nothing", (), "there is no folder"),
     "a flow map": ("meanflow", ("--method", "shortcut"), "holds a FlowMapModel; the flow of a Model"),
     "guidance without classes": ("teacher", ("--guidance", 2), "guidance needs a model with classes"),
     "guidance in reflow": ("teacher", (*REFLOW, "--guidance", 2), "guidance needs a model with classes"),

@@ -23,6 +23,7 @@ REQUIRED = {
     "classifier": {"data": "fashion"},
     "reflow": {"teacher": "runs/flow"},
     "distill": {"teacher": "runs/flow"},
+    "control": {"base": "runs/flow"},
 }
 
 

@@ -102,7 +102,7 @@ def shared(command: Command) -> int:
 
     if not command.shareable:
         if int(os.environ.get("RANK", "0")) > 0:
-            return 1
+            return 0  # torchrun ends all when one fails, which is to be the first, once it has said why
         name = next(name for name, kind in COMMANDS.items() if isinstance(command, kind.find()))
         raise InputError(
             f"{name} is done by one process: start it without torchrun, which is for train, sample and evaluate"
