@@ -172,7 +172,7 @@ class TestFrom:
         assert max(losses(tmp_path / "second")) == 6
 
     def test_nothing_is_begun_if_nothing_fits(self, tmp_path: Path) -> None:
-        with pytest.raises(pf.CheckpointError, match="there is no folder .*nowhere"):
+        with pytest.raises(pf.CheckpointError, match=r"there is no folder .*nowhere"):
             train(toy(tmp_path / "new", from_=tmp_path / "nowhere"), quiet=True)
         assert not (tmp_path / "new").exists()
 
