@@ -14,7 +14,7 @@ from pushforward.core.noise import START
 from pushforward.core.spec import SamplingDefaults
 from pushforward.guidance import ClassifierFree
 from pushforward.nets import MLP, UNet
-from pushforward.solvers import RK4, Euler, EulerMaruyama, Heun, Midpoint
+from pushforward.solvers import RK4, Euler, EulerMaruyama, Heun, Midpoint, SolverFlowMap
 
 
 def mixture() -> pf.GaussianMixture:
@@ -291,6 +291,16 @@ def test_other_conditions_are_cut_as_the_samples_are() -> None:
 def test_arguments_that_cannot_be_used_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(pf.InputError, match=message):
         pf.generate(network(), **({"num": 4, "nfe": 2} | arguments))
+
+
+def test_a_flow_map_says_the_guidance_that_it_was_trained_with() -> None:
+    """Scale 1, that of the conditional law itself, where none is recorded."""
+    flow = SolverFlowMap(mixture().field(pf.CondOT()), Heun())
+    options = {"label": 1, "shape": (2,)}
+    with pytest.raises(pf.InputError, match=r"trained with \(scale 1\)"):
+        pf.generate(flow, 2, guidance=3.0, **options)
+    unguided = pf.generate(flow, 2, guidance=1.0, **options)
+    assert torch.equal(unguided, pf.generate(flow, 2, **options))
 
 
 def test_a_model_of_unknown_shape_needs_one() -> None:
