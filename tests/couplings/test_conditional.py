@@ -222,6 +222,23 @@ def test_embedded_tokens_count_where_they_are_tokens():
     assert torch.equal(i, k)
 
 
+def test_captions_of_different_lengths_are_compared_in_any_basis_of_their_embedding():
+    """A rotation or a reflection changes no distance, those to padding too: padding lies at its fixed point."""
+    x0, x1, values = randn(80, 2, seed=11), randn(80, 2, seed=12), randn(80, 3, 2, seed=3)
+    mask = torch.arange(3) <= torch.arange(80)[:, None] % 3
+    found = [
+        ConditionalTransport(ratio=0.3)(x0, x1, NOISE, {"text": Tokens(values @ basis, mask)})[0]
+        for basis in (
+            torch.eye(2, dtype=torch.float64),
+            -torch.eye(2, dtype=torch.float64),
+            torch.linalg.qr(randn(2, 2, seed=4))[0],
+        )
+    ]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], ConditionalTransport()(x0, x1, NOISE)[0])
+
+
 @pytest.mark.parametrize(
     "coupling",
     [
