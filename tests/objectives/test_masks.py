@@ -119,6 +119,35 @@ def test_a_mask_that_leaves_out_nothing_changes_nothing(name):
     assert torch.allclose(a, b, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", MINDING)
+def test_a_network_sees_zeros_in_the_padding_whatever_the_batch_holds_there(name):
+    """So that a convolution, which pads by zeros, sees the end of a sample as it does alone."""
+    objective = MINDING[name]()
+    given, noise = batch(torch.float32, name in ("Reflow", "OneStep")), Noise.batch(4, seed=5)
+    rubbish = pf.Batch(
+        torch.where(MASK, given.x1, torch.nan), given.cond,
+        None if given.x0 is None else torch.where(MASK, given.x0, torch.nan), mask=MASK,
+    )  # fmt: skip
+    seen = []
+
+    def hear(module, inputs):
+        if isinstance(module, Pooled):
+            seen.append(inputs[0].detach())
+
+    handle = nn.modules.module.register_module_forward_pre_hook(hear)
+    try:
+        losses = [objective(v, noise)["loss"].detach() for v in (given, rubbish)]
+    finally:
+        handle.remove()
+    assert seen
+    # Later calls, from where a teacher leads, are its own affair.
+    for x in (seen[0], seen[len(seen) // 2]):
+        assert bool((x[~MASK.expand_as(x)] == 0).all())
+        assert bool((x[MASK.expand_as(x)] != 0).all())
+    # Padding of the target is in no loss either.
+    assert torch.equal(*losses)
+
+
 REFUSING = {
     "ConsistencyTraining": lambda: obj.ConsistencyTraining(pf.FlowMapModel(model(), "data")),
     "ContinuousConsistency": lambda: obj.ContinuousConsistency(pf.FlowMapModel(model())),
