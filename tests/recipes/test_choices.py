@@ -6,10 +6,12 @@ from typing import get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 import pushforward as pf
 from pushforward import laws
 from pushforward.cli.sampling import Drawing
+from pushforward.core.paths import CondOT
 from pushforward.nets.sizes import DIT, UNET
 from pushforward.recipes import choices
 from pushforward.recipes.choices import (
@@ -153,3 +155,11 @@ def test_every_recipe_knows_its_name():
         kind = entry.find()
         assert issubclass(kind, Recipe)
         assert kind.name() == name
+
+
+def test_logit_normal_times_take_a_mean_and_a_spread_and_other_times_take_none():
+    law = Times(name="logit-normal", time_mean=-0.8, time_std=0.5).build(CondOT())
+    quantiles = law.quantile(torch.tensor([0.5, 0.8413447460685429], dtype=torch.float64))
+    assert torch.logit(quantiles).tolist() == pytest.approx([-0.8, -0.3])
+    with pytest.raises(ValidationError, match="--time-mean is of --times logit-normal"):
+        Times(name="uniform", time_mean=-0.8)

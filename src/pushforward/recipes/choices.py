@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pushforward.recipes.options import Choice, option
 
@@ -289,10 +289,28 @@ class Times(Choice):
     """The law of training times."""
 
     name: TimesName = "uniform"
+    time_mean: float | None = option(
+        None, "Mean of logit t of logit-normal times, 0 if omitted; less favours noise.", rare=True
+    )
+    time_std: float | None = option(
+        None, "Standard deviation of logit t, 1 if omitted.", gt=0, rare=True
+    )
     low_discrepancy: bool = option(True, "Spread the times of a batch evenly.", rare=True)
 
+    @model_validator(mode="after")
+    def fits(self) -> Self:
+        given = {"time_mean": self.time_mean, "time_std": self.time_std}
+        flags = [n.replace("_", "-") for n, value in given.items() if value is not None]
+        if flags and self.name != "logit-normal":
+            raise ValueError(
+                f"--{flags[0]} is of --times logit-normal, and the times are {self.name}"
+            )
+        return self
+
     def build(self, path: ProbabilityPath) -> TimeDraw:
-        law: TimeDraw = TIMES[self.name].make(path=path)
+        given = {"mean": self.time_mean, "std": self.time_std}
+        entry = TIMES[self.name].with_(**{n: v for n, v in given.items() if v is not None})
+        law: TimeDraw = entry.make(path=path)
         return replace(law, low_discrepancy=self.low_discrepancy)
 
 
