@@ -1,6 +1,7 @@
 """Saved models: a folder with `model.json` and safetensors files, which loads without executing code.
 
-    model.json          the parts by place: class, configuration, file of weights and its SHA-256; and its own SHA-256
+    model.json          the parts by place: class, configuration, file of weights, its SHA-256 and, where they are stored
+                        in half precision, the one that they have; and its own SHA-256
     model.safetensors   the weights, if one part has any; else PLACE.safetensors of each part that has some
 
 Weights come first and model.json last, each renamed into place when it is whole.
@@ -29,6 +30,7 @@ from pushforward.saving.building import build, check_rebuilds
 from pushforward.saving.description import SELF, Described, Parts, describe
 from pushforward.saving.foreign import refuse_foreign, refuse_format
 from pushforward.saving.parts import has_config
+from pushforward.saving.shortened import Shortened, full_precision, lengthened, shortened
 from pushforward.saving.tensors import header, read, serialise
 
 FORMAT = 2
@@ -38,16 +40,27 @@ DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 References = Mapping[str, nn.Module | str | Path]
 
 
-def save(model: Any, folder: str | Path, *, references: Mapping[str, str] | None = None) -> str:
+def save(
+    model: Any,
+    folder: str | Path,
+    *,
+    references: Mapping[str, str] | None = None,
+    storage: torch.dtype | None = None,
+) -> str:
     """Write a model, or another part, into `folder`; returns the SHA-256 of the weights.
 
     references: frozen parts that are not written but held by a name, by their place: {"encoder": "clip-vit-l"}. `load`
     takes them under this name, and compares the SHA-256 of their tensors.
+    storage: torch.float16 or torch.bfloat16, for half the size: tensors of two and more dimensions are rounded to it,
+    and loaded in the precision that they have now, which is one for each part.
 
     Raises CheckpointError, before anything is written, for what could not be loaded again: a class that does not say
     how it is built (`to_config`), a configuration that builds something else, or that JSON cannot hold.
     """
-    return write(describe_checked(model, references), folder)
+    described = describe_checked(model, references)
+    return write(
+        described, folder, stored=None if storage is None else shortened(described, storage)
+    )
 
 
 def describe_checked(model: Any, references: Mapping[str, str] | None = None) -> Described:
@@ -68,11 +81,12 @@ def write(
     folder: str | Path,
     tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
     kept: Mapping[str, Mapping[str, str]] | None = None,
+    stored: Mapping[str, Shortened] | None = None,
 ) -> str:
     """Write what is described.
 
     tensors: those of its modules, by place, if they are not to be asked for them. kept: file and SHA-256 of what was
-    written earlier and has not changed, by place.
+    written earlier and has not changed, by place. stored: those that are written in another precision, by place.
     """
     folder = Path(folder)
     try:
@@ -86,9 +100,12 @@ def write(
         parts[place]["weights"] = dict(entry)
     for place, some in weights.items():
         name = WEIGHTS if len(weights) + len(kept or {}) == 1 else f"{place}.safetensors"
-        content = serialise(some)
+        short = (stored or {}).get(place)
+        content = serialise(short.tensors if short else some)
         found = hashlib.sha256(content).hexdigest()
         parts[place]["weights"] = {"file": name, "sha256": found}
+        if short:
+            parts[place]["weights"]["dtype"] = short.dtype
         # Frozen parts stay as they are from save to save.
         if name not in there or sha256(folder / name) != found:
             write_file(folder / name, content)
@@ -298,11 +315,14 @@ class _Files:
     ) -> None:
         self.folder, self.references, self.own = folder, dict(references), own
         self.files: dict[str, Path] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
         if not isinstance(parts, dict) or SELF not in parts:
             raise CheckpointError(f"{DESCRIPTION} names no part {SELF!r}")
         for place, entry in parts.items():
             if "weights" in entry:
                 self.files[place] = self._checked(place, entry["weights"])
+                if "dtype" in entry["weights"]:
+                    self.dtypes[place] = full_precision(entry["weights"]["dtype"], place)
 
     def _checked(self, place: str, weights: Mapping[str, Any]) -> Path:
         name = weights["file"]
@@ -323,10 +343,11 @@ class _Files:
         return path
 
     def header(self, place: str) -> dict[str, Tensor]:
-        return header(self.files[place]) if place in self.files else {}
+        found = header(self.files[place]) if place in self.files else {}
+        return lengthened(found, self.dtypes.get(place))
 
     def read(self, place: str) -> dict[str, Tensor]:
-        return read(self.files[place])
+        return lengthened(read(self.files[place]), self.dtypes.get(place))
 
     def held(self, place: str, entry: Mapping[str, Any]) -> nn.Module:
         name = entry["reference"]
