@@ -391,3 +391,21 @@ def test_students_are_compared_by_the_share_of_prompts(run, tmp_path):
     assert call("evaluate", run, "--students", out, "--num", 6, "--nfes", 1) == 0
     figures = json.loads((run / "students.json").read_text())["figures"]
     assert "held_out_mean" in figures[str(out)]["1"]
+
+
+def test_large_patches_of_pixels_are_read_by_few_directions_and_predicted_themselves(tmp_path):
+    route = (
+        "--network", "mmdit", "--patch", 8, "--bottleneck", 6, "--width", 64, "--depth", 1, "--prediction", "data",
+        "--loss-in", "velocity", "--weight", "clamped", "--times", "logit-normal", "--time-std", 0.8,
+    )  # fmt: skip
+    out = tmp_path / "jit"
+    assert call("train", "text-to-image", "--number", 100, *route, *TINY, "--out", out) == 0
+    model = pf.load(out)
+    assert model.prediction == "data"
+    embed = model.net.net.pos_embed
+    assert embed.proj1.weight.shape == (6, 3, 8, 8)
+    assert "time_mean = -0.8" in (out / "config.toml").read_text()
+    assert call("sample", out, "--prompt", "a red circle", "--num", 2, "--nfe", 4, "--size", "48x40") == 0  # fmt: skip
+    with np.load(out / "generated" / "samples.npz") as file:
+        assert file["samples"].shape == (2, 3, 40, 48)
+        assert np.isfinite(file["samples"]).all()

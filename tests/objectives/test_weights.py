@@ -9,6 +9,7 @@ import torch
 
 import pushforward as pf
 from contracts.members import PATHS, Lookup, mixture
+from pushforward.core.noise import SOURCE
 from pushforward.core.times import Constant, Uniform
 from pushforward.models.preconditioning import EDMPreconditioning
 from pushforward.objectives import (
@@ -20,6 +21,7 @@ from pushforward.objectives import (
 )
 from pushforward.objectives.weights import (
     P2,
+    ClampedVelocity,
     EDMWeight,
     Importance,
     Likelihood,
@@ -30,7 +32,9 @@ from pushforward.objectives.weights import (
     Unweighted,
 )
 
-WEIGHTS = (Likelihood, MinSNR, TruncatedSNR, SNRPlusOne, P2, EDMWeight, Sigmoid, Unweighted)
+WEIGHTS = (
+    Likelihood, MinSNR, TruncatedSNR, SNRPlusOne, P2, EDMWeight, Sigmoid, Unweighted, ClampedVelocity,
+)  # fmt: skip
 THREE = [pf.CondOT(), pf.VP(), pf.EDM()]
 LAW = mixture(2, 3)
 
@@ -117,6 +121,65 @@ def test_limits_at_the_ends_are_taken_where_factors_are_infinite():
     truth = torch.tensor([1.0, 0.0], dtype=torch.float64)
     assert torch.allclose(MinSNR(path, "noise")(ends), truth, atol=1e-8)
     assert torch.allclose(Unweighted(path, "noise")(ends)[1:], 1 - truth[1:], atol=1e-8)
+
+
+class Guess(torch.nn.Module):
+    """Some picture, whatever is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x, t):
+        return self.scale * x.cos() + t[:, None]
+
+
+def jit_loss(net, x, noise, t, eps=0.05):
+    """As in the code of Li & He 2025: z_t = t x + (1 - t) e, both velocities over max(1 - t, eps)."""
+    s = t[:, None]
+    z = s * x + (1 - s) * noise
+    below = (1 - s).clamp_min(eps)
+    return (((net(z, t) - z) / below - (x - z) / below) ** 2).mean(1)
+
+
+@pytest.mark.parametrize("time", [0.0, 0.3, 0.94, 0.951, 0.99, 1 - 1e-6])
+@pytest.mark.parametrize("loss_in", ["velocity", "data"])
+def test_the_loss_of_jit_is_that_of_its_code_up_to_the_data(loss_in, time):
+    ids, net, path = pf.Noise.batch(6, seed=2), Guess().double(), pf.CondOT()
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = ClampedVelocity(path, loss_in)
+    model = pf.Model(net, path, "data")
+    got = Matching(model, loss_in, Constant(time), weight)(x, ids)["loss"]
+    e = ids.normal((3,), SOURCE, torch.float64)
+    truth = jit_loss(net, x, e, torch.full((6,), time, dtype=torch.float64))
+    assert torch.allclose(got, truth, rtol=1e-7)
+    assert torch.allclose(*(torch.autograd.grad(v.sum(), net.scale)[0] for v in (got, truth)), rtol=1e-7)  # fmt: skip
+
+
+@pytest.mark.parametrize("loss_in", ["velocity", "data"])
+def test_the_loss_of_jit_is_bounded_at_the_data_in_single_precision(loss_in):
+    ids, net, path = pf.Noise.batch(64, seed=3), Guess(), pf.CondOT()
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
+    error = (net(x, torch.ones(64)) - x).square().mean(1).detach()
+    for time in (1 - 1e-4, 1 - 1e-7, 1.0):
+        model = pf.Model(net, path, "data")
+        loss = Matching(model, loss_in, Constant(time), ClampedVelocity(path, loss_in))(x, ids)
+        # The plain loss of velocities is error/(1 - t)^2 there, 10^8 times as large and more.
+        assert float(loss["loss"].detach().max()) < 1.01 * float(error.max()) / 0.05**2
+        loss["loss"].sum().backward()
+    assert net.scale.grad.isfinite()
+
+
+def test_the_clamp_is_one_over_the_larger_of_sigma_and_the_least():
+    t = torch.tensor([0.2, 0.9, 0.99], dtype=torch.float64)
+    got = ClampedVelocity(pf.CondOT(), "data", least=0.1)(t)
+    assert torch.allclose(got, torch.tensor([1 / 0.64, 100, 100], dtype=torch.float64))
+    # Where nothing is clamped it is the loss of velocities on any path.
+    for path in (pf.VP(), pf.EDM()):
+        got = ClampedVelocity(path, "velocity", least=1e-9)(t)
+        assert torch.allclose(got, torch.ones_like(t)), path
+    with pytest.raises(pf.InputError, match="must be positive"):
+        ClampedVelocity(pf.CondOT(), "data", least=0.0)
 
 
 def gaussian_kl(m, a, n, b):

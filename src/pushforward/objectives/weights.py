@@ -154,6 +154,29 @@ class Sigmoid(Weight):
 
 
 @dataclass(frozen=True)
+class ClampedVelocity(Weight):
+    """`((alpha' sigma - sigma' alpha) / max(sigma, least))^2` for the data: bounded errors of the velocity.
+
+    On CondOT 1/max(1 - t, least)^2, the loss of networks that predict the data with errors in the velocity, whose
+    1/(1 - t)^2 has no mean under most laws of times.
+
+    Li & He 2025 (JiT, arXiv 2511.13720), sec. 4, with the clamp 0.05 and logit t ~ N(-0.8, 0.8^2).
+    """
+
+    least: float = 0.05
+    native: ClassVar[Prediction] = "data"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.least > 0:
+            raise InputError(f"least is {self.least}; it must be positive")
+
+    def published(self, t: Tensor) -> Tensor:
+        c = self.path.coefficients(t)
+        return ((c.d_alpha * c.sigma - c.d_sigma * c.alpha) / c.sigma.clamp(min=self.least)) ** 2
+
+
+@dataclass(frozen=True)
 class Unweighted(Weight):
     """1 for errors of `of`: the loss of flow matching ("velocity"), L_simple ("noise"), ... in another loss_in."""
 

@@ -121,6 +121,7 @@ WEIGHTS: dict[str, Entry] = {
     "p2": Entry("objectives.weights:P2", takes=("path", "loss_in")),
     "edm": Entry("objectives.weights:EDMWeight", takes=("path", "loss_in")),
     "sigmoid": Entry("objectives.weights:Sigmoid", takes=("path", "loss_in")),
+    "clamped": Entry("objectives.weights:ClampedVelocity", takes=("path", "loss_in")),
 }
 
 COUPLINGS: dict[str, Entry] = {

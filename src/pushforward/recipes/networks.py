@@ -166,6 +166,12 @@ class MMDiTChoice(NetworkChoice):
     width: int = option(192, "Width of the tokens, a multiple of 64.", ge=64, multiple_of=64)
     depth: int = option(6, "Blocks.", ge=1)
     qk_norm: bool = option(True, "Normalise queries and keys.", rare=True)
+    bottleneck: int | None = option(
+        None,
+        "Directions by which a patch is read, for large patches of pixels. Default: all.",
+        ge=1,
+        rare=True,
+    )
     dropout: float = option(0.0, "Dropout in the blocks.", ge=0, lt=1, rare=True)
 
     def build(self, data: Data, **more: Any) -> nn.Module:

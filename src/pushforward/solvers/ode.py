@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pushforward.core.fields import Field
+from pushforward.core.fields import Field, find_inside
 from pushforward.core.noise import Noise
 from pushforward.core.paths import Path
 from pushforward.core.shapes import expand
@@ -23,7 +23,11 @@ Row = tuple[float, ...]
 
 
 class RungeKutta:
-    """A method given by its tableau: a (lower triangle, row by row), b and c."""
+    """A method given by its tableau: a (lower triangle, row by row), b and c.
+
+    The last step to the data of a model whose velocity does not follow from its prediction there (data at sigma = 0) is
+    one of Euler if the method would ask for it.
+    """
 
     order: ClassVar[float]
     stochastic: ClassVar[bool] = False
@@ -41,12 +45,21 @@ class RungeKutta:
     def step(
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
     ) -> tuple[Tensor, None]:
+        if 1 in self.c and asked_at_the_end(field, s):
+            # A stage there would be an error of the data over a margin; as Karras et al. 2022, alg. 1, have it.
+            return advance(x, s - t, (1.0,), [field(x, t, **cond)]), None
         h, slopes = s - t, list[Tensor]()
         for row, c in zip(self.a, self.c, strict=True):
             # The last stage is asked at s itself: t + (s - t) may round to the other side of the end of time.
             at = t if c == 0 else s if c == 1 else t + c * h
             slopes.append(field(advance(x, h, row, slopes), at, **cond))
         return advance(x, h, self.b, slopes), None
+
+
+def asked_at_the_end(field: Field, s: Tensor) -> bool:
+    """Whether a velocity at time s would be that of a model at the data, whose prediction has none there."""
+    ends: tuple[bool, bool] = find_inside(field, "ends", (False, False))
+    return ends[1] and bool((s >= 1).all())
 
 
 def advance(x: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
