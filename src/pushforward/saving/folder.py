@@ -1,7 +1,7 @@
 """Saved models: a folder with `model.json` and safetensors files, which loads without executing code.
 
-    model.json          the parts by place: class, configuration, file of weights, its SHA-256 and, where they are stored
-                        in half precision, the one that they have; and its own SHA-256
+    model.json          the parts by place: class, configuration, file of weights, its SHA-256 and, of weights
+                        stored in half precision, the one that they have; and its own SHA-256
     model.safetensors   the weights, if one part has any; else PLACE.safetensors of each part that has some
 
 Weights come first and model.json last, each renamed into place when it is whole.
