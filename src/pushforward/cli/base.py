@@ -23,7 +23,7 @@ SEED = "Sample i is a function of the seed and i."
 
 
 def run_folder(description: str = "Run folder, or any folder with a model.") -> Any:
-    """The field of a run folder, the first argument."""
+    """The field of a run folder, a `RunFolder`, the first argument."""
     return option(..., description, positional=True)
 
 

@@ -92,7 +92,7 @@ class Edit(Prompted, Sampling):
                 solver=None if self.named() == "auto" else sampler.solver, sde=False,
                 nfe=self.nfe, guidance=self.guidance, seed=self.seed, batch_size=self.batch_size, **given,
             )  # fmt: skip
-        settings = self.settings(model, sampler) | {
+        settings = self.settings(model, sampler, bool(prompts)) | {
             "image": self.image.name, "prompt": prompts, "negative": self.negative, "label": self.label,
             "mask": None if self.mask is None else self.mask.name, "extend": self.extend,
         }  # fmt: skip

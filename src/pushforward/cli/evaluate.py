@@ -119,7 +119,9 @@ class Evaluate(Sampling):
                 "--transport follows a velocity, and this model is a flow map: ask its teacher"
             )
         sampler = self.sampler(model)
-        settings = self.settings(model, sampler) | {"num": self.num}
+        settings = self.settings(model, sampler, getattr(experiment, "scenes", False)) | {
+            "num": self.num
+        }
         judging, features = self.judges(experiment, settings) if asked else ({}, None)
         figures, samples, _ = experiment.judge(
             self.num, **judging, **self.arguments(sampler, model)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pushforward.cli.base import Command, run_folder, show
+from pushforward.recipes.options import RunFolder
 
 if TYPE_CHECKING:
     from pushforward.core.spec import DataSpec
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Info(Command):
     """Say what is in a run folder."""
 
-    folder: Path = run_folder()
+    folder: RunFolder = run_folder()
 
     def run(self) -> int:
         from pushforward.data import describe
@@ -64,6 +64,7 @@ def flow_map(model: Any) -> dict[str, str]:
     records = {
         "method": model.provenance.method,
         "guidance": model.sampling.guidance,
+        "prompt guidance": model.sampling.prompt_guidance,
         "teacher": model.provenance.teacher,
         "origin": model.provenance.origin,
         "started from": model.provenance.started_from,

@@ -196,7 +196,7 @@ class Sample(Hinted, Prompted, Sampling):
         ).cpu()
         if not lead:
             return 0
-        settings = self.settings(model, sampler) | {"num": num} | steering
+        settings = self.settings(model, sampler, bool(asked)) | {"num": num} | steering
         settings["label"] = [] if label is None else list(dict.fromkeys(label.tolist()))
         if self.classifier is not None:
             settings["classifier"] = field.classifier.provenance.sha256  # type: ignore[attr-defined]

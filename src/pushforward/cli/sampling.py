@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pushforward.cli.base import DEVICE, SEED, Command, run_folder
 from pushforward.recipes.choices import GRIDS, SOLVERS, grid
-from pushforward.recipes.options import Options, option
+from pushforward.recipes.options import Options, RunFolder, option
 
 if TYPE_CHECKING:
     from pushforward.core.fields import Field as ModelField
@@ -85,7 +84,7 @@ class Guided(Options):
 class OfModel(Command):
     """A command on the model of a run."""
 
-    folder: Path = run_folder()
+    folder: RunFolder = run_folder()
     seed: int = option(0, SEED, ge=0, lt=2**64)
     batch_size: int = option(256, "Samples drawn at a time.", ge=1)
     device: str = option("auto", DEVICE)
@@ -107,14 +106,15 @@ class Sampling(Drawing, Guided, OfModel):
             field or model, self.solver, self.grid, self.nfe, self.guidance, self.renoise
         )
 
-    def settings(self, model: Sampled, sampler: Sampler) -> dict[str, Any]:
+    def settings(self, model: Sampled, sampler: Sampler, prompted: bool = False) -> dict[str, Any]:
         """What goes into pictures and reports: enough to draw the same samples again."""
+        usual = model.sampling.prompt_guidance if prompted else None
         solver, times = sampler.names
         settings = {
             "solver": solver,
             "grid": times,
             "nfe": sampler.nfe,
-            "guidance": self.guidance,
+            "guidance": usual if self.guidance is None else self.guidance,
             "seed": self.seed,
             "model": model.provenance.sha256,
         }

@@ -125,6 +125,7 @@ class SamplingDefaults(Record):
 
     nfe:      network calls for a sample; None for the usual number.
     guidance: the scale that was folded into a flow map in training; None for none.
+    prompt_guidance: the scale of classifier-free guidance towards prompts; None for none.
     source:   what samples start from, in words, where it is not Gaussian noise; a law's own name if it is one.
     fitted:   samplers fitted to the model (`tune`): nfe, guidance, weights, and errors before and after.
     """
@@ -133,6 +134,7 @@ class SamplingDefaults(Record):
     guidance: float | None = None
     source: str | None = None
     fitted: tuple[dict[str, Any], ...] = ()
+    prompt_guidance: float | None = None
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,7 @@ def _facts(
         "starts from": sampling.source,
         "method": provenance.method,
         "guidance": sampling.guidance,
+        "guidance towards prompts, if none is asked for": sampling.prompt_guidance,
         "teacher": provenance.teacher,
         "origin": provenance.origin,
         "started from": provenance.started_from,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from pushforward.recipes.options import Choice, Optimiser, option, pick
+from pushforward.recipes.options import Choice, Optimiser, RunFolder, option, pick
 from pushforward.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Control(Recipe):
     Data, objective and times are those of the run. What is saved is the copy, and the run by its SHA-256.
     """
 
-    base: Path = option(..., "Run folder of the model to steer.", positional=True)
+    base: RunFolder = option(..., "Run folder of the model to steer.", positional=True)
     control: AnyHint = pick(EdgesChoice, "What it is steered by.")
     hint_width: int = option(32, "Channels that hints are read by.", ge=1, rare=True)
     optimiser: Optimiser = Field(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from pushforward.recipes.latents import require_same_codec
-from pushforward.recipes.options import Choice, Optimiser, option, pick
+from pushforward.recipes.options import Choice, Optimiser, RunFolder, option, pick
 from pushforward.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ AnyMethod = Annotated[
 class Distill(Recipe):
     """Distillation: the flow map of a trained model's flow, for samples in one to a few network calls."""
 
-    teacher: Path = option(..., "Run folder of the model that is distilled.")
+    teacher: RunFolder = option(..., "Run folder of the model that is distilled.")
     method: AnyMethod = pick(ConsistencyStudent, METHOD)
     guidance: float | None = option(
         None, "Scale of classifier-free guidance that the student learns to have."

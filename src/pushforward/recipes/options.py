@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pushforward.core.errors import InputError
 
@@ -57,6 +57,16 @@ def option(
 def pick(default: Callable[[], Choice], description: str, *, rare: bool = False) -> Any:
     """A field that is a choice. default: makes the alternative that is chosen by default."""
     return Field(default_factory=default, description=description, json_schema_extra={"rare": rare})
+
+
+def _own_copy(folder: Path) -> Path:
+    from pushforward.runtime.shipped import own_copy
+
+    return own_copy(folder)
+
+
+# A run folder, or the name of a model that comes with the library.
+RunFolder = Annotated[Path, AfterValidator(_own_copy)]
 
 
 class Place(Group):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from pushforward.recipes.choices import Times
-from pushforward.recipes.options import Choice, Optimiser, option, pick
+from pushforward.recipes.options import Choice, Optimiser, RunFolder, option, pick
 from pushforward.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class OneStep(FitChoice):
 class Rectify(Recipe):
     """Reflow: the network of a run trained on the pairs that its flow joins, which makes the flow straighter."""
 
-    teacher: Path = option(..., "Run folder of the model whose flow is made straight.")
+    teacher: RunFolder = option(..., "Run folder of the model whose flow is made straight.")
     objective: Annotated[Straight | OneStep, Field(discriminator="name")] = pick(
         Straight, "What is fitted to the pairs: a straighter flow, or a single step."
     )

@@ -29,6 +29,7 @@ from pushforward.core.progress import is_watched, tell
 from pushforward.core.spec import SamplingDefaults
 from pushforward.guidance import ClassifierFree
 from pushforward.laws.law import Law
+from pushforward.models.base import ModelBase
 from pushforward.runtime.processes import Processes
 from pushforward.sampling.checks import as_grid, as_source, check_count, check_whole
 from pushforward.sampling.given import Label, conditions_of, count_of, negatives_of
@@ -74,8 +75,8 @@ def generate(
                 `Learned(None)`.
     nfe:        network calls for each sample, at most: nfe // solver.calls steps are taken; a guided call is one.
                 By default what the model's SamplingDefaults say; else 50, or of a flow map 1 or its own grid's.
-    guidance:   scale w of classifier-free guidance, acting within `interval`; None or 1 for none. A flow map has none
-                but what it was trained with.
+    guidance:   scale w of classifier-free guidance, acting within `interval`; 1 for none. By default none, or with
+                `prompt=` what the model's SamplingDefaults say. A flow map has none but what it was trained with.
     negative:   conditions to move away from instead of none, such as {"label": 3}: one for all samples or one for each.
     grid:       times (n + 1,) instead of nfe, or a rule for them such as `times.karras`; by default the solver's own,
                 or else `times.straight`.
@@ -134,6 +135,8 @@ def generate_batches(
     check_count(num, batch_size, start)
     check_whole(seed=seed, nfe=nfe)
     source, grid = as_source(source), as_grid(grid)
+    if guidance is None and "prompt" in cond and isinstance(model, ModelBase):
+        guidance = model.sampling.prompt_guidance
     if not 0 <= from_time < to_time <= 1:
         raise InputError(
             f"from_time = {from_time}, to_time = {to_time}: need 0 <= from_time < to_time <= 1"

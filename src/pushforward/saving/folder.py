@@ -24,6 +24,7 @@ from pushforward.core.version import __version__
 from pushforward.models.autoencoder import AutoencoderModel
 from pushforward.models.base import ModelBase
 from pushforward.models.classifier import NoisyClassifier
+from pushforward.runtime import shipped
 from pushforward.runtime.files import explain, sha256, write_file
 from pushforward.runtime.hashes import digest
 from pushforward.saving.building import build, check_rebuilds
@@ -195,7 +196,7 @@ def read_description(folder: str | Path) -> Description:
     folder = Path(folder)
     refuse_foreign(folder, str(folder), DESCRIPTION)
     if not folder.exists():
-        raise CheckpointError(f"there is no folder {folder}")
+        raise CheckpointError(f"there is no folder {folder}{shipped.hint()}")
     if not (folder / DESCRIPTION).is_file():
         raise CheckpointError(
             f"{folder} holds no model: {DESCRIPTION} is missing. A run writes it with its first checkpoint"
@@ -222,6 +223,8 @@ def load(
     references: References | None = None,
 ) -> Any:
     """The model in a folder, ready to sample. `model.provenance.sha256` is the hash of its weights.
+
+    folder:     or the name of a model that comes with the library, such as "scenes".
 
     parts:      your own classes that it was saved with: networks, paths, preconditionings, encoders.
     references: the frozen parts that it holds by reference, by name: each the part itself, a model with it, or a folder
@@ -284,6 +287,7 @@ def _load(
     references: References | None,
     place: str = SELF,
 ) -> Any:
+    folder = shipped.find(folder)
     if isinstance(parts, type) or not all(isinstance(cls, type) for cls in parts):
         raise InputError("parts are classes: parts=[MyNet, MyPath]")
     there = read_description(folder)
