@@ -67,6 +67,7 @@ _NAMES = {
     "likelihood": ("log_prob", "variational_bound"),
     "saving.control": ("Control", "controlled", "load_control", "save_control"),
     "saving.folder": ("load", "save"),
+    "interop.diffusers": ("from_diffusers", "to_diffusers"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -122,6 +123,8 @@ if TYPE_CHECKING:
     from pushforward.core.transfer import ScheduleTransfer as ScheduleTransfer
     from pushforward.data.batch import Batch as Batch
     from pushforward.data.images.save import save_images as save_images
+    from pushforward.interop.diffusers import from_diffusers as from_diffusers
+    from pushforward.interop.diffusers import to_diffusers as to_diffusers
     from pushforward.laws.exact_field import ExactField as ExactField
     from pushforward.laws.flow_map import ExactMap as ExactMap
     from pushforward.laws.gaussian_pair import GaussianPair as GaussianPair

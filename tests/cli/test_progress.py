@@ -140,7 +140,7 @@ WORDS = {
     "train": "toy2d", "sample": "run", "edit": "run --image x.png", "evaluate": "run",
     "likelihood": "run", "tune": "run --nfe 4",
     "distill": "run --out there", "reflow": "run --out there", "gallery": "run", "pack": "images --out there",
-    "sizes": "", "info": "run",
+    "sizes": "", "info": "run", "import": "folder --out there", "export": "run --format diffusers --out there",
 }  # fmt: skip
 
 

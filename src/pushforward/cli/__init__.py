@@ -37,6 +37,8 @@ COMMANDS = {
     "gallery": Entry("cli.gallery:Gallery"),
     "sizes": Entry("cli.sizes:Sizes"),
     "pack": Entry("cli.pack:Pack"),
+    "import": Entry("cli.import_:Import"),
+    "export": Entry("cli.export:Export"),
     "info": Entry("cli.info:Info"),
 }
 ABOUT = "Flow matching and diffusion models: train, sample, evaluate."

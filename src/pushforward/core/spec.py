@@ -128,6 +128,8 @@ class SamplingDefaults(Record):
     prompt_guidance: the scale of classifier-free guidance towards prompts; None for none.
     source:   what samples start from, in words, where it is not Gaussian noise; a law's own name if it is one.
     fitted:   samplers fitted to the model (`tune`): nfe, guidance, weights, and errors before and after.
+    shift:    s of the times sigma -> s sigma/(1 + (s - 1) sigma) that a flow was published with, for those who sample
+              by them; the samplers here have times of their own.
     """
 
     nfe: int | None = None
@@ -135,6 +137,7 @@ class SamplingDefaults(Record):
     source: str | None = None
     fitted: tuple[dict[str, Any], ...] = ()
     prompt_guidance: float | None = None
+    shift: float | None = None
 
 
 @dataclass(frozen=True)

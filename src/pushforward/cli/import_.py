@@ -1,0 +1,32 @@
+"""`pushforward import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pushforward.cli.base import Command, say
+from pushforward.recipes.options import option
+
+
+class Import(Command):
+    """Make a run folder of a folder of diffusers: sample, tune, distil and evaluate it like any other."""
+
+    folder: Path = option(
+        ..., "Folder of diffusers, with model_index.json, or of one network.", positional=True
+    )
+    out: Path = option(..., "Run folder, which must be new or empty.")
+
+    def opening(self) -> str:
+        return f"importing {self.folder}"
+
+    def run(self) -> int:
+        from pushforward.core.errors import InputError
+        from pushforward.interop.diffusers import from_diffusers
+        from pushforward.saving.folder import save
+
+        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise InputError(f"{self.out} is there already: give --out a new folder")
+        model = from_diffusers(self.folder)
+        sha256 = save(model, self.out)
+        say(f"{type(model).__name__} in {self.out}, SHA-256 {sha256[:16]}")
+        return 0
