@@ -405,7 +405,10 @@ def test_large_patches_of_pixels_are_read_by_few_directions_and_predicted_themse
     embed = model.net.net.pos_embed
     assert embed.proj1.weight.shape == (6, 3, 8, 8)
     assert "time_mean = -0.8" in (out / "config.toml").read_text()
-    assert call("sample", out, "--prompt", "a red circle", "--num", 2, "--nfe", 4, "--size", "48x40") == 0  # fmt: skip
+    assert (
+        call("sample", out, "--prompt", "a red circle", "--num", 2, "--nfe", 4, "--size", "48x40")
+        == 0
+    )
     with np.load(out / "generated" / "samples.npz") as file:
         assert file["samples"].shape == (2, 3, 40, 48)
         assert np.isfinite(file["samples"]).all()

@@ -281,3 +281,14 @@ def test_straight_grids_that_are_none_are_errors():
     for n, start, end in ((0, 0.0, 1.0), (3, 0.5, 0.5), (3, -0.1, 1.0), (3, 0.0, 1.1)):
         with pytest.raises(pf.InputError):
             pf.times.straight(n, pf.VP(), start, end)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_moved_times_have_so_many_times_the_noise_and_keep_the_ends(shift):
+    t = pf.times.uniform(9)
+    found = pf.times.moved(t, shift)
+    assert torch.equal(found[[0, -1]], t[[0, -1]])
+    inside = slice(1, -1)
+    ratio = ((1 - found) / found)[inside] / ((1 - t) / t)[inside]
+    assert torch.allclose(ratio, torch.full_like(ratio, shift))
+    assert torch.allclose(found, pf.times.shifted(9, shift), atol=1e-15)

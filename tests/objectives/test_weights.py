@@ -153,7 +153,9 @@ def test_the_loss_of_jit_is_that_of_its_code_up_to_the_data(loss_in, time):
     e = ids.normal((3,), SOURCE, torch.float64)
     truth = jit_loss(net, x, e, torch.full((6,), time, dtype=torch.float64))
     assert torch.allclose(got, truth, rtol=1e-7)
-    assert torch.allclose(*(torch.autograd.grad(v.sum(), net.scale)[0] for v in (got, truth)), rtol=1e-7)  # fmt: skip
+    assert torch.allclose(
+        *(torch.autograd.grad(v.sum(), net.scale)[0] for v in (got, truth)), rtol=1e-7
+    )
 
 
 @pytest.mark.parametrize("loss_in", ["velocity", "data"])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pushforward.core.fields import Field as ModelField
     from pushforward.core.spec import DataSpec
     from pushforward.recipes.experiment import Sampled
+    from pushforward.sampling.sampler import Sampler
 
 # Pictures of each prompt.
 PER_PROMPT = 8
@@ -44,6 +45,13 @@ class Sample(Hinted, Prompted, Sampling):
     classifier_scale: float = option(
         1.0, "Scale of its guidance; more is stronger. Needs --classifier."
     )
+    shift: float | None = option(
+        None,
+        "How much more noise times have than those of --grid, uniform ones by default. Default: with --size, the root "
+        "of how many times as many pixels it has as in training; else 1.",
+        gt=0,
+        rare=True,
+    )
     format: tuple[Literal["npz", "grid", "png"], ...] = option(
         ("npz", "grid"),
         "What is written: samples.npz; samples.png with all samples; a .png for each, named by its number.",
@@ -53,6 +61,51 @@ class Sample(Hinted, Prompted, Sampling):
 
     def opening(self) -> str:
         return f"drawing samples of {self.folder}"
+
+    def moved(self, model: Sampled) -> float:
+        """By what times are shifted; 1 for a size that the model was trained on, or one of about that area."""
+        from pushforward.core.fields import FlowMap
+        from pushforward.core.paths import CondOT
+        from pushforward.data.images.buckets import TOLERANCE
+
+        if self.shift is not None:
+            return self.shift
+        size, trained = self.pixels(model), model.spec.shape
+        fits = size is not None and len(trained) == 3 and isinstance(model.path, CondOT)
+        chosen = self.solver != "auto" or self.grid != "auto"
+        if not fits or chosen or isinstance(model, FlowMap):
+            return 1.0
+        assert size is not None
+        ratio = size[0] * size[1] / (trained[1] * trained[2])
+        return 1.0 if abs(ratio - 1) <= TOLERANCE else float(ratio**0.5)
+
+    def sampler(self, model: Sampled, field: ModelField | None = None) -> Sampler:
+        """What draws the samples, at times that are shifted once, for a size or by --shift."""
+        from pushforward.core import times
+        from pushforward.core.errors import InputError
+        from pushforward.core.fields import FlowMap
+        from pushforward.core.paths import CondOT
+        from pushforward.recipes.choices import SOLVERS, grid
+        from pushforward.recipes.images import tell
+        from pushforward.sampling.sampler import find_sampler
+
+        shift = self.moved(model)
+        if shift == 1:
+            return super().sampler(model, field)
+        if isinstance(model, FlowMap) or not isinstance(model.path, CondOT):
+            raise InputError("--shift moves the times of a velocity on the path condot")
+        rule = (lambda n, path: times.uniform(n)) if self.grid == "auto" else grid(self.grid)
+        found = find_sampler(
+            field or model,
+            None if self.solver == "auto" else SOLVERS[self.solver].make(path=model.path),
+            lambda n, path: times.moved(rule(n, path), shift),
+            self.nfe,
+            self.guidance,
+            self.renoise,
+        )
+        tell([f"times have {shift:.3g} times the noise (--shift), for pictures of another size"])
+        base = "uniform" if self.grid == "auto" else self.grid
+        return found._replace(names=(found.names[0], f"{base}, shifted by {shift:.3g},"))
 
     def guided(self, model: Sampled) -> ModelField:
         """The model under the guidance of the classifier, if there is one: the unconditional model then."""

@@ -55,6 +55,8 @@ class DataSpec(Record):
     fingerprint:  SHA-256 of the training data, or None.
     extent:       half the side of the square in which points of the plane are drawn.
     law:          name of the law that the data are drawn from, where it is known.
+    credit:       whose data these are and under which licence, where that must be named.
+    frames:       (H, W) of the images, where these have several sizes, the most usual one first.
     """
 
     shape: tuple[int, ...] = ()
@@ -70,9 +72,13 @@ class DataSpec(Record):
     fingerprint: str | None = None
     extent: float | None = None
     law: str | None = None
+    credit: str | None = None
+    frames: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
+        if self.frames is not None:
+            object.__setattr__(self, "frames", tuple((int(h), int(w)) for h, w in self.frames))
         whole = [*self.shape, 1 if self.classes is None else self.classes]
         if not all(type(n) is int and n > 0 for n in whole):
             raise InputError(

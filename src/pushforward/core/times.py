@@ -186,7 +186,13 @@ def shifted(n: int, shift: float = 3.0, start: float = 0.0, end: float = 1.0) ->
     _check_grid(n, start, end)
     first, last = (s / (shift - (shift - 1) * s) for s in (1 - start, 1 - end))
     s = torch.linspace(first, last, n + 1, dtype=torch.float64)
-    return _with_ends(1 - shift * s / (1 + (shift - 1) * s), start, end)
+    return _with_ends(moved(1 - s, shift), start, end)
+
+
+def moved(t: Tensor, shift: float) -> Tensor:
+    """Times t at `shift` times the noise: where sigma/alpha on CondOT, (1 - t)/t, is `shift` times as large."""
+    s = 1 - t
+    return 1 - shift * s / (1 + (shift - 1) * s)
 
 
 def log_snr(

@@ -13,12 +13,13 @@ from pushforward.data.idx import load_idx, read_idx
 from pushforward.data.images.augment import Augment
 from pushforward.data.images.folder import load_folder
 from pushforward.data.images.lazy import Pictures
-from pushforward.data.images.load import find_size, load_images
+from pushforward.data.images.load import find_size, load_images, load_mixed
 from pushforward.data.images.pack import Packed, write_shards
 from pushforward.data.images.shards import load_shards
 from pushforward.data.images.sizes import Sizes, choose_size, describe_sizes
 from pushforward.data.kinds import describe
 from pushforward.data.match import match_labels
+from pushforward.data.mixed import Mixed, divide
 from pushforward.data.shares import labels_in_shares
 
 __all__ = [
@@ -27,12 +28,14 @@ __all__ = [
     "Batch",
     "Cells",
     "Dataset",
+    "Mixed",
     "Packed",
     "Pictures",
     "Sizes",
     "choose_size",
     "describe",
     "describe_sizes",
+    "divide",
     "find_size",
     "labels_in_shares",
     "load_array",
@@ -43,6 +46,7 @@ __all__ = [
     "load_folder",
     "load_idx",
     "load_images",
+    "load_mixed",
     "load_shards",
     "match_labels",
     "read_idx",

@@ -65,6 +65,7 @@ class Dataset:
                  bad later are in `values.report`.
     augment:     how `drawn` alters images, or None.
     notes:       what was decided for the user when the data were read. Print them.
+    credit:      whose data these are and under which licence, where that must be named; not in the fingerprint.
     """
 
     values: np.ndarray | Stored
@@ -85,6 +86,7 @@ class Dataset:
     augment: Augment | None = None
     notes: tuple[str, ...] = ()
     hints: Mapping[str, Hint] = field(default_factory=dict)
+    credit: str | None = None
 
     @classmethod
     def from_arrays(
@@ -218,6 +220,7 @@ class Dataset:
             channels=self.channels,
             fingerprint=self.fingerprint(),
             extent=extent,
+            credit=self.credit,
         )
 
     def __str__(self) -> str:

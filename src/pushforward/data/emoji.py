@@ -11,6 +11,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ def load_emoji(size: int = SIZE, path: str | Path | None = None) -> Dataset:
     an .npz file with `image` (N, 64, 64, 3) uint8, `caption` and `category`. By default the archive is downloaded once
     into the user's cache, and its SHA-256 checked.
 
-    Raises DataError for what is missing, damaged, or something else. The first of `notes` names the source, as the
-    licence asks.
+    Raises DataError for what is missing, damaged, or something else. The first of `notes` names the source, as
+    the licence asks, and so does `credit`, which goes into models.
     """
     if not 1 <= size <= SIZE:
         raise InputError(f"emoji have {SIZE} x {SIZE} pixels: size is at most {SIZE}, not {size}")
@@ -66,6 +67,7 @@ def load_emoji(size: int = SIZE, path: str | Path | None = None) -> Dataset:
         layout="channels last",
         notes=[ATTRIBUTION],
     )
+    data = replace(data, credit=ATTRIBUTION)
     return data if size == SIZE else resize(data, size, MEMORY)
 
 

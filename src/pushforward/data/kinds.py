@@ -103,6 +103,9 @@ def describe(spec: DataSpec, n: int | None = None) -> str:
     parts = [kind.count(2)[2:] if n is None else kind.count(n)]
     if spec.shape and (size := kind.size(spec.shape)):
         parts.append(("up to " if kind.masked else "") + size)
+    if spec.frames is not None and len(spec.frames) > 1:
+        others = ", ".join(f"{w} x {h}" for h, w in spec.frames[1:])
+        parts.append(f"also of other shapes (width x height: {others})")
     if spec.classes is not None:
         counts = spec.class_counts or (1,) * spec.classes
         used = sum(count > 0 for count in counts)

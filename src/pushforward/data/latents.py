@@ -137,14 +137,17 @@ def _read(root: Path, name: str, number: int) -> Encodings | None:
     return Encodings(values, ids) if fits else None
 
 
-def statistics(values: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of (N, c, h, w), in two passes over what may be in a file."""
-    count = len(values) * values.shape[2] * values.shape[3]
-    blocks = range(0, len(values), BLOCK)
+def statistics(*parts: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of all (N, c, h, w), in two passes over what may be in files."""
+    count = sum(len(values) * values.shape[2] * values.shape[3] for values in parts)
 
     def total(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        parts = [of(values[k : k + BLOCK].astype(np.float64)).sum((0, 2, 3)) for k in blocks]
-        return np.sum(parts, axis=0) / count
+        sums = [
+            of(values[k : k + BLOCK].astype(np.float64)).sum((0, 2, 3))
+            for values in parts
+            for k in range(0, len(values), BLOCK)
+        ]
+        return np.sum(sums, axis=0) / count
 
     mean = total(lambda x: x)
     variance = total(lambda x: (x - mean[:, None, None]) ** 2)

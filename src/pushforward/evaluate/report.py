@@ -73,13 +73,16 @@ def judge_dataset(
     Of either part of the data at most 10 000 are used, a stratified sample. Figures of classes need two classes with
     data, Frechet distances at most 4096 values.
 
-    features, memorisation, write: the figures of `judge_features` are added.
+    features, memorisation, write: the figures of `judge_features` are added. sampling: options of `generate`, such as a
+    shape of its states by which samples have that of the data.
 
     Returns the figures, the samples, on the CPU, and their labels (None without classes). With several processes each
     draws its share of the samples, and the first one judges them: the others have no figures. Raises InputError, before
     any sample is drawn, if there is nothing to compute.
     """
     spec = spec_of(model)
+    if sampling.get("shape") is not None:
+        spec = spec.with_(shape=held_out.shape)
     train, held_out = match_labels(train, spec), match_labels(held_out, spec)
     classes = len(present(spec)) > 1 and _classes_with_data(spec, train) > 1
     small = math.prod(held_out.shape) <= MAX_DIMENSIONS

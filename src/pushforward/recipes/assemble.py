@@ -95,5 +95,6 @@ def assemble(
         stream = Prefetch(Coupled(stream, coupling, seed))
     assert spec.fingerprint is not None
     if states is not None:
-        more = {"validated": states.held_out} | more
+        apart = () if states.held_out is None else (states.held_out,)
+        more = {"validated": apart} | more
     return kind(model, loss, stream, data, held_out, spec.fingerprint, source, **more)

@@ -166,7 +166,8 @@ def _data(options: Mapping[str, Any], spec: DataSpec) -> str:
         if options.get(key) is not None
     ]
     where = f"Given as {', '.join(given)}. " if given else ""
-    return f"{where}SHA-256 of what was trained on: `{spec.fingerprint or 'not recorded'}`."
+    credit = "" if spec.credit is None else f"\n\n{spec.credit}"
+    return f"{where}SHA-256 of what was trained on: `{spec.fingerprint or 'not recorded'}`.{credit}"
 
 
 def _training(folder: Path, options: Mapping[str, Any]) -> list[str]:

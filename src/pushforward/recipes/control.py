@@ -189,6 +189,9 @@ class Control(Recipe):
         recipe = recipe_of(self.base, out=self.base, device=self.place.device)
         there = recipe.flat()
         changes = {key: value for key, value in self.control.changes.items() if key in there}
+        if there.get("buckets", 1) > 1:
+            # Hints are learned from squares, and networks of images take any size.
+            changes["buckets"] = 1
         parts: Any = recipe.changed(
             changes, batch_size=self.optimiser.batch_size, seed=self.seed
         ).build()
@@ -226,14 +229,13 @@ class Control(Recipe):
 
         data = with_hints(parts.data)
         held_out = None if parts.held_out is None else with_hints(parts.held_out)
-        validated = None
-        if parts.validated is not None and parts.held_out is not None:
+        validated = parts.validated
+        if parts.validated and parts.held_out is not None:
             # Latents of held-out data, whose hints are those of the pictures.
             hint: Any = self.control.hint(parts.held_out, codec)
             rows = parts.held_out.rows
-            validated = replace(
-                parts.validated, hints={name: hint if rows is None else OfRows(hint, rows)}
-            )
+            hints: dict[str, Any] = {name: hint if rows is None else OfRows(hint, rows)}
+            validated = tuple(replace(part, hints=hints) for part in parts.validated)
         shown = data if held_out is None else held_out
         where = Path(os.path.relpath(self.base, folder_of(self))).as_posix()
         same = {f.name: getattr(parts, f.name) for f in fields(Experiment)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,15 @@ class States:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Pictures of one shape among those of several. shape: of the model's states for them."""
+
+    shape: tuple[int, ...]
+    train: Dataset
+    held_out: Dataset | None
+
+
+@dataclass(frozen=True)
 class Experiment:
     """The parts of a run that trains what draws samples.
 
@@ -51,7 +60,8 @@ class Experiment:
     prepare:  what must be done before the first step, and again when a run is resumed; given a way to report progress.
     conditions: which continuous conditions samples are drawn for; None without any.
     references: names of frozen parts that the saved model holds by reference, by place; see `pf.save`.
-    validated: what the loss is taken on, if not on held_out: its latents.
+    validated: what the loss is taken on, if not on held_out: its latents, or its parts by shape.
+    frames:   the data by shape, where pictures have several; `data` and `held_out` have all in the most usual one.
     """
 
     model: Sampled
@@ -64,7 +74,8 @@ class Experiment:
     prepare: Callable[[Callable[[str], None]], None] | None = None
     conditions: Columns | None = None
     references: Mapping[str, str] = field(default_factory=dict)
-    validated: Dataset | None = None
+    validated: tuple[Dataset, ...] = ()
+    frames: tuple[Frame, ...] = ()
 
     def columns(self, num: int, seed: int, label: Tensor | None = None) -> dict[str, Any]:
         """Continuous conditions (num, ...) by name, for samples of these labels: those of data, keyed by the seed."""
@@ -76,7 +87,9 @@ class Experiment:
         return kinds.of(spec).draw(samples, spec, label, title)
 
     def judge(self, num: int, **sampling: Any) -> tuple[dict[str, float], Tensor, Tensor | None]:
-        """Figures, samples and labels; see evaluate.report."""
+        """Figures, samples and labels; see evaluate.report. Of pictures of several shapes by `_judge_frames`."""
+        if self.frames:
+            return self._judge_frames(num, **sampling)
         sampling = {"source": self.source} | sampling
         if self.conditions is not None:
             seed = int(sampling.get("seed", 0))
@@ -91,6 +104,35 @@ class Experiment:
                 )
             return judge_dataset(self.model, self.data, self.held_out, num, **sampling)
         return judge_law(self.model, self.data, num, **sampling)
+
+    def _judge_frames(
+        self, num: int, **sampling: Any
+    ) -> tuple[dict[str, float], Tensor, Tensor | None]:
+        """Figures of each shape, with its width and height behind their names: of its share of `num` samples against
+        its own data. What is written, samples and labels are those of the first, most usual one.
+
+        Shapes with fewer than two samples, or data, on either side are not judged.
+        """
+        total = sum(len(frame.train) for frame in self.frames)
+        figures: dict[str, float] = {}
+        first: tuple[Tensor, Tensor | None] | None = None
+        for frame in self.frames:
+            own = round(num * len(frame.train) / total)
+            if frame.held_out is None or min(own, len(frame.train), len(frame.held_out)) < 2:
+                continue
+            part = replace(self, data=frame.train, held_out=frame.held_out, frames=())
+            options = sampling | {"shape": frame.shape}
+            if first is not None:
+                options = {name: value for name, value in options.items() if name != "write"}
+            found, samples, label = part.judge(own, **options)
+            height, width = frame.train.shape[1:]
+            figures |= {f"{name}_{width}x{height}": value for name, value in found.items()}
+            first = (samples, label) if first is None else first
+        if first is None:
+            raise InputError(
+                "no shape of these pictures has two that are held out and two samples: raise --num, or hold out more"
+            )
+        return figures, *first
 
     def transport(self, num: int, seed: int = 0) -> dict[str, float]:
         """The probability flow as a transport of `num` samples; see evaluate.report.judge_transport."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import Field
 
+from pushforward.recipes.buckets import by_frame, spec_of, unit_of
 from pushforward.recipes.families import ConditionalMatching, ConditionalObjective
-from pushforward.recipes.latents import LATENTS, PIXELS, states_of
+from pushforward.recipes.latents import LATENTS, PIXELS
 from pushforward.recipes.networks import NETWORK, ImageNetwork, UNetSize
 from pushforward.recipes.objectives import OBJECTIVE
 from pushforward.recipes.options import Group, Machine, Optimiser, option, pick
@@ -65,6 +66,16 @@ class FilePictures(LabelledPictures):
     )
 
 
+class MixedPictures(FilePictures):
+    buckets: int = option(
+        1,
+        "Sizes of equal area, at most, that images are sorted into by their shapes; 1: all are cut to squares.",
+        ge=1,
+        le=32,
+        rare=True,
+    )
+
+
 class ImageRecipe(Recipe):
     """A recipe whose network takes images, by default with what is fastest on this machine."""
 
@@ -81,7 +92,7 @@ class Images(ImageRecipe):
     held_out: float = option(
         0.1, "Share of the data kept apart for evaluation; 0: train on all.", ge=0, lt=1, rare=True
     )
-    pictures: FilePictures = Field(default_factory=FilePictures)
+    pictures: MixedPictures = Field(default_factory=MixedPictures)
     latents: Path = option(PIXELS, LATENTS)
     optimiser: Optimiser = Field(
         default_factory=lambda: Optimiser(steps=10_000, batch_size=64, lr=5e-4, ema=0.999)
@@ -94,16 +105,17 @@ class Images(ImageRecipe):
     def build(self) -> Experiment:
         from pushforward.recipes.assemble import assemble
 
-        whole = read_images(self.data, self.pictures)
+        whole = read_mixed(self, self.data)
         train, held_out = divided(whole, self.held_out)
+        train = altered(train, self.augment)
         return assemble(
             self,
             self.objective,
             self.network,
-            altered(train, self.augment),
+            train,
             held_out,
-            train.spec,
-            states=states_of(self, train, held_out),
+            spec_of(train),
+            **by_frame(self, train, held_out),
         )
 
 
@@ -116,8 +128,11 @@ def sized(recipe: Sized, data: Path, pictures: FilePictures) -> Sized:
     if pictures.size is not None or recipe.place.resume:
         return recipe
     from pushforward.data import find_size
+    from pushforward.data.images.load import find_mixed_size
     from pushforward.runtime.processes import Processes
 
+    if getattr(pictures, "buckets", 1) > 1:
+        return recipe.changed(size=Processes.current().first(lambda: find_mixed_size(data)))
     crop: Crop = "random" if pictures.crop else "centre"
     size, notes = Processes.current().first(lambda: find_size(data, crop))
     tell(notes)
@@ -141,7 +156,6 @@ def altered(train: Dataset, augment: Augmentation) -> Dataset:
 def read_images(data: Path, pictures: Pictures, vectors: bool = False) -> Dataset:
     """A folder, archives or an array of images, or also of vectors; what was decided and skipped is printed."""
     from pushforward.core.errors import InputError
-    from pushforward.data import Pictures as Decoded
     from pushforward.data import load_images
 
     lazy = getattr(pictures, "lazy", "auto")
@@ -155,16 +169,48 @@ def read_images(data: Path, pictures: Pictures, vectors: bool = False) -> Datase
         crop="random" if getattr(pictures, "crop", False) else "centre",
         lazy={"auto": None, "yes": True, "no": False}[lazy],
     )
-    tell(whole.notes)
-    for file, reason in whole.report:
-        skipped(file, reason)
-    if isinstance(whole.values, Decoded):
-        whole = replace(whole, values=replace(whole.values, tell=skipped))
+    whole = reported(whole)
     if not whole.images and not (vectors and len(whole.shape) == 1):
         raise InputError(
             f"{data} holds samples of shape {whole.shape}; this recipe takes images (C, H, W): pushforward train array "
             f"takes anything else"
         )
+    return whole
+
+
+def read_mixed(recipe: Any, data: Path) -> Dataset:
+    """The same of images of several shapes, if they are to be sorted by them. recipe: with `pictures` and `network`."""
+    pictures = recipe.pictures
+    if pictures.buckets == 1:
+        return read_images(data, pictures)
+    from pushforward.core.errors import InputError
+    from pushforward.data import load_mixed
+
+    if pictures.lazy == "no" and pictures.crop:
+        raise InputError("--crop cuts anew from the files at each step, which --lazy no rules out")
+    return reported(
+        load_mixed(
+            data,
+            pictures.size,
+            pictures.channels,
+            pictures.on_bad,
+            crop="random" if pictures.crop else "centre",
+            buckets=pictures.buckets,
+            unit=unit_of(recipe),
+            least=recipe.optimiser.batch_size,
+        )
+    )
+
+
+def reported(whole: Dataset) -> Dataset:
+    """The data, which say from now on what they skip; what was decided and skipped so far is printed."""
+    from pushforward.data import Pictures as Decoded
+
+    tell(whole.notes)
+    for file, reason in whole.report:
+        skipped(file, reason)
+    if isinstance(whole.values, Decoded):
+        return replace(whole, values=replace(whole.values, tell=skipped))
     return whole
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pushforward.data import Dataset
+    from pushforward.models.base import Codec
     from pushforward.recipes.experiment import States
 
 PIXELS = Path("pixels")
@@ -14,17 +17,35 @@ LATENTS = "Run folder of an autoencoder, or pixels."
 
 
 def states_of(recipe: Any, train: Dataset, held_out: Dataset | None) -> States | None:
-    """The latents of the data, normalised by those of `train`; None if the recipe trains on pixels.
+    """The latents of the data, normalised by those of `train`; None if the recipe trains on pixels."""
+    if recipe.latents == PIXELS:
+        return None
+    from pushforward.recipes.experiment import States
+
+    parts = () if held_out is None or not len(held_out) else (held_out,)
+    codec, (states,), apart = latents_of(recipe, (train,), parts)
+    return States(codec, states, apart[0] if apart else None)
+
+
+def factor_of(folder: Path) -> int:
+    """Pixels of a side for one latent of a run's autoencoder."""
+    from pushforward.saving.folder import load_autoencoder
+
+    net: Any = load_autoencoder(folder).net
+    return int(net.factor)
+
+
+def latents_of(
+    recipe: Any, train: Sequence[Dataset], held_out: Sequence[Dataset]
+) -> tuple[Codec, tuple[Dataset, ...], tuple[Dataset, ...]]:
+    """The autoencoder with the statistics of its latents of all parts of `train`, and the latents of all parts.
 
     recipe: with `latents`, `augment` and `pictures`. Raises InputError for what latents that are computed once rule
     out: images that are mirrored, moved or cropped anew in each step.
     """
-    if recipe.latents == PIXELS:
-        return None
     from pushforward.core.errors import InputError
     from pushforward.data.latents import encode_pictures, latent_data, statistics
     from pushforward.models.latent import Latents
-    from pushforward.recipes.experiment import States
     from pushforward.runtime.device import find_device
     from pushforward.runtime.processes import Processes
     from pushforward.saving.folder import load_autoencoder
@@ -46,9 +67,8 @@ def states_of(recipe: Any, train: Dataset, held_out: Dataset | None) -> States |
     device = find_device(recipe.place.device)
     net: Any = load_autoencoder(recipe.latents, device).net
     plain = Latents(net).to(device)
-    for data in (train, held_out):
-        if data is not None:
-            plain.latent_shape(data.shape)
+    for data in (*train, *held_out):
+        plain.latent_shape(data.shape)
     processes = Processes.current()
 
     def means(data: Dataset) -> Any:
@@ -60,12 +80,14 @@ def states_of(recipe: Any, train: Dataset, held_out: Dataset | None) -> States |
             processes.first(lambda: encoded() and None)
         return encoded()
 
-    found = means(train)
-    codec = Latents(net, *statistics(found.values)).to(device)
-    apart = None
-    if held_out is not None and len(held_out):
-        apart = latent_data(held_out, means(held_out), codec.mean, codec.std)
-    return States(codec, latent_data(train, found, codec.mean, codec.std), apart)
+    found = [means(data) for data in train]
+    codec = Latents(net, *statistics(*(one.values for one in found))).to(device)
+
+    def normalised(data: Dataset, one: Any) -> Dataset:
+        return latent_data(data, one, codec.mean, codec.std)
+
+    ours = tuple(normalised(data, one) for data, one in zip(train, found, strict=True))
+    return codec, ours, tuple(normalised(data, means(data)) for data in held_out)
 
 
 def require_same_codec(folder: Path, model: Any, experiment: Any) -> None:

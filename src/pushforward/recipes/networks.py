@@ -76,6 +76,11 @@ class NetworkChoice(Choice):
         """The network for these data. more: outputs, two_times, time."""
         raise NotImplementedError
 
+    @property
+    def unit(self) -> int:
+        """Sides that are multiples of this are halved, or cut into patches, without a rest."""
+        return 1
+
     def network(self, *arguments: Mapping[str, Any]) -> nn.Module:
         """The network of this name, with these arguments; the last ones win."""
         together = {name: value for part in arguments for name, value in part.items()}
@@ -113,6 +118,10 @@ class UNetChoice(NetworkChoice):
     )
     dropout: float = option(0.0, "Dropout in the residual blocks.", ge=0, lt=1, rare=True)
 
+    @property
+    def unit(self) -> int:
+        return int(2 ** (len(self.multipliers) - 1))
+
     def build(self, data: Data, **more: Any) -> nn.Module:
         arguments = {"channels": data.shape[0]} | self.model_dump(exclude={"name"})
         return self.network(arguments, data.grid(), more)
@@ -139,6 +148,13 @@ class UNetSize(NetworkChoice):
     )
     dropout: float = option(0.0, "Dropout in the residual blocks.", ge=0, lt=1, rare=True)
 
+    @property
+    def unit(self) -> int:
+        from pushforward.nets.sizes import UNET
+
+        multipliers = self.multipliers or UNET[self.name.removeprefix("unet-")].multipliers
+        return int(2 ** (len(multipliers) - 1))
+
     def build(self, data: Data, **more: Any) -> nn.Module:
         arguments = {"channels": data.shape[0]} | self.model_dump(
             exclude={"name"}, exclude_none=True
@@ -152,6 +168,10 @@ class DiTSize(NetworkChoice):
     name: DiTSizeName = "dit-mini"
     patch: int = option(2, "Pixels a side of a token.", ge=1)
     dropout: float = option(0.0, "Dropout in the blocks.", ge=0, lt=1, rare=True)
+
+    @property
+    def unit(self) -> int:
+        return self.patch
 
     def build(self, data: Data, **more: Any) -> nn.Module:
         arguments = {"channels": data.shape[0], "patch": self.patch, "dropout": self.dropout}
@@ -174,6 +194,10 @@ class MMDiTChoice(NetworkChoice):
     )
     dropout: float = option(0.0, "Dropout in the blocks.", ge=0, lt=1, rare=True)
 
+    @property
+    def unit(self) -> int:
+        return self.patch
+
     def build(self, data: Data, **more: Any) -> nn.Module:
         if len(data.shape) != 3:
             raise InputError(f"--network {self.name} is for images, and the data are {data.shape}")
@@ -194,6 +218,10 @@ class UViTChoice(NetworkChoice):
     width: int = option(192, "Width of the transformer, a multiple of 64.", ge=64, multiple_of=64)
     depth: int = option(6, "Blocks of the transformer.", ge=1)
     dropout: float = option(0.0, "Dropout in all blocks.", ge=0, lt=1, rare=True)
+
+    @property
+    def unit(self) -> int:
+        return int(2 ** len(self.levels))
 
     def build(self, data: Data, **more: Any) -> nn.Module:
         data.grid()

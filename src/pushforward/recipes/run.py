@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pushforward.core import conditions
 from pushforward.core.errors import InputError
 from pushforward.core.fields import FlowMap
 from pushforward.core.noise import Noise
@@ -20,6 +21,7 @@ from pushforward.evaluate.figures import png
 from pushforward.evaluate.labels import shown_labels
 from pushforward.models.model import Model
 from pushforward.objectives import Matching, Reflow
+from pushforward.recipes.buckets import padded, share
 from pushforward.recipes.config import CONFIG, STAGES, read_config, recipe_of, written
 from pushforward.recipes.experiment import PICTURE_SEED, Classifying, Experiment, Reconstructing
 from pushforward.recipes.flat import OptionError, flag_of, leaves, no_option, values
@@ -286,22 +288,39 @@ def preview(
         return lambda model: png(experiment.picture(model), {"weights": "EMA, in training"})
     spec = experiment.model.spec
     num = kinds.of(spec).number(spec)
+    shapes: list[Any] = [frame.shape for frame in experiment.frames] or [None]
 
     def drawn(model: Model) -> bytes:
         label = shown_labels(num, spec)
         calls = default_nfe(model) if isinstance(model, FlowMap) else 20
         sampler = find_sampler(model, nfe=calls)
-        samples = generate_together(
-            model,
-            num,
-            solver=sampler.solver,
-            grid=sampler.grid,
-            source=experiment.source,
-            seed=PICTURE_SEED,
-            label=label,
-            batch_size=1024,
-            **experiment.columns(num, PICTURE_SEED, label),
-        )
+        cond = experiment.columns(num, PICTURE_SEED, label)
+        parts = []
+        for k, shape in enumerate(shapes):
+            rows = share(num, len(shapes), k)
+            own = rows.stop - rows.start
+            if not own:
+                continue
+            parts.append(
+                generate_together(
+                    model,
+                    own,
+                    solver=sampler.solver,
+                    grid=sampler.grid,
+                    source=experiment.source,
+                    seed=PICTURE_SEED,
+                    start=rows.start,
+                    label=None if label is None else label[rows],
+                    batch_size=1024,
+                    shape=shape,
+                    **conditions.take(cond, rows),
+                )
+            )
+        samples = parts[0]
+        if len(parts) > 1:
+            sides = tuple(max(part.shape[d] for part in parts) for d in (2, 3))
+            ground = (spec.value_range or (-1.0, 1.0))[1]
+            samples = torch.cat([padded(part, sides, ground) for part in parts])  # type: ignore[arg-type]
         solver, grid = sampler.names
         settings = {
             "seed": PICTURE_SEED,
@@ -320,28 +339,40 @@ def validation(experiment: Experiment | Classifying | Reconstructing) -> Validat
     if isinstance(experiment, Reconstructing):
         return experiment.validate
     objective, held_out = experiment.objective, experiment.held_out
-    if isinstance(experiment, Experiment) and experiment.validated is not None:
-        held_out = experiment.validated
+    if isinstance(experiment, Experiment) and experiment.validated:
+        sets = experiment.validated
+    else:
+        sets = () if held_out is None else (held_out,)
     # Pairs that a flow joins are made, and not held out.
-    if not isinstance(objective, Matching) or isinstance(objective, Reflow) or held_out is None:
+    if not isinstance(objective, Matching) or isinstance(objective, Reflow) or not sets:
         return None
+    everything = sum(map(len, sets))
 
     def loss(model: Model, processes: Processes) -> tuple[float, int]:
-        count = min(len(held_out), VALIDATED)
-        rows = processes.share(count)
-        # As many calls in each process: where networks are sharded, all take part in each of them.
-        parts = -(-count // (processes.count * 256))
-        size, total = rows.stop - rows.start, 0.0
         device = next(model.parameters()).device
         own = replace(objective, model=model, condition_dropout=0.0)
-        with torch.no_grad():
-            for k in range(parts):
-                ids = torch.arange(
-                    rows.start + size * k // parts, rows.start + size * (k + 1) // parts
-                )
-                noise = Noise(0, ids.to(device), VALIDATION_STEP)
-                total += float(own(held_out[ids].to(device), noise)["loss"].double().sum())
-        return total / max(size, 1), size
+        total, number, before = 0.0, 0, 0
+        for data in sets:
+            # Of each its share.
+            count = len(data)
+            if everything > VALIDATED:
+                count = max(1, VALIDATED * count // everything)
+            rows = processes.share(count)
+            # As many calls in each process: where networks are sharded, all take part in each of them.
+            parts = -(-count // (processes.count * 256))
+            size = rows.stop - rows.start
+            with torch.no_grad():
+                for k in range(parts):
+                    ids = torch.arange(
+                        rows.start + size * k // parts, rows.start + size * (k + 1) // parts
+                    )
+                    # With fewer samples than processes one is taken along, and not counted.
+                    asked = ids if len(ids) else torch.tensor([count - 1])
+                    noise = Noise(0, (asked + before).to(device), VALIDATION_STEP)
+                    found = own(data[asked].to(device), noise)["loss"][: len(ids)]
+                    total += float(found.double().sum())
+            number, before = number + size, before + len(data)
+        return total / max(number, 1), number
 
     return loss
 

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
+from pushforward.recipes.buckets import by_frame, check_frames, spec_of
 from pushforward.recipes.choices import Times
 from pushforward.recipes.families import ConditionalMatching, ConditionalObjective
 from pushforward.recipes.images import (
-    FilePictures,
     ImageRecipe,
+    MixedPictures,
     altered,
     divided,
-    read_images,
+    read_mixed,
     sized,
     tell,
 )
-from pushforward.recipes.latents import LATENTS, PIXELS, states_of
+from pushforward.recipes.latents import LATENTS, PIXELS
 from pushforward.recipes.networks import (
     NETWORK,
     DiTSize,
@@ -159,7 +160,7 @@ class TextToImage(ImageRecipe):
     encoder: AnyEncoder = pick(WordsChoice, "What reads the captions.")
     objective: ConditionalObjective = pick(logit_normal, OBJECTIVE)
     network: TextNetwork = pick(UViTChoice, NETWORK)
-    pictures: FilePictures = Field(default_factory=FilePictures)
+    pictures: MixedPictures = Field(default_factory=MixedPictures)
     latents: Path = option(PIXELS, LATENTS)
     optimiser: Optimiser = Field(
         default_factory=lambda: Optimiser(
@@ -191,6 +192,8 @@ class TextToImage(ImageRecipe):
 
         if self.data in ("scenes", "emoji") and self.pictures.channels != 3:
             raise InputError(f"{self.data} are in colour: omit --channels")
+        if self.data in ("scenes", "emoji"):
+            check_frames(self.data, self.pictures.buckets)
         if self.data == "scenes":
             size = self.pictures.size or 32
             train = load_scenes(self.number, size, captioned=self.captions)
@@ -203,7 +206,7 @@ class TextToImage(ImageRecipe):
             whole = load_emoji(self.pictures.size or 64, self.package)
             tell(whole.notes)
         else:
-            whole = read_images(Path(self.data), self.pictures)
+            whole = read_mixed(self, Path(self.data))
         # Before some are held out: rows that are named are those of the whole.
         texts_of(whole, "caption")
         # A prompt takes the place of a class.
@@ -239,8 +242,8 @@ class TextToImage(ImageRecipe):
             self.network,
             given,
             apart,
-            train.spec,
-            states=states_of(self, given, apart),
+            spec_of(train),
+            **by_frame(self, given, apart),
             text=Text(
                 next(iter(texts.values())).width, sum(p.pooled or 0 for p in texts.values()) or None
             ),

@@ -1,5 +1,6 @@
 """Batches as a function of the step: epochs of data sets, draws from laws, pairs, and the same prepared ahead."""
 
+from pushforward.streams.bucketed import Bucketed, Numbered
 from pushforward.streams.coupled import Coupled
 from pushforward.streams.drawn import Drawn, Sourced
 from pushforward.streams.lazy import Lazy
@@ -12,11 +13,13 @@ __all__ = [
     "Altered",
     "Blurred",
     "Bridged",
+    "Bucketed",
     "Coupled",
     "Divisible",
     "Drawn",
     "Indexed",
     "Lazy",
+    "Numbered",
     "Paired",
     "Part",
     "Prefetch",

@@ -66,22 +66,30 @@ def open_image(file: Path | IO[bytes]) -> Image.Image:
     return image
 
 
-def centre(width: int, height: int) -> Box:
-    """The largest centred square."""
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
+def largest(width: int, height: int, frame: tuple[int, int]) -> tuple[float, float]:
+    """Width and height of the largest part of a picture that has the shape of a frame (H, W)."""
+    if width * frame[0] <= height * frame[1]:
+        return width, width * frame[0] / frame[1]
+    return height * frame[1] / frame[0], height
+
+
+def centre(width: int, height: int, frame: tuple[int, int] = (1, 1)) -> Box:
+    """The largest centred part that has the shape of a frame (H, W), by default a square."""
+    across, down = largest(width, height, frame)
+    left, top = (width - across) / 2, (height - down) / 2
+    return left, top, left + across, top + down
 
 
 def pixels(
     image: Image.Image,
-    size: int | None,
+    frame: tuple[int, int] | None,
     channels: int,
-    cut: Callable[[int, int], Box] = centre,
+    cut: Callable[[int, int, tuple[int, int]], Box] = centre,
 ) -> np.ndarray:
     """(C, H, W) uint8 of the first frame: upright, on white, in the size asked for.
 
-    cut: which square (left, top, right, bottom) of the upright picture (width, height) is scaled to size x size.
+    cut: which part (left, top, right, bottom) of the upright picture (width, height, frame) is scaled to the frame
+    (H, W).
     """
     image.load()
     # Without copies that nobody needs, which take as long as decoding does.
@@ -95,10 +103,13 @@ def pixels(
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
-    if size is not None:
-        box = cut(*image.size)
-        if image.size != (size, size) or box != (0, 0, size, size):
-            image = image.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    if frame is not None:
+        height, width = frame
+        box = cut(*image.size, frame)
+        if image.size != (width, height) or box != (0, 0, width, height):
+            image = image.resize(
+                (width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0
+            )
     values = np.asarray(image)
     return values[None] if channels == 1 else values.transpose(2, 0, 1)
 

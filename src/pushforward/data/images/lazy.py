@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,10 +13,20 @@ import numpy as np
 
 from pushforward.core.errors import DataError, InputError
 from pushforward.core.noise import AUGMENT, Noise
-from pushforward.data.images.decode import Box, OnBad, centre, is_exhaustion, pixels, reason
+from pushforward.data.images.buckets import Buckets
+from pushforward.data.images.decode import (
+    Box,
+    OnBad,
+    centre,
+    is_exhaustion,
+    largest,
+    pixels,
+    reason,
+)
 from pushforward.data.images.files import Source
 
 Crop = Literal["centre", "random"]
+Cutting = Callable[[int, int, tuple[int, int]], Box]
 # Of the stream AUGMENT, the numbers that `Augment` leaves to the crop.
 FIRST_DRAW = 3
 
@@ -27,16 +37,20 @@ class Pictures:
 
         pictures[np.array([3, 1, 4])]      # (3, C, H, W)
 
-    source: the files. frame: (H, W). channels: C. resized: whether pictures are cut and scaled to the frame, which is
-    then a square; if not, one of any other size is bad.
+    source: the files. frame: (H, W). channels: C. resized: whether pictures are cut and scaled to the frame; if not,
+    one of any other size is bad.
 
-    crop: which square of the upright picture, W x H, is taken where there is noise to draw from, as in `read`.
-    "centre": the largest one in the middle. "random": of side s, with its left edge at l and its top at t,
+    crop: which part of the upright picture, W x H, is taken where there is noise to draw from, as in `read`.
+    "centre": the largest one of the frame's shape, a x b, in the middle. "random": one of that shape, w x h, with its
+    left edge at l and its top at t,
 
-        s = round(min(W, H) (1 - u_3 (1 - 1 / zoom)))     l = floor(u_4 (W - s + 1))     t = floor(u_5 (H - s + 1))
+        w = round(a (1 - u_3 (1 - 1 / zoom)))     l = floor(u_4 (W - w + 1))     t = floor(u_5 (H - h + 1))
 
-    each whole place being as likely as any other; u are the uniform numbers of the stream AUGMENT, of which `Augment`
-    takes those before. What was cut is resampled by Lanczos with antialiasing.
+    and h as w; each whole place being as likely as any other; u are the uniform numbers of the stream AUGMENT, of which
+    `Augment` takes those before. What was cut is resampled by Lanczos with antialiasing.
+
+    buckets: frames that the pictures are sorted into by their shapes, by number of the source's; `in_frame` takes one
+    of them. None for one frame.
 
     on_bad: about a file that cannot be decoded. "error" raises a DataError that names it. "skip" puts the next entry
     that can be in its place, keeps it in `report`, and calls `tell` with the file and the reason, once.
@@ -52,6 +66,7 @@ class Pictures:
     crop: Crop = "centre"
     zoom: float = 1.0
     tell: Callable[[str, str], None] | None = None
+    buckets: Buckets | None = None
     bad: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -113,16 +128,24 @@ class Pictures:
                 raise DataError(f"none of the {count} images can be used; {name} {why}")
         return out, found
 
+    def in_frame(self, number: int) -> Pictures:
+        """All of them in one of the frames of the buckets."""
+        assert self.buckets is not None
+        return replace(self, frame=self.buckets.frames[number], buckets=None)
+
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of what identifies the source, and of how its pixels are computed."""
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        about = json.dumps([*self.frame, self.channels, self.resized, self.source.digest()])
+        facts = [*self.frame, self.channels, self.resized, self.source.digest()]
+        if self.buckets is not None:
+            facts.append(self.buckets.digest())
+        about = json.dumps(facts)
         return hashlib.sha256(about.encode()).hexdigest()
 
-    def _cuts(self, count: int, noise: Noise | None) -> list[Callable[[int, int], Box]]:
+    def _cuts(self, count: int, noise: Noise | None) -> list[Cutting]:
         if noise is None or self.crop == "centre":
             return [centre] * count
         if len(noise) != count:
@@ -130,13 +153,13 @@ class Pictures:
         u = noise.uniform((FIRST_DRAW + 3,), AUGMENT)[:, FIRST_DRAW:].cpu().tolist()
         return [Cut(scale, across, down, self.zoom) for scale, across, down in u]
 
-    def _decode(self, entry: int, cut: Callable[[int, int], Box]) -> np.ndarray | None:
+    def _decode(self, entry: int, cut: Cutting) -> np.ndarray | None:
         """(C, H, W), or None where there is nothing to be had and that is to be skipped."""
         if entry in self.bad:
             return None
         try:
             with self.source.open(entry) as image:
-                one = pixels(image, self.frame[0] if self.resized else None, self.channels, cut)
+                one = pixels(image, self.frame if self.resized else None, self.channels, cut)
             if one.shape[1:] == self.frame:
                 return one
             height, width = one.shape[1:]
@@ -160,18 +183,19 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Cut:
-    """The square that three uniform numbers draw; see `Pictures`."""
+    """The part that three uniform numbers draw; see `Pictures`."""
 
     scale: float
     across: float
     down: float
     zoom: float
 
-    def __call__(self, width: int, height: int) -> Box:
-        side = max(1, round(min(width, height) * (1 - self.scale * (1 - 1 / self.zoom))))
-        left = int(self.across * (width - side + 1))
-        top = int(self.down * (height - side + 1))
-        return left, top, left + side, top + side
+    def __call__(self, width: int, height: int, frame: tuple[int, int]) -> Box:
+        share = 1 - self.scale * (1 - 1 / self.zoom)
+        w, h = (max(1, round(side * share)) for side in largest(width, height, frame))
+        left = int(self.across * (width - w + 1))
+        top = int(self.down * (height - h + 1))
+        return left, top, left + w, top + h
 
 
 def check_crop(size: int | None, crop: str, zoom: float, lazy: bool) -> None:

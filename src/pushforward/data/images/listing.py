@@ -115,7 +115,7 @@ class Listing:
         for entry in range(len(self.source)):
             try:
                 with self.source.open(entry) as image:
-                    one = pixels(image, size, channels)
+                    one = pixels(image, None if size is None else (size, size), channels)
             except DataError:
                 raise
             # Pillow's decoders meet hostile input with errors of many types; each one is a reason to report.

@@ -6,20 +6,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from pushforward.core.errors import DataError, InputError
 from pushforward.core.spec import Kind
 from pushforward.data.arrays import load_array
 from pushforward.data.dataset import Dataset
 from pushforward.data.idx import is_idx, load_idx
+from pushforward.data.images.buckets import find_buckets
 from pushforward.data.images.decode import EXTENSIONS, OnBad, check_options
 from pushforward.data.images.files import Files
 from pushforward.data.images.folder import list_folder
-from pushforward.data.images.lazy import Crop, check_crop
+from pushforward.data.images.lazy import Crop, Pictures, check_crop
 from pushforward.data.images.listing import Listing
 from pushforward.data.images.names import Names
 from pushforward.data.images.resize import resize
 from pushforward.data.images.shards import find_shards, list_shards
-from pushforward.data.images.sizes import choose_size, measure
+from pushforward.data.images.sizes import Sizes, choose_size, measure, measure_each
 from pushforward.data.kinds import KINDS
 
 ARRAYS = (".npy", ".npz")
@@ -93,6 +96,48 @@ def load_images(
     return replace(whole, notes=(*notes, *whole.notes))
 
 
+def load_mixed(
+    path: str | Path,
+    size: int | None = None,
+    channels: int = 3,
+    on_bad: OnBad = "error",
+    crop: Crop = "centre",
+    zoom: float = 1.0,
+    *,
+    buckets: int = 8,
+    unit: int = 1,
+    least: int = 1,
+) -> Dataset:
+    """Images of several shapes in a folder or in archives, in the frame that most of them have.
+
+    Its values, `Pictures`, have the other frames: `divide` makes a data set of each. buckets: how many frames there are
+    at most, each of about size x size pixels with sides that are multiples of `unit`, and for `least` images or more.
+    size: by default what `choose_size` says. All headers are read, and pixels when they are used.
+
+    Raises DataError as `load_images`, and InputError for an array, whose images have one size.
+    """
+    path = Path(path)
+    check_options(size, channels, on_bad)
+    if _is_array(path):
+        raise InputError(
+            f"{path} is an array, whose images have one size: omit buckets (--buckets)"
+        )
+    listing = _listed(path)
+    sizes, unread = measure_each(listing.source, np.arange(len(listing.source)))
+    problems = [(listing.source.name(entry), why) for entry, why in unread]
+    listing.refuse([*listing.problems, *problems], on_bad, len(sizes) - len(unread))
+    shapes, counts = np.unique(sizes[sizes[:, 0] > 0], axis=0, return_counts=True)
+    each = zip(shapes.tolist(), counts.tolist(), strict=True)
+    found = Sizes({(w, h): n for (h, w), n in each}, {}, unread)
+    size = choose_size(found) if size is None else size
+    frames = find_buckets(sizes, size, unit, buckets, least)
+    whole = listing.dataset(size, channels, on_bad, True, crop, zoom)
+    assert isinstance(whole.values, Pictures)
+    values = replace(whole.values, frame=frames.frames[0], buckets=frames)
+    note = f"{found}: cut to {frames}, by which {frames.lost:.1%} of their area is cropped"
+    return replace(whole, values=values, notes=(note, *whole.notes))
+
+
 def find_size(path: str | Path, crop: Crop = "centre") -> tuple[int | None, tuple[str, ...]]:
     """The size that `load_images` would choose for the images at a path, and what it would note about that.
 
@@ -103,6 +148,19 @@ def find_size(path: str | Path, crop: Crop = "centre") -> tuple[int | None, tupl
         return None, ()
     size, _, notes = _fitted(_listed(path), crop)
     return size, notes
+
+
+def find_mixed_size(path: str | Path) -> int:
+    """The size that `load_mixed` would choose for the images at a path."""
+    path = Path(path)
+    if _is_array(path):
+        raise InputError(
+            f"{path} is an array, whose images have one size: omit buckets (--buckets)"
+        )
+    sizes = measure(_listed(path).source)
+    if not sizes.count:
+        raise DataError(f"{path}: none of the images can be opened")
+    return choose_size(sizes)
 
 
 def _is_array(path: Path) -> bool:

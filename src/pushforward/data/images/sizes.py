@@ -69,23 +69,36 @@ def measure(source: Source, at_most: int | None = None) -> Sizes:
     """The sizes of all images, or of `at_most`, spread evenly over them. Only their headers are read."""
     total = len(source)
     number = total if at_most is None else min(at_most, total)
+    entries = np.arange(number) * total // max(number, 1)
+    sizes, unread = measure_each(source, entries)
     count: Counter[tuple[int, int]] = Counter()
     first: dict[tuple[int, int], int] = {}
+    for entry, (height, width) in zip(entries.tolist(), sizes.tolist(), strict=True):
+        if height:
+            count[width, height] += 1
+            first.setdefault((width, height), entry)
+    return Sizes(dict(count), first, unread)
+
+
+def measure_each(
+    source: Source, entries: np.ndarray
+) -> tuple[np.ndarray, tuple[tuple[int, str], ...]]:
+    """(height, width) of each of these images (N, 2), 0 for one that cannot be read, and (number, reason) of those."""
+    sizes = np.zeros((len(entries), 2), np.int64)
     unread: list[tuple[int, str]] = []
-    for entry in np.arange(number) * total // max(number, 1):
+    for place, entry in enumerate(entries.tolist()):
         try:
-            with source.open(int(entry)) as image:
-                size = upright_size(image)
+            with source.open(entry) as image:
+                width, height = upright_size(image)
         except DataError:
             raise
         except Exception as error:
             if is_exhaustion(error):
                 raise
-            unread.append((int(entry), reason(error)))
+            unread.append((entry, reason(error)))
             continue
-        count[size] += 1
-        first.setdefault(size, int(entry))
-    return Sizes(dict(count), first, tuple(unread))
+        sizes[place] = height, width
+    return sizes, tuple(unread)
 
 
 def describe_sizes(folder: str | Path, at_most: int | None = None) -> Sizes:
