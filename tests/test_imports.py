@@ -16,7 +16,7 @@ SOURCE = Path(pf.__file__).parent
 LEVELS = [
     {"core"}, {"laws", "nets", "couplings", "data", "runtime"}, {"models", "solvers", "guidance", "streams"},
     {"likelihood", "objectives"}, {"saving", "sampling"}, {"train"}, {"evaluate"}, {"systems"}, {"recipes", "interop"},
-    {"demo", "cli", "serve"},
+    {"demo", "serve"}, {"cli"},
 ]  # fmt: skip
 LEVEL = {part: i for i, parts in enumerate(LEVELS) for part in parts}
 # The command line is a module that starts nothing else: python -m pushforward.

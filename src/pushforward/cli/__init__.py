@@ -36,6 +36,7 @@ COMMANDS = {
     "reflow": Entry("cli.reflow:Reflow"),
     "gallery": Entry("cli.gallery:Gallery"),
     "sizes": Entry("cli.sizes:Sizes"),
+    "serve": Entry("cli.serve:Serve"),
     "pack": Entry("cli.pack:Pack"),
     "import": Entry("cli.import_:Import"),
     "export": Entry("cli.export:Export"),

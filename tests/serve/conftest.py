@@ -1,0 +1,96 @@
+"""A server in a process of its own, on a free port of the loopback address."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+import torch
+
+pytest.importorskip("fastapi", reason="the page needs FastAPI: pip install -e '.[serve]'")
+
+import pushforward as pf
+
+
+class Served(NamedTuple):
+    """A running server. url: with its last slash. pid: of the server's process."""
+
+    url: str
+    pid: int
+
+    @property
+    def live(self) -> str:
+        return self.url.replace("http", "ws") + "api/live"
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Small untrained models: pictures with classes, pictures by prompt, points of the plane."""
+    from pushforward.models.text import Words
+    from pushforward.nets import Prompted, UViT, WordTransformer
+
+    root = tmp_path_factory.mktemp("runs")
+    torch.manual_seed(0)
+
+    def shaken(net: torch.nn.Module) -> torch.nn.Module:
+        for p in net.parameters():  # the last layers start at 0, and pictures would stay noise
+            p.data += 0.05 * torch.randn_like(p)
+        return net
+
+    path = pf.CondOT()
+    net = shaken(pf.nets.UNet(1, 16, (1,), 1, classes=3))
+    spec = pf.DataSpec(
+        (1, 8, 8), "image", value_range=(-1, 1), classes=3, class_names=("a", "b", "c")
+    )
+    pf.save(pf.Model(net, path, spec=spec), root / "marks")
+    words = Words.of(["a red circle", "a blue square"])
+    canvas = shaken(
+        UViT(3, (8, 16), width=32, depth=1, heads=1, context=32, features={"sentence": 32})
+    )
+    texts = WordTransformer(words.size, width=32)
+    artist = pf.Model(
+        Prompted(canvas, {"words": texts}),
+        path,
+        spec=pf.DataSpec((3, 16, 16), "image", value_range=(-1, 1)),
+        encoders={"prompt": words},
+    )
+    pf.save(artist, root / "scenes")
+    plane = pf.DataSpec((2,), "plane", law="moons", extent=6.0)
+    pf.save(pf.Model(shaken(pf.nets.MLP(2, 16, 2)), path, spec=plane), root / "points")
+    return [root / "marks", root / "scenes", root / "points"]
+
+
+def start(*words: str) -> tuple[subprocess.Popen[str], str]:
+    """A server as the command line starts it, and the address that it prints."""
+    command = [sys.executable, "-m", "pushforward", "serve", "--port", "0", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    found = re.search(r"http://\S+", process.stdout.readline())
+    assert found, f"the server printed no address, code {process.poll()}"
+    return process, found[0]
+
+
+def stop(process: subprocess.Popen[str]) -> int:
+    process.terminate()
+    try:
+        return process.wait(20)
+    finally:
+        process.kill()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def served(runs: list[Path]) -> Iterator[Served]:
+    process, url = start(*map(str, runs))
+    try:
+        httpx.get(url + "api/catalogue", timeout=120).raise_for_status()
+        yield Served(url, process.pid)
+    finally:
+        stop(process)
