@@ -88,7 +88,7 @@ def test_the_curve_falls_with_the_order_of_the_solver(served, solver, order):
     curve = [t for t in texts if t["type"] == "curve"]
     assert curve[0]["closed"]  # of one Gaussian the flow is known
     error = {t["calls"]: t["error"] for t in curve[1:]}
-    assert np.log2(error[48] / error[96]) == pytest.approx(order, abs=0.15)
+    assert np.log2(error[48] / error[96]) == pytest.approx(order, abs=0.35)
 
 
 def test_a_solver_with_noise_has_no_curve_but_a_reason(served):
