@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError
-from pushforward.nets.clocks import Clock, SameClock, StepClock
+from pushforward.nets.clocks import Clock, NoiseClock, StepClock
 from pushforward.nets.network import Network, did_you_mean
 
 
@@ -250,6 +250,7 @@ class DiffusersFlux(Adapter):
 
     text:     tokens (B, L, joint_attention_dim), of T5. Padding is attended to, as FLUX does. None: zeros of one token.
     pooled:   (B, pooled_projection_dim), of CLIP. None: zeros.
+    clock, sign: by default those of a flow, NoiseClock(1) and -1: its network has a factor of 1000 of its own.
     guidance: (B,), the scale that a guidance-distilled network was trained to follow. None: `distilled_guidance`.
 
     distilled_guidance: by default 3.5, as FLUX.1-dev is sampled.
@@ -270,7 +271,7 @@ class DiffusersFlux(Adapter):
 
     @staticmethod
     def _default_clock() -> Clock:
-        return SameClock()
+        return NoiseClock(1.0)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ How a scheduler steps, and where, is no property of a model: its grid is not rea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -163,10 +163,11 @@ def _euler(config: Mapping[str, Any]) -> Schedule:
 
 
 def _lcm(config: Mapping[str, Any]) -> Schedule:
-    from dataclasses import replace
+    return replace(_betas(0.00085, 0.012, "scaled_linear")(config), jumps="data")
 
-    found = _betas(0.00085, 0.012, "scaled_linear")(config)
-    return replace(found, jumps="data")
+
+def _flow_lcm(config: Mapping[str, Any]) -> Schedule:
+    return replace(_flow_match(config), jumps="data")
 
 
 def _ve(config: Mapping[str, Any]) -> Schedule:
@@ -197,11 +198,11 @@ READERS: dict[str, Callable[[Mapping[str, Any]], Schedule]] = {
     "LCMScheduler": _lcm,
     **dict.fromkeys(
         (
-            "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler",
-            "FlowMapEulerDiscreteScheduler",
+            "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMapEulerDiscreteScheduler",
         ),
         _flow_match,
     ),
+    "FlowMatchLCMScheduler": _flow_lcm,
     **dict.fromkeys(("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"), _edm),
     "ScoreSdeVeScheduler": _ve,
 }  # fmt: skip
