@@ -113,7 +113,7 @@ DENOISERS = {
     "FluxTransformer2DModel": [
         (
             lambda: tiny.flux(),
-            {"text": randn(B, 3, 24), "pooled": randn(B, 8), "guidance": torch.tensor([1.0, 4.0])},
+            {"text": randn(B, 3, 24), "pooled": randn(B, 8), "scale": torch.tensor([1.0, 4.0])},
             {
                 "encoder_hidden_states": randn(B, 3, 24), "pooled_projections": randn(B, 8),
                 "guidance": torch.tensor([1.0, 4.0]),

@@ -13,12 +13,13 @@ diffusers is imported when an adapter is built (the extra `diffusers`).
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -78,6 +79,8 @@ class Adapter(Network):
         for layer in self.inner.modules():
             if hasattr(layer, "dropout_prob"):
                 layer.dropout_prob = 0.0
+            if isinstance(layer, nn.GroupNorm):
+                layer.register_forward_pre_hook(in_order)
 
     @staticmethod
     def _default_clock() -> Clock:
@@ -122,6 +125,13 @@ def differentiable() -> Iterator[None]:
         yield
 
 
+def in_order(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """In forward mode a group norm takes what lies in memory in its own order, derivative included."""
+    if forward_ad._current_level < 0:
+        return None
+    return tuple(x.clone(memory_format=torch.contiguous_format) for x in inputs)
+
+
 def rows(label: Tensor | None, count: int, x: Tensor, none: int | None, kind: str) -> Tensor:
     """Labels (B,) as rows of a table of `count`, -1 being row `none`."""
     if label is None:
@@ -134,6 +144,18 @@ def rows(label: Tensor | None, count: int, x: Tensor, none: int | None, kind: st
             f"this {kind} has a class for every sample, and none for no class: give label= of 0 to {count - 1}"
         )
     return label
+
+
+def scale_features(scale: Tensor, count: int) -> Tensor:
+    """(sin u w, cos u w) of the scale's strength u = 1000 (scale - 1), w_k = 10000^{-k/(count/2 - 1)}.
+
+    Luo et al. 2023 (LCM, arXiv 2310.04378), by its code.
+    """
+    half = count // 2
+    k = torch.arange(half, device=scale.device, dtype=scale.dtype)
+    angle = 1000 * (scale - 1)[:, None] * torch.exp(-math.log(10000) * k / (half - 1))
+    features = torch.cat((angle.sin(), angle.cos()), dim=1)
+    return torch.nn.functional.pad(features, (0, count - 2 * half))
 
 
 def joined(x: Tensor, control: Tensor | None, channels: int, kind: str) -> Tensor:
@@ -182,6 +204,7 @@ class DiffusersUNet2DCondition(Adapter):
     pooled, time_ids: of Stable Diffusion XL: a vector (B, P), and (B, 6): original size, crop and target size (height
              first) in pixels, by default those of x, a latent being 8 pixels.
     label:   with `class_embed_type=None` and num_class_embeds.
+    scale:   (B,), of the guidance that a distilled network was trained to follow (LCM). None: 7.5 for all.
     control: further channels of the input, such as mask and masked latents of an inpainting network.
     """
 
@@ -195,6 +218,7 @@ class DiffusersUNet2DCondition(Adapter):
         pooled: Tensor | None = None,
         time_ids: Tensor | None = None,
         label: Tensor | None = None,
+        scale: Tensor | None = None,
         control: Tensor | None = None,
     ) -> Tensor:
         config = self.inner.config
@@ -213,6 +237,11 @@ class DiffusersUNet2DCondition(Adapter):
             more["class_labels"] = rows(label, config["num_class_embeds"], x, None, self.kind)
         elif label is not None:
             raise InputError("a label was given to a network that was built without classes")
+        if (features := config["time_cond_proj_dim"]) is not None:
+            strength = x.new_full((len(x),), 7.5) if scale is None else scale.to(x)
+            more["timestep_cond"] = scale_features(strength, features)
+        elif scale is not None:
+            raise InputError("this UNet2DConditionModel was not distilled to follow a scale")
         return self._answer(joint, self._asked(x, t), values.to(x.dtype), **more)
 
     def _added(
@@ -251,9 +280,8 @@ class DiffusersFlux(Adapter):
     text:     tokens (B, L, joint_attention_dim), of T5. Padding is attended to, as FLUX does. None: zeros of one token.
     pooled:   (B, pooled_projection_dim), of CLIP. None: zeros.
     clock, sign: by default those of a flow, NoiseClock(1) and -1: its network has a factor of 1000 of its own.
-    guidance: (B,), the scale that a guidance-distilled network was trained to follow. None: `distilled_guidance`.
-
-    distilled_guidance: by default 3.5, as FLUX.1-dev is sampled.
+    scale:    (B,), of the guidance that a distilled network was trained to follow. None: `distilled_guidance`, by
+              default 3.5, as FLUX.1-dev is sampled.
     """
 
     kind = "FluxTransformer2DModel"
@@ -279,7 +307,7 @@ class DiffusersFlux(Adapter):
         t: Tensor,
         text: Tensor | Tokens | None = None,
         pooled: Tensor | None = None,
-        guidance: Tensor | None = None,
+        scale: Tensor | None = None,
     ) -> Tensor:
         config = self.inner.config
         channels = config["in_channels"] // 4
@@ -295,9 +323,9 @@ class DiffusersFlux(Adapter):
         strength = None
         if config["guidance_embeds"]:
             strength = x.new_full((len(x),), self.distilled_guidance)
-            strength = strength if guidance is None else guidance.to(x)
-        elif guidance is not None:
-            raise InputError("this FluxTransformer2DModel was not distilled to take a guidance")
+            strength = strength if scale is None else scale.to(x)
+        elif scale is not None:
+            raise InputError("this FluxTransformer2DModel was not distilled to follow a scale")
         height, width = (side // 2 for side in x.shape[2:])
         tokens = x.unflatten(2, (height, 2)).unflatten(4, (width, 2))
         tokens = tokens.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
