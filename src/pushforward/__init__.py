@@ -68,6 +68,7 @@ _NAMES = {
     "saving.control": ("Control", "controlled", "load_control", "save_control"),
     "saving.folder": ("load", "save"),
     "interop.diffusers": ("from_diffusers", "to_diffusers"),
+    "interop.exporting": ("export",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -125,6 +126,7 @@ if TYPE_CHECKING:
     from pushforward.data.images.save import save_images as save_images
     from pushforward.interop.diffusers import from_diffusers as from_diffusers
     from pushforward.interop.diffusers import to_diffusers as to_diffusers
+    from pushforward.interop.exporting import export as export
     from pushforward.laws.exact_field import ExactField as ExactField
     from pushforward.laws.flow_map import ExactMap as ExactMap
     from pushforward.laws.gaussian_pair import GaussianPair as GaussianPair

@@ -47,8 +47,8 @@ class Tokens:
             raise InputError(f"tokens of length {self.values.shape[1]} do not fit into {length}")
         if more == 0:
             return self
-        values = self.values.new_zeros(len(self), more, *self.values.shape[2:])
-        mask = self.mask.new_zeros(len(self), more)
+        values = self.values.new_zeros(self.values.shape[0], more, *self.values.shape[2:])
+        mask = self.mask.new_zeros(self.values.shape[0], more)
         return Tokens(torch.cat((self.values, values), 1), torch.cat((self.mask, mask), 1))
 
 
@@ -89,7 +89,7 @@ def size(cond: Conditions) -> int | None:
     for name, value in leaves(cond):
         if isinstance(value, Tensor) and value.ndim == 0:
             raise InputError(f"the condition {name} is a single number; give one for each sample")
-        found[name] = len(value)
+        found[name] = _rows(value)
     if len(set(found.values())) > 1:
         raise InputError(
             "conditions have one row for each sample, and these differ in number: "
@@ -103,8 +103,13 @@ def check_size(cond: Conditions, count: int) -> None:
     for name, value in leaves(cond):
         if isinstance(value, Tensor) and value.ndim == 0:
             raise InputError(f"the condition {name} is a single number; give one for each sample")
-        if len(value) != count:
-            raise InputError(f"{name} has {len(value)} entries for {count} samples")
+        if _rows(value) != count:
+            raise InputError(f"{name} has {_rows(value)} entries for {count} samples")
+
+
+def _rows(value: Tensor | Tokens) -> int:
+    """The number of samples, which `len` would fix while a graph for any number is traced."""
+    return value.shape[0] if isinstance(value, Tensor) else value.values.shape[0]
 
 
 def trimmed(cond: Conditions) -> dict[str, Any]:

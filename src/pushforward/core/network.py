@@ -50,6 +50,10 @@ def ask(net: nn.Module, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor
     weight = next(net.parameters(), None)
     dtype = weight.dtype if weight is not None and weight.is_floating_point() else x.dtype
     given = x if x.dtype == dtype else x.to(dtype)
+    if t.shape[0] == 1:  # one time for all samples
+        t, s = t.expand(x.shape[0]), cond.get("s")
+        if isinstance(s, Tensor) and s.shape == (1,):
+            cond = {**cond, "s": s.expand(x.shape[0])}
     if not getattr(getattr(net, "module", net), "double_times", False):
         wide = torch.promote_types(dtype, torch.float32)
         t = t.to(wide)

@@ -11,7 +11,8 @@ from pushforward.core.errors import InputError
 def as_time(t: Tensor | float, x: Tensor) -> Tensor:
     """`t` as a floating tensor of shape (B,) on x's device, B being `len(x)`.
 
-    A number or a 0-dimensional tensor is the time of every sample; a tensor (B,) gives each sample its own.
+    A number or a 0-dimensional tensor is the time of every sample; a tensor (B,) gives each sample its own. A tensor
+    (1,) is one time for all, and stays so: what is computed of it is a row that `expand` broadcasts.
     The dtype is never narrower than float32 or than x's own: schedules are steep, and half precision
     cannot hold them.
     """
@@ -19,13 +20,15 @@ def as_time(t: Tensor | float, x: Tensor) -> Tensor:
         if not 0 <= t <= 1:
             raise InputError(f"t is {t}; times lie in [0, 1], 0 the noise and 1 the data")
         t = torch.tensor(t, dtype=torch.float64, device=x.device)
-    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != x.shape[0]):
+    alike = t.ndim == 1 and t.shape[0] == 1
+    if t.ndim > 1 or (t.ndim == 1 and not alike and t.shape[0] != x.shape[0]):
         raise InputError(
             f"t has shape {tuple(t.shape)}; give one time, or one for each of the {x.shape[0]} samples "
             f"of x, whose shape is {tuple(x.shape)}"
         )
     dtype = torch.promote_types(torch.promote_types(t.dtype, x.dtype), torch.float32)
-    return t.to(device=x.device, dtype=dtype).expand(x.shape[0])
+    t = t.to(device=x.device, dtype=dtype)
+    return t if alike else t.expand(x.shape[0])
 
 
 def expand(c: Tensor, x: Tensor) -> Tensor:

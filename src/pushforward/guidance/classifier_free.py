@@ -87,10 +87,12 @@ class ClassifierFree:
         if self.scale == 1 or not bool(acts.any()):
             return ask(x, t, **cond)
         weight = torch.where(acts, self.scale, torch.ones_like(t))
-        both = conditions.cat((self._other(cond, len(x)), cond))
-        value, *others = ask(torch.cat((x, x)), torch.cat((t, t)), **both)
-        free, given = value.chunk(2)
-        return (free + expand(weight, x) * (given - free), *(v.chunk(2)[1] for v in others))
+        count = x.shape[0]
+        both = conditions.cat((self._other(cond, count), cond))
+        twice = t if t.shape[0] != count else torch.cat((t, t))  # or one time for all
+        value, *others = ask(torch.cat((x, x)), twice, **both)
+        free, given = value[:count], value[count:]
+        return (free + expand(weight, x) * (given - free), *(v[count:] for v in others))
 
     def _other(self, cond: dict[str, Any], count: int) -> dict[str, Any]:
         """The conditions to move away from."""

@@ -223,7 +223,7 @@ def split_outputs(
 ) -> tuple[Tensor, ...]:
     """The network's answer to x (B, C, ...), cut along the channels into one tensor of x's shape for each name."""
     count = len(names)
-    shape = x.shape if count == 1 else (len(x), count * x.shape[1], *x.shape[2:])
+    shape = x.shape if count == 1 else (x.shape[0], count * x.shape[1], *x.shape[2:])
     if raw.shape != shape:
         raise InputError(
             f"the network {type(net).__name__} answered {tuple(raw.shape)} to x of shape {tuple(x.shape)}; it must "

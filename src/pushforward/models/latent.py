@@ -114,7 +114,9 @@ class Latents(nn.Module):
         decode: Any = self.net.decode
         if pixels > STRIPED and not raw.requires_grad:
             decode = getattr(self.net, "decode_tiled", decode)
-        some = raw.split(max(PIXELS // max(pixels, 1), 1))
+        # A graph for any number of pictures cannot depend on how many there are.
+        few = max(PIXELS // max(pixels, 1), 1)
+        some = [raw] if torch.compiler.is_exporting() else raw.split(few)
         return torch.cat([decode(part) for part in some]).to(z.dtype)
 
 

@@ -111,9 +111,14 @@ def read_context(
     values, mask = (
         (context, None) if isinstance(context, Tensor) else (context.values, context.mask)
     )
-    if values.ndim != 3 or len(values) != len(x) or values.shape[1] < 1 or values.shape[2] != width:
+    if (
+        values.ndim != 3
+        or values.shape[0] != x.shape[0]
+        or values.shape[1] < 1
+        or values.shape[2] != width
+    ):
         raise InputError(
-            f"this {name} takes a {what} of tokens ({len(x)}, L, {width}) for {len(x)} samples, got "
+            f"this {name} takes a {what} of tokens ({x.shape[0]}, L, {width}) for {x.shape[0]} samples, got "
             f"{tuple(values.shape)}"
         )
     values = values.to(x.dtype)
@@ -128,7 +133,7 @@ def context_or_none(
     Where none is there all count, as zeros: these are all alike, so that it makes no difference how many there are.
     """
     if values is None:
-        return x.new_zeros(len(x), 1, width), None
+        return x.new_zeros(x.shape[0], 1, width), None
     return values, None if mask is None else mask | ~mask.any(1, keepdim=True)
 
 

@@ -101,7 +101,7 @@ class Branch(Network):
             if own.shape != value.shape:
                 # A layer that sees the features of the hint too, behind what it saw.
                 seen, rest = own.split([inside, own.shape[1] - inside], dim=1)
-                gap = seen.new_zeros(len(own), width, *own.shape[2:])
+                gap = seen.new_zeros(own.shape[0], width, *own.shape[2:])
                 own = torch.cat((seen, gap, rest), dim=1)
             value.copy_(own)
         found.to(next(iter(there.values())).device)
@@ -117,7 +117,7 @@ class Branch(Network):
 
     def check(self, name: str, hint: Any, x: Tensor) -> None:
         """That this is a hint for states x (B, C, H, W)."""
-        wanted = (len(x), self.hint, *(self.factor * side for side in x.shape[2:]))
+        wanted = (x.shape[0], self.hint, *(self.factor * side for side in x.shape[2:]))
         if not isinstance(hint, Tensor) or hint.shape != wanted:
             found = tuple(hint.shape) if isinstance(hint, Tensor) else type(hint).__name__
             raise InputError(

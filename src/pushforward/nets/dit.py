@@ -221,7 +221,7 @@ class DiT(Network):
             assert self.context is not None
             known = (values != 0).any(2)  # padding is 0
             h = torch.cat((self.context(values).to(h.dtype), h), dim=1)
-            here = known.new_ones(len(x), prod(grid)) if there is None else there
+            here = known.new_ones(x.shape[0], prod(grid)) if there is None else there
             keep = torch.cat((known, here), dim=1)
             angle = None if angle is None else pad(angle, (0, 0, values.shape[1], 0))
         elif self.context is not None and self.context_width is not None and not self.in_context:

@@ -74,7 +74,7 @@ def join_control(
             f"this {name} takes {channels} channels more than the state has: give them as control= (B, {channels}, ...)"
         )
     for part in given:
-        if part.ndim != x.ndim or len(part) != len(x):
+        if part.ndim != x.ndim or part.shape[0] != x.shape[0]:
             raise InputError(
                 f"a control has as many samples and dimensions as the state {tuple(x.shape)}, got {tuple(part.shape)}"
             )

@@ -207,12 +207,12 @@ class Conditioning(nn.Module):
                 "a second time was given to a network that was built without one: build it with two_times=True"
             )
         if self.label is not None:
-            out = out + self.label(label, len(t))
+            out = out + self.label(label, t.shape[0])
         elif label is not None:
             raise InputError("a label was given to a network that was built without classes")
         check_features(given or {}, () if self.columns is None else tuple(self.columns.names))
         if self.columns is not None:
-            out = out + self.columns(given or {}, out, len(t))
+            out = out + self.columns(given or {}, out, t.shape[0])
         return out
 
 

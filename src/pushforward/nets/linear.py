@@ -33,9 +33,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
+        and is_plain()
         and x.numel() * len(weight) >= LEAST
         and not torch.is_autocast_enabled("cpu")
-        and is_plain()
         and torch.backends.mkldnn.is_available()
     ):
         out: Tensor = _Linear.apply(x, weight, bias)

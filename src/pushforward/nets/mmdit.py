@@ -313,10 +313,10 @@ class Embedding(nn.Module):
         if self.text_embedder is not None:
             assert self.pooled is not None
             if pooled is None:
-                pooled = out.new_zeros(len(t), self.pooled)
-            if pooled.shape != (len(t), self.pooled):
+                pooled = out.new_zeros(t.shape[0], self.pooled)
+            if pooled.shape != (t.shape[0], self.pooled):
                 raise InputError(
-                    f"this MMDiT takes pooled vectors ({len(t)}, {self.pooled}), got {tuple(pooled.shape)}"
+                    f"this MMDiT takes pooled vectors ({t.shape[0]}, {self.pooled}), got {tuple(pooled.shape)}"
                 )
             out = out + self.text_embedder(pooled.to(self.frequencies.dtype))
         elif pooled is not None:
@@ -332,12 +332,12 @@ class Embedding(nn.Module):
                 "a second time was given to a network that was built without one: build it with two_times=True"
             )
         if self.label is not None:
-            out = out + self.label(label, len(t))
+            out = out + self.label(label, t.shape[0])
         elif label is not None:
             raise InputError("a label was given to a network that was built without classes")
         check_features(given, () if self.columns is None else tuple(self.columns.names))
         if self.columns is not None:
-            out = out + self.columns(given, out, len(t))
+            out = out + self.columns(given, out, t.shape[0])
         return out
 
     def features(self, u: Tensor) -> Tensor:

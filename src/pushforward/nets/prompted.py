@@ -75,7 +75,9 @@ class Prompted(nn.Module):
                 sequences.append(tokens)
             width = getattr(part, "pooled", None)
             if width is not None:
-                vectors.append(x.new_zeros(len(x), width) if pooled is None else pooled.to(x.dtype))
+                vectors.append(
+                    x.new_zeros(x.shape[0], width) if pooled is None else pooled.to(x.dtype)
+                )
         if sequences:
             values = torch.cat([tokens.values for tokens in sequences], 1)
             cond[str(self.sequence)] = Tokens(values, torch.cat([s.mask for s in sequences], 1))

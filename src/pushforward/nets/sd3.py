@@ -96,7 +96,9 @@ def sd3_text(clip: Tensor, t5: Tensor | None, width: int = 4096, length: int = 2
             f"the tokens of CLIP are (B, L, {width} at most) together, got {tuple(clip.shape)}"
         )
     if t5 is None:
-        t5 = clip.new_zeros(len(clip), length, width)
-    if t5.ndim != 3 or len(t5) != len(clip) or t5.shape[2] != width:
-        raise InputError(f"the tokens of T5 are ({len(clip)}, L, {width}), got {tuple(t5.shape)}")
+        t5 = clip.new_zeros(clip.shape[0], length, width)
+    if t5.ndim != 3 or t5.shape[0] != clip.shape[0] or t5.shape[2] != width:
+        raise InputError(
+            f"the tokens of T5 are ({clip.shape[0]}, L, {width}), got {tuple(t5.shape)}"
+        )
     return torch.cat((pad(clip, (0, width - clip.shape[2])), t5), dim=1)

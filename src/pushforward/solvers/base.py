@@ -99,6 +99,20 @@ def integrate(
         check_mask(mask, x)
         noise, cond["mask"] = noise.masked(mask), mask
         field = Masked(cast(Field, field))
+    return follow(solver, field, x, grid, noise, callback, edit, **cond)
+
+
+def follow(
+    solver: Solver,
+    field: Field | FlowMap,
+    x: Tensor,
+    grid: Tensor,
+    noise: Noise,
+    callback: Callback | None = None,
+    edit: Edit | None = None,
+    **cond: Any,
+) -> Tensor:
+    """The steps of `integrate`, of arguments that it has checked. grid: (n + 1, B), or (n + 1, 1) for all samples."""
     breaks = breaks_of(field)
     if breaks and not _alike(grid):
         return _one_by_one(solver, field, x, grid, noise, callback, edit, cond)

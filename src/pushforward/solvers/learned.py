@@ -237,7 +237,7 @@ class Learned:
             else:
                 c = (factors(plan.network, i, hidden)[:, None] @ plan.terms[i])[:, 0]
             weights = c.view(*c.shape, *[1] * (x.ndim - 1)).unbind(1)
-            rows = rows[len(x) : VALUES * len(x)]
+            rows = rows[x.shape[0] : VALUES * x.shape[0]]
         x_s = combine(x, now.scale, weights[: len(values)], values)
         return x_s, History(plan, steps, values[: VALUES - 1], rows, i + 1, seen)
 
@@ -256,7 +256,7 @@ def look(
     """(5 B, P) some coordinates of x, of the newest value of v and of the three before, `rows` (3 B, P)."""
     first, second = some(x, network, seen), some(value, network, seen)
     if rows is None:
-        rows = first.new_zeros((VALUES - 1) * len(first), first.shape[1])
+        rows = first.new_zeros((VALUES - 1) * first.shape[0], first.shape[1])
     return torch.cat((first, second, rows))
 
 
@@ -346,7 +346,8 @@ def make_plan(weights: Weights | None, x: Tensor, grid: Tensor, path: Path) -> P
     frame[..., 0, 0] = 1 / r[:-1]
     frame[..., 1:, 1:] = powers[..., None] * to_w
     # Squares are to be means over coordinates.
-    seen = len(range(0, x[0].numel(), stride(x[0].numel()))) if len(x) else 1
+    size = math.prod(x.shape[1:])
+    seen = len(range(0, size, stride(size))) if x.shape[0] else 1
     frame = frame / math.sqrt(max(seen, 1))
     i = torch.arange(n, dtype=h.dtype, device=h.device)
     same = [

@@ -208,7 +208,7 @@ class Multistep:
 
 def compact(x: Tensor, grid: Tensor) -> Tensor:
     """The grid (n + 1, B) of samples x as (n + 1, 1) if it is one for all."""
-    shared = len(x) > 0 and (grid.shape[1] == 1 or grid.stride(1) == 0)
+    shared = x.shape[0] > 0 and (grid.shape[1] == 1 or grid.stride(1) == 0)
     return grid[:, :1] if shared else grid
 
 
