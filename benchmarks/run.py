@@ -17,6 +17,7 @@ from benchmarks.couplings import couplings, couplings_images
 from benchmarks.decoding import decoding
 from benchmarks.derivatives import derivatives
 from benchmarks.diffflow import diffflow
+from benchmarks.encodings import encodings
 from benchmarks.few_steps_digits import few_steps_digits
 from benchmarks.gallery import gallery
 from benchmarks.gaussian_bridge import gaussian_bridge
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
         decoding,
         derivatives,
         diffflow,
+        encodings,
         few_steps_digits,
         gallery,
         gaussian_bridge,

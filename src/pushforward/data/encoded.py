@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +19,24 @@ from pushforward.core.conditions import Condition
 from pushforward.core.errors import DataError, InputError
 from pushforward.core.progress import tell
 from pushforward.data.dataset import Dataset
-from pushforward.data.encoding import Encoding, Sequences, count, join, leaves_of, select
+from pushforward.data.encoding import (
+    Encoding,
+    Leaf,
+    Sequences,
+    count,
+    join,
+    leaves_of,
+    shelved,
+    size,
+)
 from pushforward.data.fetch import cache_folder
 
 Leaves = dict[str, Tensor | Sequences]
 FORMAT = "pushforward encodings 1"
 ROWS = 64  # texts that are encoded together
-# A file of the cache holds so many texts, so that long work that is cut off is not lost.
-KEPT = 2048
+# A file of the cache holds so many texts, or bytes and somewhat more, so that long work that is cut off is not lost and
+# little of it is in memory.
+KEPT, BYTES = 2048, 1 << 24
 SHOWN = 5
 
 
@@ -39,8 +49,9 @@ def encode_texts(
     folder:   where encodings are kept, by the hash of encoder and text; $PUSHFORWARD_CACHE/encodings by default. An
               encoder with an attribute `quick` that is True is asked each time instead.
 
-    Each distinct text is encoded once, texts of like length together, and tokens are stored without padding. Any number
-    of processes may share the folder; what cannot be written or read there costs time and nothing else. Texts that are
+    Each distinct text is encoded once, texts of like length together, and tokens are stored without padding, in files
+    that are read where they are used: memory does not grow with what encoders make of the texts. Any number of
+    processes may share the folder; what cannot be written or read there costs time and nothing else. Texts that are
     longer than an encoder takes are cut, and `notes` say so. Raises DataError for texts that are missing or empty.
     """
     root = cache_folder() / "encodings" if folder is None else Path(folder)
@@ -97,7 +108,7 @@ def _note_on_cut(encoder: Any, lines: Sequence[str], name: str) -> list[str]:
     ]
 
 
-def _encoded(encoder: Any, texts: Sequence[str], root: Path) -> Leaves:
+def _encoded(encoder: Any, texts: Sequence[str], root: Path) -> Mapping[str, Leaf]:
     """Rows for these distinct texts, in their order."""
     if getattr(encoder, "quick", False):
         return _checked(encoder(list(texts)), len(texts))
@@ -105,31 +116,43 @@ def _encoded(encoder: Any, texts: Sequence[str], root: Path) -> Leaves:
     keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
     number = {key: i for i, key in enumerate(keys)}
     parts: list[Leaves] = []
-    order: list[int] = []
-    missing = set(range(len(texts)))
-    for held, leaves in _shards(folder, encoder.digest):
-        rows = [(row, number[key]) for row, key in enumerate(held) if number.get(key) in missing]
-        if rows:
-            parts.append(select(leaves, torch.tensor([row for row, _ in rows])))
-            order += [i for _, i in rows]
-            missing -= {i for _, i in rows}
+    part = torch.full((len(texts),), -1)
+    row = torch.zeros(len(texts), dtype=torch.int64)
+
+    def found(leaves: Leaves, places: list[tuple[int, int]]) -> None:
+        """Rows of a file, and of which texts they are."""
+        if places:
+            where = torch.tensor(places)
+            row[where[:, 1]], part[where[:, 1]] = where[:, 0], len(parts)
+            parts.append(leaves)
+
+    for file in sorted(folder.glob("*.safetensors")):
+        opened = _open(file, encoder.digest)
+        if opened is not None:
+            held, leaves = opened
+            there = ((k, number[key]) for k, key in enumerate(held) if key in number)
+            found(leaves, [(k, i) for k, i in there if part[i] < 0])
+    missing = (part < 0).nonzero().flatten().tolist()
     left = sorted(missing, key=lambda i: (len(texts[i]), texts[i]))
-    for start in range(0, len(left), KEPT):
-        some = left[start : start + KEPT]
-        fresh = []
-        for first in range(0, len(some), ROWS):
-            tell("texts", start + first, len(left))
-            batch = some[first : first + ROWS]
+    start = 0
+    while start < len(left):
+        fresh: list[Leaves] = []
+        end, taken = start, 0
+        while end < len(left) and end - start < KEPT and taken < BYTES:
+            tell("texts", end, len(left))
+            batch = left[end : min(end + ROWS, start + KEPT)]
             fresh.append(_checked(encoder([texts[i] for i in batch]), len(batch)))
+            end, taken = end + len(batch), taken + size(fresh[-1])
         leaves = join(fresh)
-        _keep(folder, encoder.digest, [keys[i] for i in some], leaves)
-        parts.append(leaves)
-        order += some
+        file = _keep(folder, encoder.digest, [keys[i] for i in left[start:end]], leaves)
+        # From its file, where it is read as it is used, if there is one.
+        opened = None if file is None else _open(file, encoder.digest)
+        found(leaves if opened is None else opened[1], list(enumerate(left[start:end])))
+        del leaves, fresh  # before there are the next ones
+        start = end
     if left:
         tell("texts", len(left), len(left))
-    back = torch.empty(len(texts), dtype=torch.int64)
-    back[torch.tensor(order)] = torch.arange(len(texts))
-    return select(join(parts), back)
+    return shelved(parts, part, row)
 
 
 def _checked(cond: Mapping[str, Condition], number: int) -> Leaves:
@@ -139,9 +162,10 @@ def _checked(cond: Mapping[str, Condition], number: int) -> Leaves:
     return leaves
 
 
-def _keep(folder: Path, digest: str, keys: Sequence[bytes], leaves: Leaves) -> None:
-    """Write rows as a file of their own, whole or not at all. What cannot be written is not kept."""
-    from safetensors.torch import save
+def _keep(folder: Path, digest: str, keys: Sequence[bytes], leaves: Leaves) -> Path | None:
+    """Write rows as a file of their own, whole or not at all; None for what cannot be written, and is not kept."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     kinds = dict.fromkeys(leaves, "tensor")
     tensors: dict[str, Tensor] = {
@@ -161,41 +185,41 @@ def _keep(folder: Path, digest: str, keys: Sequence[bytes], leaves: Leaves) -> N
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(".tmp", ".", folder)
-        with os.fdopen(handle, "wb") as out:
-            out.write(save(tensors, metadata))
-            out.flush()
+        os.close(handle)
+        save_file(tensors, temporary, metadata)
+        with open(temporary, "rb") as out:
             os.fsync(out.fileno())
         os.replace(temporary, file)
-    except OSError:
+        return file
+    except (OSError, SafetensorError):
         with suppress(OSError):
             os.unlink(temporary)
+        return None
 
 
-def _shards(folder: Path, digest: str) -> Iterator[tuple[list[bytes], Leaves]]:
-    """Keys and rows of every file that is whole and of this encoder."""
+def _open(file: Path, digest: str) -> tuple[list[bytes], Leaves] | None:
+    """Keys and rows of a file that is whole and of this encoder; else None. Tensors are read where they are used."""
     from safetensors import SafetensorError, safe_open
 
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, "pt") as opened:
-                metadata = opened.metadata() or {}
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            about = json.loads(metadata.get("about", "null"))
-            if metadata.get("sha256") != _sha256(metadata.get("about", ""), tensors):
-                continue
-            if about["format"] != FORMAT or about["encoder"] != digest:
-                continue
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-            continue
-        leaves: Leaves = {}
-        for name, kind in about["kinds"].items():
-            if kind == "sequences":
-                leaves[name] = Sequences(
-                    *(tensors[f"{p} {name}"] for p in ("values", "mask", "ends"))
-                )
-            else:
-                leaves[name] = tensors[f"tensor {name}"]
-        yield [bytes(key.tolist()) for key in tensors["keys"]], leaves
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+            # Maps of the file, which outlive its being closed.
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        about = json.loads(metadata.get("about", "null"))
+        if metadata.get("sha256") != _sha256(metadata.get("about", ""), tensors):
+            return None
+        if about["format"] != FORMAT or about["encoder"] != digest:
+            return None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    leaves: Leaves = {}
+    for name, kind in about["kinds"].items():
+        if kind == "sequences":
+            leaves[name] = Sequences(*(tensors[f"{p} {name}"] for p in ("values", "mask", "ends")))
+        else:
+            leaves[name] = tensors[f"tensor {name}"]
+    return [bytes(key.tolist()) for key in tensors["keys"]], leaves
 
 
 def _sha256(about: str, tensors: Mapping[str, Tensor]) -> str:

@@ -43,17 +43,55 @@ class Sequences:
 
     def take(self, rows: Tensor) -> Tokens:
         """Those at `rows` (B,), padded by zeros to the longest of them, at least to 1."""
+        return padded(self.rows(rows))
+
+    def rows(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Values and mask of each of those at `rows` (B,)."""
         ends = self.ends[rows].tolist()
         starts = torch.where(rows > 0, self.ends[(rows - 1).clamp(min=0)], 0).tolist()
         spans = [slice(a, b) for a, b in zip(starts, ends, strict=True)]
-        if not any(s.stop > s.start for s in spans):
-            values = self.values.new_zeros(len(rows), 1, *self.values.shape[1:])
-            return Tokens(values, self.mask.new_zeros(len(rows), 1))
-        values = pad_sequence([self.values[s] for s in spans], batch_first=True)
-        return Tokens(values, pad_sequence([self.mask[s] for s in spans], batch_first=True))
+        return [(self.values[s], self.mask[s]) for s in spans]
 
 
-Leaves = Mapping[str, Tensor | Sequences]
+def padded(rows: Sequence[tuple[Tensor, Tensor]]) -> Tokens:
+    """Sequences with their masks, padded by zeros to the longest of them, at least to 1."""
+    if not any(len(values) for values, _ in rows):
+        values, mask = rows[0]
+        shape = (len(rows), 1)
+        return Tokens(values.new_zeros(*shape, *values.shape[1:]), mask.new_zeros(shape))
+    values = pad_sequence([values for values, _ in rows], batch_first=True)
+    return Tokens(values, pad_sequence([mask for _, mask in rows], batch_first=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Shelf:
+    """U rows of tensors or sequences in several parts, such as files that are read where they are used.
+
+    parts: all tensors, or all sequences. part, row: (U,) int64, where each row lies.
+    """
+
+    parts: tuple[Tensor | Sequences, ...]
+    part: Tensor
+    row: Tensor
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def take(self, rows: Tensor) -> Tokens | Tensor:
+        """Those at `rows` (B,); sequences are padded as in `Sequences`."""
+        part, row = self.part[rows], self.row[rows]
+        found: dict[int, Any] = {}
+        for number in part.unique().tolist():
+            here = (part == number).nonzero().flatten()
+            leaf = self.parts[number]
+            own = leaf.rows(row[here]) if isinstance(leaf, Sequences) else leaf[row[here]]
+            found |= dict(zip(here.tolist(), own, strict=True))
+        ordered = [found[i] for i in range(len(rows))]
+        return padded(ordered) if isinstance(self.parts[0], Sequences) else torch.stack(ordered)
+
+
+Leaf = Tensor | Sequences | Shelf
+Leaves = Mapping[str, Leaf]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +114,7 @@ class Encoding:
             inner = out
             for group in groups:
                 inner = inner.setdefault(group, {})
-            inner[last] = leaf.take(rows) if isinstance(leaf, Sequences) else leaf[rows]
+            inner[last] = leaf[rows] if isinstance(leaf, Tensor) else leaf.take(rows)
         (value,) = out.values()
         return value
 
@@ -96,7 +134,7 @@ def leaves_of(cond: Mapping[str, Condition]) -> dict[str, Tensor | Sequences]:
     return found
 
 
-def join(parts: Sequence[Leaves]) -> dict[str, Tensor | Sequences]:
+def join(parts: Sequence[Mapping[str, Tensor | Sequences]]) -> dict[str, Tensor | Sequences]:
     """Rows of several batches one after the other."""
     found: dict[str, Tensor | Sequences] = {}
     for name in parts[0]:
@@ -108,12 +146,11 @@ def join(parts: Sequence[Leaves]) -> dict[str, Tensor | Sequences]:
     return found
 
 
-def select(leaves: Leaves, rows: Tensor) -> dict[str, Tensor | Sequences]:
-    """Some of the rows, in this order."""
-    found: dict[str, Tensor | Sequences] = {}
-    for name, leaf in leaves.items():
-        found[name] = Sequences.of(leaf.take(rows)) if isinstance(leaf, Sequences) else leaf[rows]
-    return found
+def shelved(
+    parts: Sequence[Mapping[str, Tensor | Sequences]], part: Tensor, row: Tensor
+) -> dict[str, Shelf]:
+    """Row u from row[u] of part[u], whatever else the parts have."""
+    return {name: Shelf(tuple(each[name] for each in parts), part, row) for name in parts[0]}
 
 
 def count(leaves: Leaves) -> int:
@@ -122,3 +159,11 @@ def count(leaves: Leaves) -> int:
     if len(found) != 1:
         raise InputError(f"an encoder gave conditions of {sorted(found)} texts")
     return found.pop()
+
+
+def size(leaves: Mapping[str, Tensor | Sequences]) -> int:
+    """Bytes of all rows."""
+    tensors = [
+        t for x in leaves.values() for t in ((x.values, x.mask) if isinstance(x, Sequences) else (x,))
+    ]  # fmt: skip
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +15,11 @@ from pushforward.core.errors import DataError
 from pushforward.core.progress import tell
 from pushforward.data.dataset import Dataset
 from pushforward.data.fetch import cache_folder
+from pushforward.data.partial import Encodings, Partial
 
-BLOCK = 4096  # of them that are in memory at a time
+BLOCK, BYTES = 4096, 1 << 23  # of them that are in memory at a time: so many, of no more bytes
 ROWS = 64  # pictures that are encoded together
-
-
-@dataclass(frozen=True)
-class Encodings:
-    """What was made of the samples of a data set.
-
-    values: (N, c, h, w) float32, in a file that is read where it is used, or in memory where none could be written.
-    ids:    (N,) the samples that they are of: another than its own where a bad picture was replaced.
-    """
-
-    values: np.ndarray
-    ids: np.ndarray
+KEPT = 1024  # pictures after which what was encoded is safe on disk
 
 
 @dataclass(frozen=True)
@@ -70,71 +57,69 @@ def encode_pictures(
     """What `encode` makes of each sample: (B, C, H, W) -> (B, c, h, w).
 
     key:    SHA-256 of all that `encode` depends on. With the data's fingerprint it names the file.
-    folder: $PUSHFORWARD_CACHE/latents by default. What cannot be written there is kept in memory.
+    folder: $PUSHFORWARD_CACHE/latents by default. Without a folder that can be written to they are kept in memory.
 
     In float32, bit for bit what `encode` gave: at a factor of 4 and 4 channels that is a third of the pictures' bytes.
-    Raises DataError for what is not finite, and before anything is kept.
+    They are written as they come, and what is on disk is read where it is used, so that memory does not grow with the
+    data. Work that was cut off goes on behind the last `KEPT` pictures. Of several processes that ask for the same ones
+    one encodes, and the others wait.
+
+    Raises DataError for what is not finite, before anything is kept, and where there is no room.
     """
     root = cache_folder() / "latents" if folder is None else Path(folder)
-    name = f"{key[:32]}-{data.fingerprint()[:32]}"
-    found = _read(root, name, len(data))
-    if found is not None:
+    partial = Partial(root, f"{key[:32]}-{data.fingerprint()[:32]}", len(data))
+    if (found := partial.read()) is not None:
         return found
     with torch.no_grad():
-        shape = (len(data), *encode(data[torch.arange(1)].x1).shape[1:])
-    ids = np.empty(len(data), np.int64)
-    temporary: Path | None = None
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        handle, path = tempfile.mkstemp(".tmp", ".", root)
-        os.close(handle)
-        temporary = Path(path)
-        values: np.ndarray = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-    except OSError:
-        values = np.empty(shape, np.float32)
-    try:
-        with torch.no_grad():
-            for start in range(0, len(data), ROWS):
-                tell("latents", start, len(data))
-                batch = data[torch.arange(start, min(start + ROWS, len(data)))]
-                latents = encode(batch.x1).float().cpu()
-                if not bool(latents.isfinite().all()):
-                    raise DataError(
-                        "the autoencoder makes latents of these pictures that are not finite: train it anew with a "
-                        "lower --lr"
-                    )
-                rows = slice(start, start + len(latents))
-                values[rows] = latents.numpy()
-                ids[rows] = np.arange(start, rows.stop) if batch.ids is None else batch.ids.numpy()
-        tell("latents", len(data), len(data))
-        if temporary is not None and isinstance(values, np.memmap):
-            values.flush()
-            _keep(root, name, temporary, ids)
-            return _read(root, name, len(data)) or Encodings(np.array(values), ids)
+        shape = tuple(encode(data[torch.arange(1)].x1).shape[1:])
+    if not partial.can_begin():
+        values = np.empty((len(data), *shape), np.float32)
+        ids = np.empty(len(data), np.int64)
+        for start, some, own in _encoded(data, encode, 0):
+            values[start : start + len(some)], ids[start : start + len(some)] = some, own
         return Encodings(values, ids)
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    with partial.locked() as file:
+        if file is None:  # another process has made them meanwhile
+            return partial.required()
+        done = partial.begun(file, shape)
+        try:
+            for start, some, own in _encoded(data, encode, done):
+                partial.append(file, some, own)
+                if start + len(some) - done >= KEPT:
+                    done = partial.mark(file, start + len(some), shape)
+            partial.mark(file, len(data), shape)
+            partial.finish()
+        except NotFiniteError as error:
+            partial.drop()
+            raise DataError(str(error)) from None
+        except OSError as error:
+            raise DataError(
+                f"the latents of {len(data)} pictures cannot be kept in {root}: {error.strerror or error}. Free some "
+                f"room, or name another place by PUSHFORWARD_CACHE; what is there is kept"
+            ) from error
+    return partial.required()
 
 
-def _keep(root: Path, name: str, temporary: Path, ids: np.ndarray) -> None:
-    """Give a whole file its name, after that of the ids."""
-    with suppress(OSError):
-        handle, path = tempfile.mkstemp(".tmp", ".", root)
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, ids)
-        os.replace(path, root / f"{name}.ids.npy")
-        os.replace(temporary, root / f"{name}.npy")
+class NotFiniteError(Exception):
+    """An encoder's answers are not finite."""
 
 
-def _read(root: Path, name: str, number: int) -> Encodings | None:
-    try:
-        values = np.load(root / f"{name}.npy", mmap_mode="r")
-        ids = np.load(root / f"{name}.ids.npy")
-    except (OSError, ValueError, EOFError):
-        return None
-    fits = values.ndim == 4 and len(values) == len(ids) == number and values.dtype == np.float32
-    return Encodings(values, ids) if fits else None
+def _encoded(
+    data: Dataset, encode: Callable[[Tensor], Tensor], start: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first row, latents, ids) of all samples from `start` on, some at a time."""
+    for first in range(start, len(data), ROWS):
+        tell("latents", first, len(data))
+        rows = torch.arange(first, min(first + ROWS, len(data)))
+        batch = data[rows]
+        with torch.no_grad():
+            latents = encode(batch.x1).float().cpu()
+        if not bool(latents.isfinite().all()):
+            raise NotFiniteError(
+                "the autoencoder makes latents of these pictures that are not finite: train it anew with a lower --lr"
+            )
+        yield first, latents.numpy(), (rows if batch.ids is None else batch.ids).numpy()
+    tell("latents", len(data), len(data))
 
 
 def statistics(*parts: np.ndarray) -> tuple[list[float], list[float]]:
@@ -142,16 +127,20 @@ def statistics(*parts: np.ndarray) -> tuple[list[float], list[float]]:
     count = sum(len(values) * values.shape[2] * values.shape[3] for values in parts)
 
     def total(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        sums = [
-            of(values[k : k + BLOCK].astype(np.float64)).sum((0, 2, 3))
-            for values in parts
-            for k in range(0, len(values), BLOCK)
-        ]
+        sums = [of(block.astype(np.float64)).sum((0, 2, 3)) for block in blocks(parts)]
         return np.sum(sums, axis=0) / count
 
     mean = total(lambda x: x)
     variance = total(lambda x: (x - mean[:, None, None]) ** 2)
     return mean.tolist(), np.sqrt(variance).tolist()
+
+
+def blocks(parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """All rows, as many at a time as memory is meant for."""
+    for values in parts:
+        step = max(1, min(BLOCK, BYTES // max(1, values[:1].nbytes)))
+        for k in range(0, len(values), step):
+            yield values[k : k + step]
 
 
 def latent_data(data: Dataset, found: Encodings, mean: Tensor, std: Tensor) -> Dataset:
