@@ -33,8 +33,8 @@ def encodings() -> list[Row]:
     256 scenes of 64 x 64 pixels in batches of 64: forward, backward and a step of AdamW of an MM-DiT of width 192 and 6
     blocks on latents 4 x 16 x 16, patch 2, whose texts are MiniLM's tokens; the autoencoder is the one that `train
     autoencoder` makes by default, of factor 4. Networks are trained in float32, and in bfloat16 as the recipe does
-    where the processor has it; what encodes computes in float32, without gradients. Both epochs have the same batches and
-    take turns. Seconds of an epoch are processor time, the least of two; "first" is what filling the cache took once.
+    where the processor has it; what encodes computes in float32, without gradients. Both epochs have the same batches
+    and take turns. Seconds of an epoch are processor time, the least of two; "first" is what filling the cache took once.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
