@@ -34,7 +34,7 @@ def encodings() -> list[Row]:
     blocks on latents 4 x 16 x 16, patch 2, whose texts are MiniLM's tokens; the autoencoder is the one that `train
     autoencoder` makes by default, of factor 4. Networks are trained in float32, and in bfloat16 as the recipe does
     where the processor has it; what encodes computes in float32, without gradients. Both epochs have the same batches
-    and take turns. Seconds of an epoch are processor time, the least of two; "first" is what filling the cache took once.
+    and take turns. Seconds of an epoch are processor time, the least of two; "first" is what filling the cache took.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)

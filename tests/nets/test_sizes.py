@@ -316,3 +316,17 @@ def test_help_of_the_command_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("more", [{}, {"outputs": 2, "two_times": True}])
+def test_a_table_counts_a_few_blocks_and_has_the_figures_of_the_whole_networks(more):
+    found = sizes.table((3, 8, 12), 7, (4,), **more)
+    rows = {(r.family, r.size, r.patch): (r.parameters, r.flops) for r in found}
+    text = {"text": torch.empty(1, sizes.TOKENS, 4096)}
+    with torch.device("meta"):
+        for family, size, net, cond in (
+            ("DiT", "mini", sizes.dit("mini", 4, 3, 7, **more), {}),
+            ("MMDiT", "d15", sizes.mmdit("d15", 4, 3, 7, **more), text),
+            ("MMDiT", "sd3.5-medium", sizes.mmdit("sd3.5-medium", 4, 3, 7, **more), text),
+        ):
+            assert rows[family, size, 4] == tuple(flops.count(net, (3, 8, 12), **cond)), size

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from pushforward.core.errors import InputError
 from pushforward.nets.dit import DiT
-from pushforward.nets.flops import count
+from pushforward.nets.flops import Count, count
 from pushforward.nets.mmdit import MMDiT
 from pushforward.nets.unet import UNet
 
@@ -158,23 +158,60 @@ def table(
     channels, *sides = shape
     both = {"dims": len(sides)} | more
     rows = []
-    with torch.device("meta"):
-        for size in DIT:
-            for patch in patches:
-                if patch <= min(sides):
-                    counted = count(dit(size, patch, channels, classes, **both), shape)
-                    rows.append(Row("DiT", size, patch, *counted))
-        for size in MMDIT if len(sides) == 2 else ():
-            row = MMDIT[size]
-            for patch in patches if row.max_size is None else patches[:1]:
-                most = max(sides) if row.max_size is None else row.max_size * patch
-                if patch > min(sides) or max(sides) > most:
-                    continue
-                text = {"text": torch.empty(1, TOKENS, row.text)}
-                counted = count(mmdit(size, patch, channels, classes, **more), shape, **text)
-                rows.append(Row("MMDiT", size, patch, *counted))
-        for size in UNET:
+    for size, small in DIT.items():
+        for patch in patches:
+            if patch <= min(sides):
+
+                def of(depth: int, dual: int, size: str = size, patch: int = patch) -> Count:
+                    return _count(
+                        lambda: dit(size, patch, channels, classes, depth=depth, **both), shape
+                    )
+
+                rows.append(Row("DiT", size, patch, *_alike(of, small.depth, 1)))
+    for size in MMDIT if len(sides) == 2 else ():
+        row = MMDIT[size]
+        for patch in patches if row.max_size is None else patches[:1]:
+            most = max(sides) if row.max_size is None else row.max_size * patch
+            if patch > min(sides) or max(sides) > most:
+                continue
+            text = torch.empty(1, TOKENS, row.text, device="meta")
+
+            def of(
+                depth: int, dual: int, size: str = size, patch: int = patch, text: Any = text
+            ) -> Count:
+                options = {"depth": depth, "dual_attention": list(range(dual))} | more
+                return _count(
+                    lambda: mmdit(size, patch, channels, classes, **options), shape, text=text
+                )
+
+            rows.append(Row("MMDiT", size, patch, *_alike(of, row.depth, 2, row.dual)))
+    for size in UNET:
+        with torch.device("meta"):
             net = unet(size, channels, classes, **both)
-            if net.smallest <= min(sides):
-                rows.append(Row("UNet", size, None, *count(net, shape)))
+        if net.smallest <= min(sides):
+            rows.append(Row("UNet", size, None, *count(net, shape)))
     return rows
+
+
+def _count(build: Callable[[], Any], shape: Sequence[int], **cond: Any) -> Count:
+    with torch.device("meta"):
+        net = build()
+    return count(net, shape, **cond)
+
+
+def _alike(of: Callable[[int, int], Count], depth: int, k: int, dual: int = 0) -> Count:
+    """The count of a network of `depth` blocks, the first `dual` of which have a second attention.
+
+    Blocks are alike but for that, and but for the last one: n(d) = n(k) + (d - k) (n(k + 1) - n(k)), and each of the
+    `dual` adds what it adds to the first. of: counts (depth, dual). k: blocks from which on that holds.
+    """
+    if depth <= 2 * k + 1:
+        return of(depth, dual)
+    two, three = of(k, 0), of(k + 1, 0)
+    more = of(k + 1, 1) if dual else three
+    return Count(
+        *(
+            a + (depth - k) * (b - a) + dual * (c - b)
+            for a, b, c in zip(two, three, more, strict=True)
+        )
+    )
