@@ -215,12 +215,15 @@ def scheduler_config(
     shift: float | None = None,
     steps: int = 1000,
     sign: int = 1,
+    given_levels: bool = False,
 ) -> dict[str, Any]:
     """The scheduler_config.json by which diffusers samples such a model without a fault of its own.
 
     Written are schedulers whose steps end where the next one begins, at any number of steps: DPM++(2M) with trailing
     times for betas, and FlowMatchEuler without a shift for a flow, or FlowMapEuler with one, since FlowMatchEuler
     shifts its last times twice. InputError for what diffusers has no scheduler of.
+
+    given_levels: the pipeline passes levels of its own, as that of FLUX does: FlowMatchEuler shifts those once.
     """
     if isinstance(preconditioning, EDMPreconditioning):
         if type(path) is not EDM or path.rho <= 0:
@@ -246,7 +249,7 @@ def scheduler_config(
                 f"a flow of diffusers predicts the velocity on the straight path to the data, and this model predicts "
                 f"the {prediction} on {path}"
             )
-        once = shift is None or shift == 1
+        once = given_levels or shift is None or shift == 1
         name = "FlowMatchEulerDiscreteScheduler" if once else "FlowMapEulerDiscreteScheduler"
         return {"_class_name": name, "num_train_timesteps": steps, "shift": shift or 1.0}
     if isinstance(path, VE):

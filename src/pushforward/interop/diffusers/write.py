@@ -111,6 +111,7 @@ def _scheduler(model: Model | FlowMapModel, inner: Model) -> dict[str, Any]:
         model.sampling.shift,
         steps,
         sign_of(inner.net),
+        isinstance(inner.net, DiffusersFlux),
     )
     _check_clock(clock, inner.path, found, sign_of(inner.net))
     if isinstance(model, FlowMapModel):
