@@ -70,6 +70,7 @@ _NAMES = {
     "interop.diffusers": ("from_diffusers", "to_diffusers"),
     "interop.exporting": ("export",),
     "interop.galaxygrad": ("from_galaxygrad",),
+    "interop.hub": ("push",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -129,6 +130,7 @@ if TYPE_CHECKING:
     from pushforward.interop.diffusers import to_diffusers as to_diffusers
     from pushforward.interop.exporting import export as export
     from pushforward.interop.galaxygrad import from_galaxygrad as from_galaxygrad
+    from pushforward.interop.hub import push as push
     from pushforward.laws.exact_field import ExactField as ExactField
     from pushforward.laws.flow_map import ExactMap as ExactMap
     from pushforward.laws.gaussian_pair import GaussianPair as GaussianPair

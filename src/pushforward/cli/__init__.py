@@ -40,6 +40,7 @@ COMMANDS = {
     "pack": Entry("cli.pack:Pack"),
     "import": Entry("cli.import_:Import"),
     "export": Entry("cli.export:Export"),
+    "push": Entry("cli.push:Push"),
     "info": Entry("cli.info:Info"),
 }
 ABOUT = "Flow matching and diffusion models: train, sample, evaluate."

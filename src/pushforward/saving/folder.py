@@ -30,6 +30,7 @@ from pushforward.runtime.hashes import digest
 from pushforward.saving.building import build, check_rebuilds
 from pushforward.saving.description import SELF, Described, Parts, describe
 from pushforward.saving.foreign import refuse_foreign, refuse_format
+from pushforward.saving.hub import fetch, is_on_hub
 from pushforward.saving.parts import has_config
 from pushforward.saving.shortened import Shortened, full_precision, lengthened, shortened
 from pushforward.saving.tensors import header, read, serialise
@@ -224,7 +225,8 @@ def load(
 ) -> Any:
     """The model in a folder, ready to sample. `model.provenance.sha256` is the hash of its weights.
 
-    folder:     or the name of a model that comes with the library, such as "scenes".
+    folder:     or the name of a model that comes with the library, such as "scenes", or of one on the Hugging Face Hub,
+                "hub:OWNER/NAME" or "hub:OWNER/NAME@REVISION".
 
     parts:      your own classes that it was saved with: networks, paths, preconditionings, encoders.
     references: the frozen parts that it holds by reference, by name: each the part itself, a model with it, or a folder
@@ -287,7 +289,7 @@ def _load(
     references: References | None,
     place: str = SELF,
 ) -> Any:
-    folder = shipped.find(folder)
+    folder = fetch(folder) if is_on_hub(folder) else shipped.find(folder)
     if isinstance(parts, type) or not all(isinstance(cls, type) for cls in parts):
         raise InputError("parts are classes: parts=[MyNet, MyPath]")
     there = read_description(folder)

@@ -39,8 +39,8 @@ def refuse_foreign(folder: Path, given: str, description: str) -> None:
         )
     if not folder.exists() and HUB_NAME.fullmatch(given):
         raise CheckpointError(
-            f"there is no folder {given}. If it names a model on the Hugging Face hub: nothing is downloaded here. "
-            f"Fetch a folder that pf.save has written by `hf download {given} --local-dir FOLDER`, and load FOLDER"
+            f"there is no folder {given}. If it names a model of this library on the Hugging Face Hub, give it as "
+            f"hub:{given}"
         )
 
 
