@@ -257,7 +257,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(
         pf.InputError,
-        match=r"onnxscript, which is not installed: pip install 'pushforward\[export\]'",
+        match=r"onnxscript, which is not installed: pip install -e '\.\[export\]'",
     ):
         pf.export(plane(), tmp_path / "model.onnx", "onnx")
 

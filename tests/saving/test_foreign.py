@@ -59,7 +59,7 @@ def test_a_pipeline_of_diffusers_is_said_to_be_one(tmp_path: Path) -> None:
 def test_a_name_of_a_hub_is_not_downloaded(name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     message = refusal_of_file(Path(name))
-    assert f"there is no folder {name}. If it names a model on the Hugging Face hub" in message
+    assert f"there is no folder {name}. If it names a model of this library" in message
     for other in ("runs", "a/b/c", "/tmp/nothing-there"):
         with pytest.raises(pf.CheckpointError, match=f"there is no folder {other}$"):
             pf.load(other)

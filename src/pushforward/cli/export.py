@@ -75,7 +75,7 @@ class Export(Drawing, Guided, Command):
         inputs = ", ".join(f"{name} {value}" for name, value in found.inputs.items())
         say(f"{self.out}: samples {found.output['samples']} from {inputs}")
         if found.difference is None:
-            say("not tried, since onnxruntime is not installed: pip install 'pushforward[export]'")
+            say("not tried, since onnxruntime is not installed: pip install -e '.[export]'")
         else:
             say(
                 f"tried with another batch: within {found.difference:.1e} of the samples of pf.generate"

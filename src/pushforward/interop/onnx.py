@@ -27,7 +27,7 @@ def check_onnx() -> None:
     if missing:
         raise InputError(
             f"ONNX files are written by {' and '.join(missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} not installed: pip install 'pushforward[export]'"
+            f"{'is' if len(missing) == 1 else 'are'} not installed: pip install -e '.[export]'"
         )
 
 

@@ -44,7 +44,7 @@ def fetch(name: str | Path) -> Path:
 def explained(repository: str) -> Iterator[None]:
     """Faults of the Hub in our words."""
     if find_spec("huggingface_hub") is None:
-        raise InputError("models on the Hub need huggingface_hub: pip install 'pushforward[hub]'")
+        raise InputError("models on the Hub need huggingface_hub: pip install -e '.[hub]'")
     from huggingface_hub import errors
 
     # What it calls the faults of its HTTP library, whichever that is.
