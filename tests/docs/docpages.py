@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/index.md", "docs/guide.md", "docs/equations.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/index.md",
+    "docs/guide.md",
+    "docs/equations.md",
+    "docs/diffusers.md",
+)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from PIL import Image
 
 PAGES = ("README.md", "docs/guide.md")
 # What readers have themselves: their own data, and weights to be fetched.
-LACKING = ("my/plate", "pt_inception")
+LACKING = ("my/plate", "pt_inception", "my/stable-diffusion", "runs/imported")
 
 
 def commands(page: str) -> Iterator[tuple[str, list[str]]]:

@@ -97,6 +97,10 @@ def test_stable_diffusion_draws_what_its_pipeline_draws(tmp_path):
     picture = pipe.vae.decode(want / pipe.vae.config.scaling_factor).sample
     assert tiny.close(pf.generate(model, prompt=PROMPTS, **options), picture)
     assert model.spec.shape == (3, 16, 16)
+    # Without a scale it is that of the pipeline.
+    usual = drawn(pipe, 5, x, height=16, width=16)
+    free = {name: value for name, value in options.items() if name != "guidance"}
+    assert tiny.close(pf.generate(model, prompt=PROMPTS, decode=False, **free), usual)
 
     pf.save(model, tmp_path / "run")
     again = pf.load(tmp_path / "run")

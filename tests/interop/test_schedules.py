@@ -194,7 +194,7 @@ def test_a_consistency_model_is_sampled_as_lcm_does(tmp_path, monkeypatch):
     got = pf.generate(
         model, COUNT, solver=FlowMapSampler(1.0), grid=grid_of(scheduler), source=X, seed=SEED
     )
-    # LCM adds 1/(40 tau)^2 of the state to the data, tau >= 19: 2e-6 of it.
+    # LCM adds 1/(20 tau)^2 of the state to the data, tau >= 259: 4e-8 of it.
     assert tiny.close(got, want, 1e-5)
 
 

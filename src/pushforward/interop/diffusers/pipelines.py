@@ -87,7 +87,9 @@ def _pipeline(folder: Path) -> Model | FlowMapModel:
     codec = None if vae is None else _codec(folder / vae)
     encode = PIPELINES[name]
     encoder = None if encode is None else encode(folder, index, net)
-    spec, sampling = _records(folder, _spec(folder, net, codec, index), schedule)
+    guided = None if schedule.jumps is not None or encoder is None else GUIDANCE.get(name)
+    defaults = SamplingDefaults(prompt_guidance=guided, shift=schedule.shift)
+    spec, sampling = _records(folder, _spec(folder, net, codec, index), defaults)
     classes = spec.classes is not None and not isinstance(net, DiffusersUNet2D)
     nulls = ({} if encoder is None else dict(encoder.nulls)) | ({"label": -1} if classes else {})
     outputs = OUTPUTS[(declared_outputs(net) or 1) - 1]
@@ -185,11 +187,12 @@ def _names(folder: Path, given: Any, count: int | None) -> tuple[str, ...] | Non
     return tuple(by_number.get(k, str(k)) for k in range(count))
 
 
-def _records(folder: Path, spec: DataSpec, schedule: Schedule) -> tuple[DataSpec, SamplingDefaults]:
+def _records(
+    folder: Path, spec: DataSpec, usual: SamplingDefaults
+) -> tuple[DataSpec, SamplingDefaults]:
     """The records of a model, those that it was exported with where there are any."""
-    sampling = SamplingDefaults(shift=schedule.shift)
     if not (folder / RECORDS).is_file():
-        return spec, sampling
+        return spec, usual
     found = read_json(folder / RECORDS)
     try:
         own = DataSpec.from_config(found.get("spec", {}))
@@ -201,7 +204,7 @@ def _records(folder: Path, spec: DataSpec, schedule: Schedule) -> tuple[DataSpec
             f"{folder / RECORDS} describes other data than the network draws: {own.classes} classes of shape "
             f"{own.shape}, and {spec.classes} of {spec.shape}"
         )
-    return own, replace(sampling, shift=schedule.shift)
+    return own, replace(sampling, shift=usual.shift)
 
 
 # Text encoders, by pipeline.
@@ -259,6 +262,13 @@ def _flux(folder: Path, index: Mapping[str, Any], _: nn.Module) -> PipelineText 
 
 
 Encode = Callable[[Path, Mapping[str, Any], nn.Module], PipelineText | None]
+# The scale that a pipeline guides by if none is given; FLUX has one inside of its network.
+GUIDANCE = {
+    "StableDiffusionPipeline": 7.5,
+    "StableDiffusionImg2ImgPipeline": 7.5,
+    "StableDiffusionXLPipeline": 5.0,
+    "StableDiffusion3Pipeline": 7.0,
+}
 # Pipelines that are read, with how they encode texts; None for those that take none.
 PIPELINES: dict[str, Encode | None] = {
     "DDPMPipeline": None,
