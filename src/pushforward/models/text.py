@@ -49,29 +49,33 @@ class Words:
     """Texts as ids of words: {name: Tokens of ids (B, L)}.
 
     vocabulary: the words that have an id, from 2 on; 0 is padding and 1 an unknown word.
-    length:     the most words of a text; longer ones are cut, between words.
+    length:     the most words of a text, its end included; longer ones are cut, between words.
     name:       of the condition.
+    end:        whether a text has an end, a last word whose id is the largest, as `CLIPText` needs it.
     """
 
     vocabulary: tuple[str, ...]
     length: int = 64
     name: str = "words"
+    end: bool = False
 
     # Encoding is as quick as reading what was kept of it.
     quick: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.length < 1 or not self.vocabulary:
+        if self.length < 1 + self.end or not self.vocabulary:
             raise InputError("an encoder of words needs a vocabulary and a positive length")
 
     @classmethod
-    def of(cls, texts: Iterable[str], most: int = 10_000, length: int = 64) -> Words:
+    def of(
+        cls, texts: Iterable[str], most: int = 10_000, length: int = 64, end: bool = False
+    ) -> Words:
         """With the words of these texts, the most frequent ones first."""
         counts = Counter(word for text in texts for word in split_words(text))
         found = sorted(counts, key=lambda word: (-counts[word], word))[:most]
         if not found:
             raise InputError("the captions hold no words: a model of texts needs some")
-        return cls(tuple(found), length)
+        return cls(tuple(found), length, end=end)
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -80,11 +84,16 @@ class Words:
     @property
     def size(self) -> int:
         """Number of ids."""
-        return len(self.vocabulary) + 2
+        return len(self.vocabulary) + 2 + self.end
+
+    @property
+    def room(self) -> int:
+        """The most words of a text beside its end."""
+        return self.length - self.end
 
     @cached_property
     def digest(self) -> str:
-        text = json.dumps([self.vocabulary, self.length, self.name])
+        text = json.dumps([self.vocabulary, self.length, self.name, *([True] if self.end else [])])
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -98,11 +107,14 @@ class Words:
     def cut(self, text: str) -> str | None:
         """What is left of a text that is too long, or None if it fits."""
         words = split_words(text)
-        return " ".join(words[: self.length]) if len(words) > self.length else None
+        return " ".join(words[: self.room]) if len(words) > self.room else None
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Condition]:
         check_texts(texts)
-        rows = [[self.ids.get(w, UNKNOWN) for w in split_words(t)[: self.length]] for t in texts]
+        last = [self.size - 1] if self.end else []
+        rows = [
+            [self.ids.get(w, UNKNOWN) for w in split_words(t)[: self.room]] + last for t in texts
+        ]
         longest = max(1, *map(len, rows)) if rows else 1
         ids = torch.zeros(len(rows), longest, dtype=torch.int64)
         mask = torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -112,7 +124,8 @@ class Words:
         return {self.name: Tokens(ids, mask)}
 
     def to_config(self) -> dict[str, Any]:
-        return {"vocabulary": list(self.vocabulary), "length": self.length, "name": self.name}
+        config = {"vocabulary": list(self.vocabulary), "length": self.length, "name": self.name}
+        return config | ({"end": True} if self.end else {})
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Words:

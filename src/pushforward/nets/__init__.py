@@ -8,6 +8,7 @@ from pushforward.nets import flops, sizes
 from pushforward.nets.autoencoder_kl import AutoencoderKL
 from pushforward.nets.autoencoder_tiny import AutoencoderTiny
 from pushforward.nets.classifier import ImageClassifier, MLPClassifier
+from pushforward.nets.clip import CLIP, CLIPImage, CLIPText
 from pushforward.nets.control import Branch, Controlled
 from pushforward.nets.dit import DiT
 from pushforward.nets.layers import FourierTime, LabelEmbedding, SinusoidalTime
@@ -21,10 +22,13 @@ from pushforward.nets.uvit import UViT
 from pushforward.nets.words import TextFeatures, WordTransformer
 
 __all__ = [
+    "CLIP",
     "MLP",
     "AutoencoderKL",
     "AutoencoderTiny",
     "Branch",
+    "CLIPImage",
+    "CLIPText",
     "Controlled",
     "DiT",
     "FourierTime",

@@ -12,6 +12,7 @@ from pushforward.objectives.consistency import (
     PseudoHuber,
     squared,
 )
+from pushforward.objectives.contrastive import Contrastive
 from pushforward.objectives.diffflow import DiffFlow
 from pushforward.objectives.distillation import ProgressiveDistillation, Shortcut
 from pushforward.objectives.matching import (
@@ -39,6 +40,7 @@ __all__ = [
     "ConsistencyDistillation",
     "ConsistencyTraining",
     "ContinuousConsistency",
+    "Contrastive",
     "ControlledDenoising",
     "DenoisingScoreMatching",
     "DiffFlow",
