@@ -60,6 +60,10 @@ class Evaluate(Sampling):
         None,
         "Run folder of a classifier that says whether samples are of their class. Default: one is fitted.",
     )
+    clip: Path | None = option(
+        None,
+        "Run folder of a CLIP: of a model of prompts, how many pictures find their own caption among 100.",
+    )
     neighbours: bool = option(
         False,
         "Look for copies of training images: the nearest to each sample, by pixels and by --features, and "
@@ -88,6 +92,10 @@ class Evaluate(Sampling):
             from pushforward.cli.reconstruct import Reconstruct
 
             kind = Reconstruct
+        elif any(is_run(folder, "clip") for folder in arguments(words)):
+            from pushforward.cli.retrieve import Retrieve
+
+            kind = Retrieve
         return flat.make(kind, parse(kind, words, prog))
 
     def opening(self) -> str:
@@ -105,10 +113,10 @@ class Evaluate(Sampling):
         if self.weights is not None and self.features != "inception":
             raise InputError("--weights needs --features inception")
         asked = bool(self.features or self.classifier or self.neighbours)
-        if Processes.current().count > 1 and (self.transport or asked):
+        if Processes.current().count > 1 and (self.transport or asked or self.clip):
             raise InputError(
-                "several processes draw the samples of a plain evaluation; --transport, --features, --classifier and "
-                "--neighbours are for one: leave them or torchrun out"
+                "several processes draw the samples of a plain evaluation; --transport, --features, --classifier, "
+                "--clip and --neighbours are for one: leave them or torchrun out"
             )
         if self.transport:
             library()
@@ -122,12 +130,20 @@ class Evaluate(Sampling):
         settings = self.settings(model, sampler, getattr(experiment, "scenes", False)) | {
             "num": self.num
         }
+        clip = None if self.clip is None else self.judge_of_prompts(self.clip, model)
         judging, features = self.judges(experiment, settings) if asked else ({}, None)
         figures, samples, _ = experiment.judge(
             self.num, **judging, **self.arguments(sampler, model)
         )
         if not Processes.current().lead:
             return 0
+        if clip is not None:
+            from pushforward.evaluate.clip import judge_pictures
+
+            settings["clip"] = clip.provenance.sha256
+            lines = experiment.lines(self.num, self.seed)  # type: ignore[attr-defined]
+            found, _ = judge_pictures(clip, model, lines, **self.arguments(sampler, model))
+            figures |= {f"clip_{name}": value for name, value in found.items()}
         if self.transport:
             figures |= experiment.transport(TRANSPORTED, self.seed)
         if features is not None or self.neighbours:
@@ -141,6 +157,21 @@ class Evaluate(Sampling):
         write_card(self.folder)
         show(figures, f"{self.num} samples, {described(sampler)}, seed {self.seed}")
         return 0
+
+    def judge_of_prompts(self, folder: Path, model: Any) -> Any:
+        """The CLIP in a folder, which must see pictures of the model's size."""
+        from pushforward.core.errors import InputError
+        from pushforward.runtime.device import find_device
+        from pushforward.saving.folder import load_clip
+
+        clip = load_clip(folder, find_device(self.device))
+        if "prompt" not in model.encoders:
+            raise InputError("--clip is for models that are asked by prompts, and this one is not")
+        if clip.net.image.size != model.spec.shape[-1] or clip.spec.shape != model.spec.shape:
+            raise InputError(
+                f"the CLIP {folder} sees pictures {clip.spec.shape}, and this model draws {model.spec.shape}"
+            )
+        return clip
 
     def judges(
         self, experiment: Experiment, settings: dict[str, Any]

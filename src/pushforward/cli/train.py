@@ -94,6 +94,12 @@ class Train(Command):
                 f"pushforward train text-to-image --latents {folder}"
             )
             return 0
+        if self.name == "clip":
+            say(
+                f"done: {folder}. Judge it with: pushforward evaluate {folder}; judge prompts by it with: "
+                f"pushforward evaluate RUN --clip {folder}"
+            )
+            return 0
         if self.name.endswith("classifier"):
             command = (
                 "evaluate RUN --features"

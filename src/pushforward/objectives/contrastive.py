@@ -43,6 +43,10 @@ class Contrastive:
 
     def __call__(self, batch: Batch, noise: Noise) -> dict[str, Any]:
         """{"loss": (B,), "figures": ...}. noise is not used: nothing is drawn."""
+        return self.among(batch, Processes.current())
+
+    def among(self, batch: Batch, processes: Processes) -> dict[str, Any]:
+        """The same, the batch being that of these processes together."""
         refuse_mask(batch)
         text = batch.cond.get(self.name)
         if not isinstance(text, Tokens):
@@ -56,7 +60,6 @@ class Contrastive:
         u, v = self.model(batch.x1, text)
         kind = torch.promote_types(u.dtype, torch.float32)
         u, v = u.to(kind), v.to(kind)
-        processes = Processes.current()
         pictures, mine = processes.gather_rows(u)
         texts, _ = processes.gather_rows(v)
         own = torch.arange(mine.start, mine.stop, device=u.device)

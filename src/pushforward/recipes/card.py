@@ -40,6 +40,7 @@ KINDS = {
     "FlowMapModel": "a flow map, which draws samples in one to a few calls",
     "NoisyClassifier": "a classifier",
     "AutoencoderModel": "an autoencoder of images, by whose latents other models are trained",
+    "CLIPModel": "a CLIP, which compares pictures with texts",
     "BridgeModel": "a Schroedinger bridge",
     "HalfBridges": "a Schroedinger bridge of two half-bridges",
     "DiffFlowModel": "a DiffFlow",
@@ -94,7 +95,10 @@ def _metadata(spec: DataSpec, model: Description) -> list[str]:
     asked = PROMPT in model.parts
     tasks = {"image": "text-to-image" if asked else "unconditional-image-generation"}
     lines = ["---", "library_name: pushforward", "tags:", "- flow-matching", f"- {spec.kind}"]
-    if model.kind not in ("NoisyClassifier", "AutoencoderModel") and spec.kind in tasks:
+    if (
+        model.kind not in ("NoisyClassifier", "AutoencoderModel", "CLIPModel")
+        and spec.kind in tasks
+    ):
         lines.append(f"pipeline_tag: {tasks[spec.kind]}")
     return [*lines, "---", ""]
 
@@ -217,6 +221,11 @@ def _use(sampling: SamplingDefaults, model: Description) -> list[str]:
         return [
             "`pushforward evaluate .` in this folder; `pushforward train text-to-image --latents FOLDER` trains on its "
             "latents."
+        ]
+    if model.kind == "CLIPModel":
+        return [
+            "`pushforward evaluate .` in this folder; `pushforward evaluate RUN --clip FOLDER` judges by it whether "
+            "the pictures of a text-to-image run show what they were asked for."
         ]
     if model.kind == "NoisyClassifier":
         return ["`pushforward evaluate .` in this folder."]

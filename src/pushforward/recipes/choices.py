@@ -72,6 +72,7 @@ RECIPES: dict[str, Entry] = {
     "text-to-image": Entry("recipes.text_to_image:TextToImage"),
     "control": Entry("recipes.control:Control"),
     "autoencoder": Entry("recipes.autoencoder:Autoencoder"),
+    "clip": Entry("recipes.clip:CLIP"),
     "array": Entry("recipes.array:Array"),
     "bridge": Entry("recipes.bridge:Bridge"),
     "cells": Entry("recipes.cells:Cells"),

@@ -20,13 +20,17 @@ from pushforward.models.autoencoder import AutoencoderModel
 from pushforward.models.base import Codec
 from pushforward.models.bridge import BridgeModel, HalfBridges
 from pushforward.models.classifier import NoisyClassifier
+from pushforward.models.clip import CLIPModel
 from pushforward.models.diffflow import DiffFlowModel
 from pushforward.models.flow_map import FlowMapModel
 from pushforward.models.model import Model
-from pushforward.objectives import Autoencoding, Classification, Objective
+from pushforward.objectives import Autoencoding, Classification, Contrastive, Objective
 from pushforward.recipes.conditions import Columns
+from pushforward.runtime.processes import Processes
 from pushforward.streams.stream import Stream
 
+# Pairs of picture and caption that are compared together in validation.
+PAIRS = 64
 # The seed of all sample pictures of a run, so that they show the same noise growing into better samples.
 PICTURE_SEED = 0
 
@@ -174,3 +178,33 @@ class Reconstructing:
         rows = processes.share(min(len(self.held_out), 1024))
         x = self.held_out[torch.arange(rows.start, rows.stop)].x1
         return float((x - reconstructed(model, x)).abs().double().mean()), len(x)
+
+
+@dataclass(frozen=True)
+class Contrasting:
+    """The parts of a run that trains pictures and captions to find each other."""
+
+    model: CLIPModel
+    objective: Contrastive
+    stream: Stream
+    held_out: Dataset
+    fingerprint: str
+
+    def validate(self, model: CLIPModel, processes: Any) -> tuple[float, int]:
+        """The mean contrastive loss of this process's share of held-out pairs, 64 together, and of how many."""
+        own = replace(self.objective, model=model)
+        count = min(len(self.held_out), 1024)
+        rows = processes.share(count)
+        # As many calls in each process: where networks are sharded, all take part in each of them.
+        parts, size = -(-count // (processes.count * PAIRS)), rows.stop - rows.start
+        total, device = 0.0, model.net.logit_scale.device
+        with torch.no_grad():
+            for k in range(parts):
+                start, end = (rows.start + size * j // parts for j in (k, k + 1))
+                batch = self.held_out[torch.arange(start, max(end, start + 1))].to(device)
+                found = own.among(batch, Processes())["loss"][: end - start]
+                total += float(found.double().sum())
+        return total / max(size, 1), size
+
+
+AnyExperiment = Experiment | Classifying | Reconstructing | Contrasting

@@ -19,10 +19,14 @@ class PromptedExperiment(Experiment):
 
     def columns(self, num: int, seed: int, label: Tensor | None = None) -> dict[str, Any]:
         """The conditions of captions that are held out, or else trained on."""
-        data: Any = self.data if self.held_out is None else self.held_out
-        lines = data.sample(min(num, len(data)), seed).captions
+        lines = self.lines(num, seed)
         encoder = self.model.encoders["prompt"]
         return encoder([lines[i % len(lines)] for i in range(num)])
+
+    def lines(self, num: int, seed: int) -> list[str]:
+        """At most `num` captions that are held out, or else trained on."""
+        data: Any = self.data if self.held_out is None else self.held_out
+        return list(data.sample(min(num, len(data)), seed).captions)
 
     def judge(self, num: int, **sampling: Any) -> tuple[dict[str, float], Tensor, Tensor | None]:
         """Of scenes, the share of prompts that are satisfied; else as of other data."""

@@ -13,7 +13,7 @@ from pushforward.recipes.choices import RECIPES
 from pushforward.recipes.options import Logging, Machine, Optimiser, Options, Place, option
 
 if TYPE_CHECKING:
-    from pushforward.recipes.experiment import Classifying, Experiment, Reconstructing
+    from pushforward.recipes.experiment import AnyExperiment
 
 
 class Recipe(Options, ABC):
@@ -36,7 +36,7 @@ class Recipe(Options, ABC):
         return self.optimiser.rules()
 
     @abstractmethod
-    def build(self) -> Experiment | Classifying | Reconstructing:
+    def build(self) -> AnyExperiment:
         """Everything that the run needs, a function of these options alone."""
 
     def settled(self) -> Self:

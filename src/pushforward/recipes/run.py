@@ -23,7 +23,14 @@ from pushforward.models.model import Model
 from pushforward.objectives import Matching, Reflow
 from pushforward.recipes.buckets import padded, share
 from pushforward.recipes.config import CONFIG, STAGES, read_config, recipe_of, written
-from pushforward.recipes.experiment import PICTURE_SEED, Classifying, Experiment, Reconstructing
+from pushforward.recipes.experiment import (
+    PICTURE_SEED,
+    AnyExperiment,
+    Classifying,
+    Contrasting,
+    Experiment,
+    Reconstructing,
+)
 from pushforward.recipes.flat import OptionError, flag_of, leaves, no_option, values
 from pushforward.recipes.recipe import Recipe
 from pushforward.runtime.device import find_device, has_bfloat16
@@ -93,7 +100,7 @@ def resume(
 def finish(
     trainer: Trainer,
     recipe: Recipe,
-    experiment: Experiment | Classifying | Reconstructing,
+    experiment: AnyExperiment,
     folder: Path,
 ) -> int:
     """Train to the last step; returns 0, or the number of the signal that stopped it."""
@@ -110,9 +117,7 @@ def finish(
     return 0 if done else trainer.stopping
 
 
-def trainer_of(
-    recipe: Recipe, experiment: Experiment | Classifying | Reconstructing, folder: Path, quiet: bool
-) -> Trainer:
+def trainer_of(recipe: Recipe, experiment: AnyExperiment, folder: Path, quiet: bool) -> Trainer:
     processes = Processes.current()
     chosen = values(recipe)
     settings = {f.name: chosen[f.name] for f in fields(Settings) if f.name in chosen}
@@ -264,9 +269,7 @@ def create(folder: Path) -> None:
         ) from error
 
 
-def described(
-    experiment: Experiment | Classifying | Reconstructing, recipe: Recipe, processes: Processes
-) -> str:
+def described(experiment: AnyExperiment, recipe: Recipe, processes: Processes) -> str:
     """A run in one line."""
     count = sum(p.numel() for p in experiment.model.parameters())
     words = [f"{count / 1e6:.2f} M parameters", f"{recipe.optimiser.steps} steps"]
@@ -279,10 +282,10 @@ def described(
 
 
 def preview(
-    experiment: Experiment | Classifying | Reconstructing,
+    experiment: AnyExperiment,
 ) -> Callable[[Any], bytes] | None:
     """PNGs of the model in training: the same noise every time. None of a classifier."""
-    if isinstance(experiment, Classifying):
+    if isinstance(experiment, Classifying | Contrasting):
         return None
     if isinstance(experiment, Reconstructing):
         return lambda model: png(experiment.picture(model), {"weights": "EMA, in training"})
@@ -334,9 +337,9 @@ def preview(
     return drawn
 
 
-def validation(experiment: Experiment | Classifying | Reconstructing) -> Validate | None:
+def validation(experiment: AnyExperiment) -> Validate | None:
     """The loss of a regression on held-out data, at times and with noise that are the same at every step."""
-    if isinstance(experiment, Reconstructing):
+    if isinstance(experiment, Reconstructing | Contrasting):
         return experiment.validate
     objective, held_out = experiment.objective, experiment.held_out
     if isinstance(experiment, Experiment) and experiment.validated:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from pushforward.recipes.buckets import by_frame, check_frames, spec_of
+from pushforward.recipes.captioned import MADE, Captions, read_captioned
 from pushforward.recipes.choices import Times
 from pushforward.recipes.families import ConditionalMatching, ConditionalObjective
 from pushforward.recipes.images import (
     ImageRecipe,
     MixedPictures,
     altered,
-    divided,
     read_mixed,
     sized,
     tell,
@@ -148,9 +147,7 @@ class TextToImage(ImageRecipe):
         "scenes", "scenes, emoji, or a folder, archives or array of images with captions."
     )
     number: int = option(40_000, "Scenes to train on.", ge=100, rare=True)
-    captions: Literal["mixed", "short", "descriptive", "noisy"] = option(
-        "mixed", "Captions of scenes.", rare=True
-    )
+    captions: Captions = option("mixed", "Captions of scenes.", rare=True)
     held_out: float = option(
         0.05, "Share of the data kept apart for evaluation.", ge=0, lt=1, rare=True
     )
@@ -180,40 +177,15 @@ class TextToImage(ImageRecipe):
             times = times.model_copy(update={"time_mean": TIME_MEAN})
             objective = self.objective.model_copy(update={"times": times})
             return self.model_copy(update={"objective": objective}).settled()
-        if self.data in ("scenes", "emoji"):
+        if self.data in MADE:
             return self
         return sized(self, Path(self.data), self.pictures)
 
     def read(self) -> tuple[Dataset, Dataset | None]:
         """The data to train on, and those kept apart."""
-        from pushforward.core.errors import InputError
-        from pushforward.data.encoded import texts_of
-        from pushforward.data.scenes import load_scenes
-
-        if self.data in ("scenes", "emoji") and self.pictures.channels != 3:
-            raise InputError(f"{self.data} are in colour: omit --channels")
-        if self.data in ("scenes", "emoji"):
+        if self.data in MADE:
             check_frames(self.data, self.pictures.buckets)
-        if self.data == "scenes":
-            size = self.pictures.size or 32
-            train = load_scenes(self.number, size, captioned=self.captions)
-            # They show combinations that the others do not.
-            apart = max(round(self.held_out * self.number), 20)
-            return train, load_scenes(apart, size, 1, self.captions, held_out=True)
-        if self.data == "emoji":
-            from pushforward.data.emoji import load_emoji, split_by_name
-
-            whole = load_emoji(self.pictures.size or 64, self.package)
-            tell(whole.notes)
-        else:
-            whole = read_mixed(self, Path(self.data))
-        # Before some are held out: rows that are named are those of the whole.
-        texts_of(whole, "caption")
-        # A prompt takes the place of a class.
-        whole = replace(whole, labels=None, classes=None, class_names=None)
-        if self.data == "emoji" and self.held_out:
-            return split_by_name(whole, self.held_out)
-        return divided(whole, self.held_out)
+        return read_captioned(self, lambda path: read_mixed(self, path))
 
     def build(self) -> Experiment:
         from pushforward.core.errors import InputError

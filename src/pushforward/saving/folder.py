@@ -24,6 +24,7 @@ from pushforward.core.version import __version__
 from pushforward.models.autoencoder import AutoencoderModel
 from pushforward.models.base import ModelBase
 from pushforward.models.classifier import NoisyClassifier
+from pushforward.models.clip import CLIPModel
 from pushforward.runtime import shipped
 from pushforward.runtime.files import explain, sha256, write_file
 from pushforward.runtime.hashes import digest
@@ -245,6 +246,11 @@ def load(
             f"{folder} holds an autoencoder, which draws nothing by itself: train a model on its latents with "
             f"--latents {folder}"
         )
+    if isinstance(model, CLIPModel):
+        raise CheckpointError(
+            f"{folder} holds a CLIP, which draws nothing by itself: judge prompts by it with pushforward evaluate RUN "
+            f"--clip {folder}"
+        )
     return model
 
 
@@ -266,6 +272,18 @@ def load_autoencoder(
     if not isinstance(model, AutoencoderModel):
         raise CheckpointError(
             f"{folder} holds a {type(model).__name__}, and no autoencoder: train one with pushforward train autoencoder"
+        )
+    return model
+
+
+def load_clip(
+    folder: str | Path, device: torch.device | str = "cpu", *, parts: Collection[type] = ()
+) -> CLIPModel:
+    """The CLIP in a folder, as `load` does a model."""
+    model = _load(folder, device, parts, None)
+    if not isinstance(model, CLIPModel):
+        raise CheckpointError(
+            f"{folder} holds a {type(model).__name__}, and no CLIP: train one with pushforward train clip"
         )
     return model
 

@@ -1,0 +1,65 @@
+"""Pictures with captions, as several recipes read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pushforward.recipes.images import FilePictures, divided, tell
+
+if TYPE_CHECKING:
+    from pushforward.data import Dataset
+
+Captions = Literal["mixed", "short", "descriptive", "noisy"]
+MADE = ("scenes", "emoji")
+
+
+class Captioned(Protocol):
+    """The options that say which pictures to read."""
+
+    @property
+    def data(self) -> str: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def captions(self) -> Captions: ...
+    @property
+    def held_out(self) -> float: ...
+    @property
+    def package(self) -> Path | None: ...
+    @property
+    def pictures(self) -> FilePictures: ...
+
+
+def read_captioned(
+    recipe: Captioned, files: Callable[[Path], Dataset]
+) -> tuple[Dataset, Dataset | None]:
+    """The data to train on, and those kept apart. files: reads a folder, archives or an array."""
+    from pushforward.core.errors import InputError
+    from pushforward.data.encoded import texts_of
+    from pushforward.data.scenes import load_scenes
+
+    if recipe.data in MADE and recipe.pictures.channels != 3:
+        raise InputError(f"{recipe.data} are in colour: omit --channels")
+    if recipe.data == "scenes":
+        size = recipe.pictures.size or 32
+        train = load_scenes(recipe.number, size, captioned=recipe.captions)
+        # They show combinations that the others do not.
+        apart = max(round(recipe.held_out * recipe.number), 20)
+        return train, load_scenes(apart, size, 1, recipe.captions, held_out=True)
+    if recipe.data == "emoji":
+        from pushforward.data.emoji import load_emoji, split_by_name
+
+        whole = load_emoji(recipe.pictures.size or 64, recipe.package)
+        tell(whole.notes)
+    else:
+        whole = files(Path(recipe.data))
+    # Before some are held out: rows that are named are those of the whole.
+    texts_of(whole, "caption")
+    # A text takes the place of a class.
+    whole = replace(whole, labels=None, classes=None, class_names=None)
+    if recipe.data == "emoji" and recipe.held_out:
+        return split_by_name(whole, recipe.held_out)
+    return divided(whole, recipe.held_out)
