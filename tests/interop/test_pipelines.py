@@ -232,6 +232,27 @@ def test_stable_diffusion_xl_draws_what_its_pipeline_draws(tmp_path):
     assert tiny.close(got, want)
 
 
+def test_latent_diffusion_draws_what_its_pipeline_draws(tmp_path):
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, beta_schedule="scaled_linear")
+    pipe = diffusers.LDMPipeline(tiny.vq(), tiny.unet(), scheduler)
+    model = saved(pipe, tmp_path / "theirs")
+    assert model.spec.shape == (3, 16, 16)
+    pipe.set_progress_bar_config(disable=True)
+    # The pipeline draws its own noise.
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    images = pipe(
+        2, generator=torch.Generator().manual_seed(3), num_inference_steps=6, output_type="np"
+    ).images
+    want = torch.from_numpy(images).permute(0, 3, 1, 2)
+    got = pf.generate(model, 2, solver=DDIM(), grid=grid_of(scheduler), source=x)
+    # Rounding to codes may differ by rounding of numbers, in a place or two.
+    assert float(((got / 2 + 0.5).clamp(0, 1) - want).abs().median()) < 1e-5
+    pf.to_diffusers(model, tmp_path / "back")
+    back = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "back")
+    assert isinstance(back.vqvae, diffusers.VQModel)
+    assert type(back) is type(pipe)
+
+
 def test_dit_draws_its_classes_by_name_and_without_one(tmp_path):
     names = {str(k): name for k, name in enumerate(["cat, tabby", "dog", "fish", "bird", "fox"])}
     net = tiny.dit()

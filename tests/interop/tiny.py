@@ -81,6 +81,15 @@ def taesd(**changes: Any) -> Any:
     return randomised(diffusers.AutoencoderTiny(**config | changes))
 
 
+def vq(**changes: Any) -> Any:
+    config: dict[str, Any] = {
+        "block_out_channels": (8, 16), "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2, "norm_num_groups": 4, "latent_channels": 3,
+        "num_vq_embeddings": 32, "scaling_factor": 0.5,
+    }  # fmt: skip
+    return randomised(diffusers.VQModel(**config | changes))
+
+
 def close(got: Tensor, want: Tensor, bound: float = 1e-5) -> bool:
     """Equal to `bound`, relative to the largest value."""
     assert got.shape == want.shape

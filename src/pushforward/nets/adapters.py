@@ -47,6 +47,14 @@ def accepted(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key in known and key != "self"}
 
 
+def check_arguments(name: str, config: Mapping[str, Any]) -> None:
+    """InputError unless the class of diffusers of this name takes all of these."""
+    known = list(inspect.signature(diffusers_class(name).__init__).parameters)[1:]
+    for given in config:
+        if given not in known:
+            raise InputError(f"{name} has no argument {given!r}{did_you_mean(given, known)}")
+
+
 class Adapter(Network):
     """A denoiser of diffusers: `sign * module(x, clock(t), conditions)`.
 
@@ -62,11 +70,7 @@ class Adapter(Network):
         self, clock: Clock | None = None, sign: int = 1, outputs: int = 1, **config: Any
     ) -> None:
         super().__init__()
-        cls = diffusers_class(self.kind)
-        known = list(inspect.signature(cls.__init__).parameters)[1:]
-        for name in config:
-            if name not in known:
-                raise InputError(f"{self.kind} has no argument {name!r}{did_you_mean(name, known)}")
+        check_arguments(self.kind, config)
         if sign not in (1, -1):
             raise InputError(f"sign is 1 or -1, not {sign}")
         if outputs not in (1, 2):
@@ -74,7 +78,7 @@ class Adapter(Network):
         self.clock: Clock = self._default_clock() if clock is None else clock
         self.config["clock"] = self.clock
         self.sign = sign
-        self.inner = cls(**config)
+        self.inner = diffusers_class(self.kind)(**config)
         # A label is dropped by training here, by its own keyed numbers, and never inside of a network.
         for layer in self.inner.modules():
             if hasattr(layer, "dropout_prob"):

@@ -32,6 +32,7 @@ from pushforward.nets.autoencoder_tiny import AutoencoderTiny, from_tiny_config,
 from pushforward.nets.clocks import NoiseClock, SameClock
 from pushforward.nets.mmdit import MMDiT
 from pushforward.nets.sd3 import from_sd3_config, sd3_config, sd3_state
+from pushforward.nets.vq import DiffusersVQ
 from pushforward.saving.tensors import plain
 
 State = Mapping[str, Tensor]
@@ -136,6 +137,10 @@ DENOISERS: dict[str, Kind] = {
 AUTOENCODERS: dict[str, Kind] = {
     "AutoencoderKL": Kind(_kl, renamed),
     "AutoencoderTiny": Kind(_tiny),
+    "VQModel": Kind(
+        lambda config, _: DiffusersVQ(**accepted("VQModel", config)),
+        lambda state: {f"inner.{name}": x for name, x in renamed(state).items()},
+    ),
 }
 KINDS = DENOISERS | AUTOENCODERS
 
@@ -179,7 +184,7 @@ def _known(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_network(net: nn.Module) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     """Class of diffusers, configuration and weights of a network. InputError if diffusers has no equal."""
-    if isinstance(net, Adapter):
+    if isinstance(net, Adapter | DiffusersVQ):
         return net.kind, net.inner_config, plain(net.inner.state_dict())
     if isinstance(net, MMDiT):
         return "SD3Transformer2DModel", sd3_config(net), plain(sd3_state(net.state_dict()))

@@ -80,7 +80,8 @@ def to_diffusers(model: Any, folder: str | Path) -> Path:
     codec = None if model.codec is None else _codec(model.codec)
     name, part = _pipeline(net, inner.path, model.codec, scheduler)
     text = model.encoders.get("prompt")
-    index = _index(name, part, network[0], scheduler, model, text)
+    codec_kind = None if codec is None else write_network(codec)[0]
+    index = _index(name, part, network[0], scheduler, model, text, codec_kind)
 
     write_part(folder / part, network[1], network[0], network[2])
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
@@ -185,13 +186,19 @@ def _codec_part(name: str) -> str:
 
 
 def _index(
-    name: str, part: str, kind: str, scheduler: dict[str, Any], model: Any, text: Any
+    name: str,
+    part: str,
+    kind: str,
+    scheduler: dict[str, Any],
+    model: Any,
+    text: Any,
+    codec: str | None,
 ) -> dict[str, Any]:
     index: dict[str, Any] = {"_class_name": name, "_diffusers_version": VERSION}
     index[part] = ["diffusers", kind]
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
-    if model.codec is not None:
-        index[_codec_part(name)] = ["diffusers", type(model.codec.net).__name__]
+    if codec is not None:
+        index[_codec_part(name)] = ["diffusers", codec]
     given = {} if not isinstance(text, PipelineText) else _text_index(text)
     for end in TEXT_PARTS.get(name, ()):
         for place in (f"text_encoder{end}", f"tokenizer{end}"):
