@@ -19,10 +19,11 @@ import pushforward as pf
 
 
 class Served(NamedTuple):
-    """A running server. url: with its last slash. pid: of the server's process."""
+    """A running server. url: with its last slash. pid: of the server's process. folder: where it was started."""
 
     url: str
     pid: int
+    folder: Path
 
     @property
     def live(self) -> str:
@@ -66,10 +67,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [root / "marks", root / "scenes", root / "points"]
 
 
-def start(*words: str) -> tuple[subprocess.Popen[str], str]:
+def start(*words: str, folder: Path | None = None) -> tuple[subprocess.Popen[str], str]:
     """A server as the command line starts it, and the address that it prints."""
     command = [sys.executable, "-m", "pushforward", "serve", "--port", "0", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)
     assert process.stdout is not None
     found = re.search(r"http://\S+", process.stdout.readline())
     assert found, f"the server printed no address, code {process.poll()}"
@@ -87,10 +88,11 @@ def stop(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.fixture(scope="session")
-def served(runs: list[Path]) -> Iterator[Served]:
-    process, url = start(*map(str, runs))
+def served(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("started")
+    process, url = start(*map(str, runs), folder=folder)
     try:
         httpx.get(url + "api/catalogue", timeout=120).raise_for_status()
-        yield Served(url, process.pid)
+        yield Served(url, process.pid, folder)
     finally:
         stop(process)

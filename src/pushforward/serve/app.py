@@ -13,6 +13,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from pushforward.core.errors import InputError
 from pushforward.serve import limits
@@ -155,6 +156,8 @@ async def read_body(request: Request) -> bytes:
                     raise HTTPException(413, f"at most {limits.BODY} bytes")
     except TimeoutError:
         raise HTTPException(408, "the body came too slowly", {"connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the body broke off") from None
     return b"".join(parts)
 
 

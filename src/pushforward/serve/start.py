@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -30,6 +31,10 @@ class Impatient(H11Protocol):
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
 
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        self._waits.cancel()  # from here on another protocol has the connection, with pings of its own
+        super().handle_websocket_upgrade(event)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._waits.cancel()
         super().connection_lost(exc)
@@ -51,12 +56,7 @@ def serve(
     listening = listen(host, port)
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     desk = Desk(folders, device)
-    config = uvicorn.Config(
-        make_app(desk, token), http=Impatient, ws="websockets-sansio", ws_max_size=limits.BODY, ws_max_queue=8,
-        ws_per_message_deflate=False, log_level="warning", access_log=False, server_header=False,
-        limit_concurrency=2 * limits.CLIENTS, timeout_graceful_shutdown=2, proxy_headers=False,
-        h11_max_incomplete_event_size=32 << 10,
-    )  # fmt: skip
+    config = configured(make_app(desk, token))
     server = uvicorn.Server(config)
 
     def give_up() -> None:
@@ -68,6 +68,16 @@ def serve(
         asyncio.run(_run(server, desk, listening, check, say))
     if desk.failed is not None:
         raise Error(desk.failed)
+
+
+def configured(app: Any) -> uvicorn.Config:
+    """uvicorn with our bounds."""
+    return uvicorn.Config(
+        app, http=Impatient, ws="websockets-sansio", ws_max_size=limits.BODY, ws_max_queue=8,
+        ws_per_message_deflate=False, log_level="warning", access_log=False, server_header=False,
+        limit_concurrency=2 * limits.CLIENTS, timeout_graceful_shutdown=2, proxy_headers=False,
+        h11_max_incomplete_event_size=32 << 10,
+    )  # fmt: skip
 
 
 async def _run(

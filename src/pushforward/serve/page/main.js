@@ -416,9 +416,10 @@ function facts(about) {
   if (about.steps) rows.push(["Steps", about.steps]);
   if (about.seconds !== undefined) rows.push(["Time", about.seconds < 1 ? `${Math.round(1000 * about.seconds)} ms` : `${about.seconds.toFixed(1)} s`]);
   if (about.log_p !== undefined) {
-    rows.push(["Mean ln p of the samples", about.log_p.toFixed(3)], ["of the law's own", about.log_p_law.toFixed(3)]);
+    rows.push(["Mean ln p of the samples", signed(about.log_p)], ["of the law's own", signed(about.log_p_law)]);
   }
   if (about.off) rows.push(["Samples off the law", `${(100 * about.off).toFixed(1)} %`]);
   if (rows.length) $("facts").innerHTML = rows.map(([name, value]) => `<dt>${escape(name)}</dt><dd>${escape(value)}</dd>`).join("");
 }
+function signed(value) { return value.toFixed(3).replace("-", "−"); }
 function describe() { if (catalogue) $("code").textContent = toPython(settings, subject()); }
