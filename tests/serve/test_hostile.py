@@ -179,8 +179,9 @@ def test_sixty_hostile_requests_are_refused_and_change_nothing(served, unchanged
 
 def test_messages_that_are_none_are_refused_on_the_websocket(served, unchanged):
     texts = [
-        "", "{", "[]", "1", "\x00", '{"type": "stop"}', '{"type": "start"}', "[" * 100_000, '{"type": "cancel", "job": -1}',
-        '{"type": "start", "job": 1, "settings": {"num": -1}}', '{"type": "start", "job": 1.5, "settings": {}}',
+        "", "{", "[]", "1", "\x00", '{"type": "stop"}', '{"type": "start"}', "[" * 100_000,
+        '{"type": "cancel", "job": -1}', '{"type": "start", "job": 1.5, "settings": {}}',
+        '{"type": "start", "job": 1, "settings": {"num": -1}}',
     ]  # fmt: skip
     with opened(served.live) as connection:
         for text in texts:
@@ -191,6 +192,13 @@ def test_messages_that_are_none_are_refused_on_the_websocket(served, unchanged):
         until(connection, "done")
 
 
+def talk_on(connection, messages) -> None:
+    for message in messages:
+        connection.send(message)
+    while True:
+        connection.recv(20)
+
+
 @pytest.mark.parametrize(
     ("messages", "code"),
     [([b"\x00" * 50], 1000), (["x" * (limits.BODY + 1)], 1009), (["{}"] * 2000, 1008)],
@@ -199,10 +207,7 @@ def test_messages_that_are_none_are_refused_on_the_websocket(served, unchanged):
 def test_a_client_that_talks_otherwise_is_let_go(served, unchanged, messages, code):
     with opened(served.live) as connection:
         with pytest.raises(ConnectionClosed) as closed:
-            for message in messages:
-                connection.send(message)
-            while True:
-                connection.recv(20)
+            talk_on(connection, messages)
         assert closed.value.rcvd is None or closed.value.rcvd.code == code
 
 

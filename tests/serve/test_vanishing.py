@@ -18,7 +18,8 @@ from websockets.sync.client import connect
 
 DRAWINGS = (
     {"subject": "spirals", "num": 1000, "calls": 20, "curve": False}, {"subject": "8gaussians", "num": 1000},
-    {"subject": "run:marks", "solver": "auto", "num": 32, "calls": 20, "curve": False}, {"subject": "pair", "solver": "dopri5"},
+    {"subject": "run:marks", "solver": "auto", "num": 32, "calls": 20, "curve": False},
+    {"subject": "pair", "solver": "dopri5"},
     {"subject": "run:scenes", "solver": "auto", "num": 16, "calls": 20, "prompt": "a red circle", "curve": False},
 )  # fmt: skip
 

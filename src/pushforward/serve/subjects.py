@@ -187,4 +187,5 @@ def check_encoded(subject: Subject, prompt: str) -> list[str]:
     """Words of a prompt that the model never saw."""
     encoder = find_inside(subject.field, "encoders", {}).get("prompt")
     unknown = getattr(encoder, "unknown", None)
-    return [] if unknown is None else list(dict.fromkeys(unknown(prompt)))[:10]
+    words = [] if unknown is None else [w for w in unknown(prompt) if any(c.isalnum() for c in w)]
+    return list(dict.fromkeys(words))[:10]

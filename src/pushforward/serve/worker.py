@@ -95,12 +95,13 @@ class Worker:
         subject = self.subject(job.settings)
         if subject.kind == "pictures":
             x, about = pictures.draw(job, subject)
-        else:
-            x, about = plane.draw(job, subject)
-            job.send(pipe.JSON, pipe.text({"type": "drawn", **about}))
-            if job.settings.curve:
-                curve.draw(job, subject, self.references)
+            self.keep(job.settings, x)
+            return about
+        x, about = plane.draw(job, subject)
         self.keep(job.settings, x)
+        job.send(pipe.JSON, pipe.text({"type": "drawn", **about}))
+        if job.settings.curve:
+            curve.draw(job, subject, self.references)
         return about
 
     def keep(self, settings: Settings, x: Tensor) -> None:

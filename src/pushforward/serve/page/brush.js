@@ -16,12 +16,14 @@ export class Brush {
     canvas.addEventListener("pointermove", (event) => this.down && this.move(event));
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => { if (this.down) { this.down = false; this.onChange(); } });
     canvas.addEventListener("keydown", (event) => this.key(event));
-    canvas.addEventListener("blur", () => { this.cursor = null; this.draw(); });
+    canvas.addEventListener("focus", () => this.draw());
+    canvas.addEventListener("blur", () => this.draw());
   }
 
   set(bytes, width, height, channels) {
     this.picture = bytes; this.width = width; this.height = height; this.channels = channels;
     this.mask = new Uint8Array(width * height);
+    this.cursor = null;
     this.canvas.width = width; this.canvas.height = height;
     this.canvas.style.setProperty("--ratio", `${width} / ${height}`);
     this.draw();
@@ -71,7 +73,7 @@ export class Brush {
       image[4 * i] = (image[4 * i] + 2 * 242) / 3; image[4 * i + 1] = (image[4 * i + 1] + 2 * 120) / 3; image[4 * i + 2] = (image[4 * i + 2] + 2 * 40) / 3;
     }
     this.context.putImageData(new ImageData(image, this.width, this.height), 0, 0);
-    if (this.cursor) {
+    if (this.cursor && document.activeElement === this.canvas) {
       this.context.strokeStyle = "#f27828";
       this.context.lineWidth = 0.5;
       this.context.beginPath();

@@ -62,7 +62,7 @@ function receive(message) {
     progress: ({ done, total }) => progress(done, total),
     note: ({ note }) => { running.note = note; working(note); },
     curve: (curve) => { chart.message(curve); if (curve.calls) working("measuring the error by calls…"); },
-    drawn: (about) => { plane.end(); facts(about); working(""); progress(0, 0); },
+    drawn: (about) => { plane.end(); facts(about); working(""); progress(0, 0); saving(true); },
     done: (about) => finished(about),
     cancelled: () => stopped("cancelled"),
     error: ({ error }) => failed(error),
@@ -125,7 +125,7 @@ function draw() {
   }
   $("draw").classList.remove("changed");
   $("cancel").disabled = false;
-  $("save-png").disabled = $("save-npz").disabled = true;
+  saving(false);
   describe();
 }
 
@@ -136,7 +136,7 @@ function finished(about) {
   facts(about);
   const note = running.note;
   stopped(note ?? "");
-  $("save-png").disabled = $("save-npz").disabled = false;
+  saving(true);
 }
 
 function stopped(words) {
@@ -404,6 +404,7 @@ for (const kind of ["png", "npz"]) {
 function status(words, on) { $("status").textContent = words; $("status").classList.toggle("on", on); }
 function working(words) { $("work").textContent = words; }
 function message(words) { $("message").textContent = words; $("message").hidden = !words; }
+function saving(on) { $("save-png").disabled = $("save-npz").disabled = !on; }
 function progress(done, total) {
   $("progress").classList.toggle("on", total > 0 && done < total);
   $("progress").max = total || 1;
