@@ -323,3 +323,81 @@ def test_masks_of_a_folder_go_with_pictures_of_their_names(tmp_path, capsys):
     capsys.readouterr()
     assert call(*own, "--out", tmp_path / "other") == 1
     assert "there is no mask for a/0.jpg" in capsys.readouterr().err
+
+
+def test_runs_of_controls_are_edited_tuned_and_judged_under_their_hints(runs, tmp_path, capsys):
+    picture = render([draw(0, 3)[0]], 32)[0]
+    Image.fromarray(picture).save(tmp_path / "x.png")
+    Image.fromarray(picture[::-1].copy()).save(tmp_path / "hint.png")
+    place = runs / "scenes-edges"
+    ask = (
+        "edit",
+        place,
+        "--image",
+        tmp_path / "x.png",
+        "--prompt",
+        "a red circle",
+        "--nfe",
+        4,
+        "--strength",
+        0.7,
+    )
+    for name, words in (
+        ("own", ()), ("same", ("--control-image", tmp_path / "x.png")),
+        ("other", ("--control-image", tmp_path / "hint.png")),
+        ("none", ("--control-image", tmp_path / "hint.png", "--control-strength", 0)),
+        ("base", ()),
+    ):  # fmt: skip
+        first = ("edit", runs / "scenes") if name == "base" else ask[:2]
+        assert call(*first, *ask[2:], *words, "--out", tmp_path / name) == 0
+    found = {
+        n: np.asarray(Image.open(tmp_path / n / "000000.png")).astype(int)
+        for n in ("own", "same", "other", "none", "base")
+    }
+    # The hint is the picture itself unless another is given, and at strength 0 there is none.
+    assert np.array_equal(found["own"], found["same"])
+    assert not np.array_equal(found["own"], found["other"])
+    assert np.array_equal(found["none"], found["base"])
+    capsys.readouterr()
+    assert call(*ask, "--extend", 4, 4, 4, 4, "--out", tmp_path / "wide") == 1
+    assert "for which a control needs its hint" in capsys.readouterr().err
+    assert call(*ask, "--from-prompt", "a blue square", "--out", tmp_path / "turned") != 0
+    assert (
+        call(
+            "edit",
+            place,
+            "--image",
+            tmp_path / "x.png",
+            "--prompt",
+            "a red circle",
+            "--from-prompt",
+            "a cross",
+            "--nfe",
+            3,
+            "--out",
+            tmp_path / "turned",
+        )
+        == 0
+    )
+    for folder in (place, runs / "edges"):
+        assert (
+            call(
+                "tune",
+                folder,
+                "--nfe",
+                3,
+                "--num",
+                8,
+                "--held-out",
+                4,
+                "--iterations",
+                1,
+                "--method",
+                "least-squares",
+            )
+            == 0
+        )
+    assert call("likelihood", runs / "edges", "--num", 4, "--probes", 1, "--tolerance", 0.1) == 0
+    about = json.loads((runs / "edges" / "likelihood.json").read_text())
+    assert about["settings"]["conditional"] == ["label", "control"]
+    assert about["figures"]["ode"] == about["figures"]["ode"]

@@ -129,7 +129,7 @@ def test_the_last_step_of_a_denoiser_does_not_divide_its_error_by_a_margin(solve
     assert torch.equal(guided, sampled(0.01, 80))
     # An error e of the data makes one of e (1 + ln 1/h) at most along the way, and not e / 1e-6 times half a step.
     assert float((sampled(0.01, 80) - sampled(0.0, 80)).abs().max()) < 0.08
-    # The one step of Euler keeps the second order.
+    # The last step keeps the second order.
     errors = [float((sampled(0.0, n) - truth).abs().max()) for n in (80, 160, 320)]
     assert math.log2(errors[0] / errors[1]) > 1.8
     assert math.log2(errors[1] / errors[2]) > 1.8

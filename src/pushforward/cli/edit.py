@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pushforward.cli.base import say
+from pushforward.cli.control import Hinted
 from pushforward.cli.prompts import Prompted
 from pushforward.cli.sampling import Sampling, described, named_sampler
 from pushforward.recipes.options import option
@@ -13,14 +14,16 @@ from pushforward.recipes.options import option
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pushforward.cli.control import Steering
     from pushforward.core.fields import Field as ModelField
     from pushforward.recipes.experiment import Sampled
     from pushforward.sampling.sampler import Sampler
 
 
-class Edit(Prompted, Sampling):
+class Edit(Hinted, Prompted, Sampling):
     """Change a picture: by noise and a prompt or class (SDEdit), inside a mask (inpainting), beyond its edges, or by
-    inversion from one prompt to another. Strokes painted over a picture are edited as any picture is.
+    inversion from one prompt to another. Strokes painted over a picture are edited as any picture is. The hint of a
+    control is by default the picture itself.
     """
 
     image: Path = option(..., "Picture to change.")
@@ -72,7 +75,10 @@ class Edit(Prompted, Sampling):
             mask = inpainted(self.mask, image, size)
         if self.extend is not None:
             image, mask = extended(image, *self.extend)
+        model, hints, steering = self.hinted(model, image)
         given: dict[str, Any] = {"prompt": prompts[0]} if prompts else {}
+        shown = {"control": {n: h.expand(self.num, *h.shape[1:]) for n, h in hints.items()}}
+        given |= shown if hints else {}
         if self.label is not None:
             given["label"] = model.spec.label(self.label)
         if self.negative is not None:
@@ -83,8 +89,8 @@ class Edit(Prompted, Sampling):
         images = image.expand(self.num, *image.shape[1:])
         if self.from_prompt is not None:
             found = edit_by_inversion(
-                model, images, {"prompt": self.from_prompt}, given, nfe=self.nfe, guidance=self.guidance,
-                seed=self.seed, batch_size=self.batch_size,
+                model, images, {"prompt": self.from_prompt} | (shown if hints else {}), given,
+                nfe=self.nfe, guidance=self.guidance, seed=self.seed, batch_size=self.batch_size,
             )  # fmt: skip
         else:
             found = edit(
@@ -92,7 +98,7 @@ class Edit(Prompted, Sampling):
                 solver=None if self.named() == "auto" else sampler.solver, sde=False,
                 nfe=self.nfe, guidance=self.guidance, seed=self.seed, batch_size=self.batch_size, **given,
             )  # fmt: skip
-        settings = self.settings(model, sampler, bool(prompts)) | {
+        settings = self.settings(model, sampler, bool(prompts)) | steering | {
             "image": self.image.name, "prompt": prompts, "negative": self.negative, "label": self.label,
             "mask": None if self.mask is None else self.mask.name, "extend": self.extend,
         }  # fmt: skip
@@ -103,6 +109,23 @@ class Edit(Prompted, Sampling):
         written = writer.write(found.cpu(), None, {}, model.spec, settings)
         say(f"{self.num} versions ({described(sampler)}) in " + " and ".join(written))
         return 0
+
+    def hinted(self, model: Any, image: Tensor) -> Steering:
+        """The model with its controls, and their hints; those of the picture itself without --control-image."""
+        from pushforward.core.errors import InputError
+        from pushforward.models.model import Model
+        from pushforward.saving.control import controls_of
+
+        factor = getattr(model.codec, "factor", 1)
+        height, width = (side // factor for side in image.shape[2:])
+        own: Hinted = self
+        if isinstance(model, Model) and controls_of(model) and self.control_image is None:
+            if self.extend is not None:
+                raise InputError(
+                    "--extend makes a larger picture, for which a control needs its hint: add --control-image"
+                )
+            own = self.model_copy(update={"control_image": self.image})
+        return own.steered(model, self.folder, (height, width))
 
     def check(self) -> None:
         """That the options go together."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pushforward.cli.base import reopen, show, write_json
 from pushforward.cli.sampling import OfModel
@@ -45,7 +45,7 @@ class Likelihood(OfModel):
     variance: Literal["beta", "beta-tilde", "learned"] = option(
         "beta-tilde", "Variance of the steps of the bound."
     )
-    unconditional: bool = option(False, "Without the labels of the data.")
+    unconditional: bool = option(False, "Without the labels or captions of the data.")
 
     def opening(self) -> str:
         return f"likelihood of {self.data} data to {self.folder}"
@@ -62,9 +62,11 @@ class Likelihood(OfModel):
                 "a likelihood takes the velocity of a flow, and this model is a flow map: ask its teacher, or in "
                 "Python log_prob(InstantaneousField(model), x) of one that knows any jump"
             )
-        x, label, law, width = self.samples(model)
+        x, label, law, width, cond = self.samples(model)
         if self.unconditional or model.classes is None:
             label = None
+        if self.unconditional:
+            cond = {name: value for name, value in cond.items() if name == "control"}
         settings = Settings(
             self.probes,
             self.tolerance,
@@ -76,33 +78,45 @@ class Likelihood(OfModel):
             self.batch_size,
         )
         source = find_source(model, self.folder)
-        figures, facts = judge(model, x, label, settings, source, width)  # type: ignore[arg-type]
+        figures, facts = judge(model, x, label, settings, source, width, cond)  # type: ignore[arg-type]
         if law is not None:
             figures["law"] = -float(law.log_prob(x.double()).mean())
         facts = facts | {"data": self.data, "num": len(x), "model": model.provenance.sha256}
-        facts["conditional"] = label is not None
+        facts["conditional"] = [*(["label"] if label is not None else []), *cond]
         report = {"figures": figures, "settings": facts}
         write_json(self.folder / "likelihood.json", report)
         unit = "nats" if facts["bin_width"] is None else "bits per dimension"
         show(figures, f"{len(x)} samples of {self.data}, in {unit}, seed {self.seed}")
         return 0
 
-    def samples(self, model: Sampled) -> tuple[Tensor, Tensor | None, Law | None, float | None]:
-        """The data, their labels or None, the law that they are drawn from or None, and the bin width or None."""
+    def samples(
+        self, model: Sampled
+    ) -> tuple[Tensor, Tensor | None, Law | None, float | None, dict[str, Any]]:
+        """The data, their labels or None, the law that they are drawn from or None, the bin width or None, and other
+        conditions: the hints and captions of data that the run kept apart.
+        """
+        import torch
+
         from pushforward.core.errors import InputError
         from pushforward.data import Dataset
         from pushforward.data.match import match_labels
         from pushforward.evaluate.metrics.agreement import everything
+        from pushforward.models.model import Model
+        from pushforward.saving.control import controls_of
 
         if self.data == "held-out":
             experiment = reopen(self.folder, self.device, model)
             if not isinstance(experiment.data, Dataset):
                 # A seed apart from those of training and sampling.
                 draws = experiment.data.sample(self.num, seed=(self.seed + 1) % 2**64)
-                return draws.float(), None, experiment.data, None
+                return draws.float(), None, experiment.data, None, {}
             if experiment.held_out is None:
                 raise InputError("this run kept no data apart: give some with --data")
             data = experiment.held_out
+        elif isinstance(model, Model) and controls_of(model):
+            raise InputError(
+                "a control takes a hint with each picture, which --data has not: take the held-out data of the run"
+            )
         else:
             data = named_data(Path(self.data), model.shape)
         if model.codec is not None:
@@ -117,7 +131,11 @@ class Likelihood(OfModel):
         x, label = everything(match_labels(data, spec), self.num)
         if len(x) < 2:
             raise InputError(f"{self.data} holds {len(x)} sample; a mean with its error takes 2")
-        return x, label, None, data.bin_width if spec.bin_width is None else spec.bin_width
+        # Those of the same samples.
+        chosen = data.sample(self.num)
+        own = chosen[torch.arange(len(chosen))].cond if data.encodings or data.hints else {}
+        cond = {name: value for name, value in own.items() if name in {*data.encodings, "control"}}
+        return x, label, None, data.bin_width if spec.bin_width is None else spec.bin_width, cond
 
 
 def named_data(place: Path, shape: tuple[int, ...]) -> Dataset:

@@ -49,6 +49,8 @@ class Prompted(Options):
                 "--prompt needs a model that was trained on captions, as by pushforward train text-to-image, and this "
                 "one was not"
             )
+        if any(not text.strip() for text in given):
+            raise InputError("a prompt is empty: say what to draw, or omit --prompt")
         if wanted:
             tell([*given, *more], model.encoders["prompt"])
         return given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pushforward.cli.base import say
 from pushforward.cli.sampling import Guided, OfModel
@@ -57,8 +57,7 @@ class Tune(Guided, OfModel):
             )
         if self.guidance is not None:
             require_nulls(model)
-            if model.classes is None:
-                raise InputError("--guidance needs a model with classes, and this one has none")
+        given = self.given(model)
         console = Console(highlight=False)
         table = Table("calls", "learned", "fitted", "ratio", "seconds", "kept")
         for column in table.columns[:-1]:
@@ -74,6 +73,7 @@ class Tune(Guided, OfModel):
                 batch_size=self.batch_size,
                 guidance=self.guidance,
                 seed=self.seed,
+                **given,
             )
             better = tuned.after < tuned.before
             if better:
@@ -89,6 +89,22 @@ class Tune(Guided, OfModel):
         say(f"RMSE against a precise solver, on {self.held_out} samples that no fit has seen")
         console.print(table)
         return 0
+
+    def given(self, model: Sampled) -> dict[str, Any]:
+        """What each sample is drawn for: classes in turn, with hints and captions of data that were held out."""
+        import torch
+
+        from pushforward.models.model import Model
+        from pushforward.recipes.config import experiment_of
+        from pushforward.saving.control import controls_of
+
+        if not model.encoders and not (isinstance(model, Model) and controls_of(model)):
+            return {}
+        number = self.num + self.held_out
+        label = None if model.classes is None else torch.arange(number) % model.classes
+        experiment = experiment_of(self.folder, device=self.device, resume=True)
+        found = dict(experiment.columns(number, self.seed, label))
+        return found if label is None else {"label": label} | found
 
     def keep(self, model: Sampled, tuned: Tuned) -> None:
         """Write the sampler into the model's folder, beside those that are there by now."""

@@ -96,10 +96,16 @@ def nulls_of(field: Any) -> Nulls:
 
 
 def require_nulls(field: Any) -> None:
-    """InputError for a field that guidance cannot act on, since none of its conditions may be dropped."""
+    """InputError for a field that guidance cannot act on, since none of its conditions may be dropped, or ever was."""
     if not nulls_of(field):
         raise InputError(
             "guidance needs a model with classes or other conditions that may be dropped, and this one has none"
+        )
+    if getattr(find_inside(field, "sampling"), "condition_dropout", None) == 0:
+        raise InputError(
+            "guidance moves samples away from what a model draws without conditions, and this one was trained with all "
+            "of them: leave guidance out, give a negative condition, or train with a share of them dropped "
+            "(--condition-dropout 0.1)"
         )
 
 

@@ -136,6 +136,8 @@ class SamplingDefaults(Record):
     fitted:   samplers fitted to the model (`tune`): nfe, guidance, weights, and errors before and after.
     shift:    s of the times sigma -> s sigma/(1 + (s - 1) sigma) that a flow was published with, for those who sample
               by them; the samplers here have times of their own.
+    condition_dropout: share of samples that training saw without their conditions, where that is known; at 0 guidance
+              has nothing to move away from but a negative condition.
     """
 
     nfe: int | None = None
@@ -144,6 +146,7 @@ class SamplingDefaults(Record):
     fitted: tuple[dict[str, Any], ...] = ()
     prompt_guidance: float | None = None
     shift: float | None = None
+    condition_dropout: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from pushforward.core.errors import InputError
 from pushforward.data.scenes import prompts, read_all, scores
+from pushforward.data.scenes.prompts import TASKS
 from pushforward.evaluate.samples import drawn
 from pushforward.runtime.processes import Processes
 
@@ -25,6 +27,10 @@ def judge_scenes(
     for and nothing else, for the six tasks of GenEval (`data.scenes.prompts`); seen_mean, held_out_mean: of the tasks.
     Each with its standard error. Returns the figures and the pictures of both, in this order.
     """
+    if num < len(TASKS):
+        raise InputError(
+            f"{num} prompts leave some of the {len(TASKS)} tasks out of their mean: judge at least {len(TASKS)} (--num)"
+        )
     seed = int(sampling.get("seed", 0))
     asked = [prompts(num, seed), prompts(num, seed, held_out=True)]
     lines = [p.text for each in asked for p in each]

@@ -101,16 +101,6 @@ class Model(ModelBase):
         self._ends: dict[Prediction, Ends] = {}
 
     @property
-    def ends(self) -> Ends:
-        """Whether the velocity at time 0, and at 1, does not follow from what the network predicts."""
-        return self._ends_of("velocity")
-
-    def _ends_of(self, want: Prediction) -> Ends:
-        if want not in self._ends:
-            self._ends[want] = singular_ends(self.prediction, want, self.path)
-        return self._ends[want]
-
-    @property
     def takes_masks(self) -> bool:
         """Whether padded samples may be asked about."""
         return takes(self.net, "mask")
@@ -147,7 +137,9 @@ class Model(ModelBase):
         self, x: Tensor, t: Tensor | float, want: Prediction, cond: dict[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         t = as_time(t, x)
-        t = away(t, self._ends_of(want), margin_for(self.margin, x.dtype))
+        if want not in self._ends:
+            self._ends[want] = singular_ends(self.prediction, want, self.path)
+        t = away(t, self._ends[want], margin_for(self.margin, x.dtype))
         c = None if self.preconditioning is None else self.preconditioning(self.path, t)
         if c is None:
             raw = ask(self.net, x, t, cond)

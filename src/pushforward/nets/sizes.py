@@ -176,7 +176,7 @@ def table(
                 continue
             text = torch.empty(1, TOKENS, row.text, device="meta")
 
-            def of(
+            def of_both(
                 depth: int, dual: int, size: str = size, patch: int = patch, text: Any = text
             ) -> Count:
                 options = {"depth": depth, "dual_attention": list(range(dual))} | more
@@ -184,7 +184,7 @@ def table(
                     lambda: mmdit(size, patch, channels, classes, **options), shape, text=text
                 )
 
-            rows.append(Row("MMDiT", size, patch, *_alike(of, row.depth, 2, row.dual)))
+            rows.append(Row("MMDiT", size, patch, *_alike(of_both, row.depth, 2, row.dual)))
     for size in UNET:
         with torch.device("meta"):
             net = unet(size, channels, classes, **both)

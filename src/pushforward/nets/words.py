@@ -29,6 +29,16 @@ class _Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+def check_ids(ids: Tensor, vocabulary: int) -> None:
+    """InputError for ids of words beyond the vocabulary."""
+    low, high = (int(end) for end in ids.aminmax()) if ids.numel() else (0, 0)
+    if low < 0 or high >= vocabulary:
+        raise InputError(
+            f"words have the ids 0 to {vocabulary - 1}, and these go from {low} to {high}: encode texts by the encoder "
+            f"that the network was built for"
+        )
+
+
 class WordTransformer(Network):
     """Word ids to vectors: a transformer that sees the whole text.
 
@@ -56,7 +66,10 @@ class WordTransformer(Network):
             raise InputError(
                 f"words are ids (B, L) with L <= {self.length}, got {ids.dtype} {tuple(ids.shape)}"
             )
-        x = self.words(torch.where(mask, ids, 0)) + self.places.weight[: ids.shape[1]]
+        ids = torch.where(mask, ids, 0)
+        if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_ids(ids, self.words.num_embeddings)
+        x = self.words(ids) + self.places.weight[: ids.shape[1]]
         # A text without words attends to itself, and is set to 0 afterwards.
         keep = mask | ~mask.any(1, keepdim=True)
         for block in self.blocks:

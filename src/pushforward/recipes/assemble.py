@@ -64,6 +64,7 @@ def assemble(
         nulls = {"label": Fill(-1)} | nulls
     for encoder in (encoders or {}).values():
         nulls |= encoder.nulls
+    dropped = getattr(objective, "condition_dropout", None) if nulls else None
     parts = Parts(
         lambda outputs, **options: wrap(network.build(inside, outputs=outputs, **options)),
         path,
@@ -71,7 +72,7 @@ def assemble(
         recipe.optimiser.steps,
         nulls,
         spec,
-        SamplingDefaults(source=source_name),
+        SamplingDefaults(source=source_name, condition_dropout=dropped),
         Provenance(recipe=recipe.name()),
         encoders,
         None if states is None else states.codec,

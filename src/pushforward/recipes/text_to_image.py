@@ -195,6 +195,7 @@ class TextToImage(ImageRecipe):
         from pushforward.recipes.networks import Text
         from pushforward.recipes.prompted import PromptedExperiment
         from pushforward.runtime.device import seeded
+        from pushforward.runtime.processes import Processes
 
         train, held_out = self.read()
         if self.augment.flip and self.data == "scenes":
@@ -205,6 +206,10 @@ class TextToImage(ImageRecipe):
         assert train.captions is not None
         encoder = self.encoder.encoder(train.captions)
         texts = seeded(lambda: self.encoder.parts(encoder), self.seed)
+        processes = Processes.current()
+        if processes.count > 1:
+            # The first process encodes, and the others read what it kept.
+            processes.first(lambda: encode_texts(train, {"caption": encoder}) and None)
         given = encode_texts(train, {"caption": encoder})
         tell(given.notes[len(train.notes) :])
         apart = None if held_out is None else encode_texts(held_out, {"caption": encoder})

@@ -17,6 +17,7 @@ from torch import Tensor
 from pushforward.core.fields import Field, find_inside
 from pushforward.core.noise import Noise
 from pushforward.core.paths import Path
+from pushforward.core.predictions import jump
 from pushforward.core.shapes import expand
 
 Row = tuple[float, ...]
@@ -25,8 +26,8 @@ Row = tuple[float, ...]
 class RungeKutta:
     """A method given by its tableau: a (lower triangle, row by row), b and c.
 
-    The last step to the data of a model whose velocity does not follow from its prediction there (data at sigma = 0) is
-    one of Euler if the method would ask for it.
+    A method with a stage at the end of its step takes the last one, to where sigma = 0, of a model that predicts the
+    data by `to_the_data`.
     """
 
     order: ClassVar[float]
@@ -45,9 +46,8 @@ class RungeKutta:
     def step(
         self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: None, noise: Noise, **cond: Any
     ) -> tuple[Tensor, None]:
-        if 1 in self.c and asked_at_the_end(field, s):
-            # A stage there would be an error of the data over a margin; as Karras et al. 2022, alg. 1, have it.
-            return advance(x, s - t, (1.0,), [field(x, t, **cond)]), None
+        if 1 in self.c and asked_at_the_data(field, s):
+            return to_the_data(field, x, t, s, cond), None
         h, slopes = s - t, list[Tensor]()
         for row, c in zip(self.a, self.c, strict=True):
             # The last stage is asked at s itself: t + (s - t) may round to the other side of the end of time.
@@ -56,10 +56,23 @@ class RungeKutta:
         return advance(x, h, self.b, slopes), None
 
 
-def asked_at_the_end(field: Field, s: Tensor) -> bool:
-    """Whether a velocity at time s would be that of a model at the data, whose prediction has none there."""
-    ends: tuple[bool, bool] = find_inside(field, "ends", (False, False))
-    return ends[1] and bool((s >= 1).all())
+def asked_at_the_data(field: Field, s: Tensor) -> bool:
+    """Whether a velocity at time s would be asked of a model that predicts the data, which are x itself there."""
+    if find_inside(field, "prediction") != "data" or not bool((s >= 1).all()):
+        return False
+    return float(field.path.sigma(torch.ones((), dtype=torch.float64))) == 0
+
+
+def to_the_data(field: Field, x: Tensor, t: Tensor, s: Tensor, cond: dict[str, Any]) -> Tensor:
+    """Two steps of DDIM by the data that a model predicts: half of the way to s, where sigma = 0, and to alpha D there.
+
+    A velocity at s would be (D - x)/(1 - s) on CondOT, an error of the data over the margin at which it is asked.
+    Karras et al. 2022 (arXiv 2206.00364), alg. 1, take one step, and so do Li & He 2025 (JiT, arXiv 2511.13720).
+    """
+    path, middle = field.path, t + (s - t) / 2
+    a, b = jump("data", path.coefficients(t), path.coefficients(middle))
+    x = expand(a, x) * x + expand(b, x) * field(x, t, "data", **cond)
+    return expand(path.alpha(s), x) * field(x, middle, "data", **cond)
 
 
 def advance(x: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:

@@ -42,6 +42,9 @@ def described(item: Mapping[str, Any]) -> Described:
     if text is None:
         wording = next((name for name in OTHER_TEXTS if isinstance(item.get(name), str)), None)
         text = None if wording is None else item[wording]
+        odd = [name for name in OTHER_TEXTS if item.get(name) is not None]
+        if text is None and odd:
+            raise ValueError(f"its {odd[0]} is {item[odd[0]]!r}, not a string")
     used = {field, wording, *NAMES}
     others = tuple(name for name in item if name not in used and item[name] is not None)
     return Described(label, text, field, others)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
+from pushforward.core import conditions
 from pushforward.core.ddpm import DDPMPath
 from pushforward.core.errors import InputError
 from pushforward.core.paths import Path
@@ -50,6 +51,7 @@ def judge(
     settings: Settings,
     source: Law | None = None,
     bin_width: float | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Figures, and how they were computed, of data x (B, ...) and their labels, numbered as the model's.
 
@@ -59,7 +61,7 @@ def judge(
     Quantised data are in bits per dimension, dequantised by uniform noise over bins of `bin_width`, by default the one
     in the model's spec. All other data are in nats, of the density.
 
-    source: the law at the start of the flow, None for Gaussian noise.
+    source: the law at the start of the flow, None for Gaussian noise. given: other conditions of the data, by name.
 
     Raises InputError for fewer than 2 samples, labels that the model does not know, and data that do not lie at the
     centres of their bins.
@@ -67,7 +69,9 @@ def judge(
     if len(x) < 2:
         raise InputError(f"the data hold {len(x)} sample; a mean with its error needs 2")
     x = x.to(next(model.parameters()).device)
-    cond = {} if label is None else {"label": label.to(x.device)}
+    cond: dict[str, Any] = conditions.to(dict(given or {}), x.device)
+    if label is not None:
+        cond["label"] = label.to(x.device)
     if label is not None and int(label.max()) >= (model.classes or 0):
         raise InputError(f"the data have a class {int(label.max())} that the model does not know")
     size = x[0].numel()
