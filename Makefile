@@ -48,7 +48,7 @@ test-peers: $(PEERS)/.installed
 
 bench: $(VENV)/.installed $(PEERS)/.installed
 	$(BIN)/python -m benchmarks.run few_steps_digits normals processes training
-	$(BIN)/python -m benchmarks.run --threads 1 cells derivatives diffflow gallery gaussian_bridge maximum_likelihood reflow solver_error_models superresolution
+	$(BIN)/python -m benchmarks.run --threads 1 cells derivatives diffflow exported gallery gaussian_bridge maximum_likelihood reflow solver_error_models superresolution
 	$(PEERS)/bin/python -m benchmarks.run --threads 1 couplings couplings_images decoding multimodal overhead solver_error throughput
 
 # Five seeds of six methods on four tasks: about two hours on one core. Takes up what an earlier call has left.

@@ -18,6 +18,7 @@ from benchmarks.decoding import decoding
 from benchmarks.derivatives import derivatives
 from benchmarks.diffflow import diffflow
 from benchmarks.encodings import encodings
+from benchmarks.exported import exported
 from benchmarks.few_steps_digits import few_steps_digits
 from benchmarks.gallery import gallery
 from benchmarks.gaussian_bridge import gaussian_bridge
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
         derivatives,
         diffflow,
         encodings,
+        exported,
         few_steps_digits,
         gallery,
         gaussian_bridge,
