@@ -146,6 +146,31 @@ def test_a_dit_of_an_old_version_is_read(tmp_path):
         pf.from_diffusers(tmp_path)
 
 
+def test_a_network_is_built_without_memory_for_its_weights():
+    """Of 160 GB, here; buffers that are in no file are computed, and the caller's generator is left as it was."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    with files.without_weights():
+        layer = torch.nn.Linear(200_000, 200_000)
+        norm = torch.nn.BatchNorm1d(3)
+        torch.randn(3)
+    assert layer.weight.is_meta
+    assert layer.bias.is_meta
+    assert norm.running_var.tolist() == [1, 1, 1]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.empty(2).is_meta
+
+
+def test_weights_are_those_in_the_file_and_training_does_not_change_it(whole):
+    model = pf.from_diffusers(whole)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    again = pf.from_diffusers(whole)
+    for changed, usual in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.allclose(changed - 1, usual, atol=1e-6)
+
+
 def cut(path, count=200):
     path.write_bytes(path.read_bytes()[:-count])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import diffusers
 import pytest
@@ -81,6 +82,10 @@ def saved(pipe, folder):
     return pf.from_diffusers(folder)
 
 
+def usual_guidance(pipe) -> float:
+    return inspect.signature(pipe.__call__).parameters["guidance_scale"].default
+
+
 def test_stable_diffusion_draws_what_its_pipeline_draws(tmp_path):
     pipe = stable_diffusion()
     model = saved(pipe, tmp_path / "theirs")
@@ -126,6 +131,7 @@ def test_stable_diffusion_3_draws_what_its_pipeline_draws(tmp_path, last):
     )
     given = model.encoders["prompt"](PROMPTS)
     assert given["text"].shape == (2, 12 + 256, 24)
+    assert model.sampling.prompt_guidance == usual_guidance(pipe)
     assert tiny.close(given["text"], positive)
     assert tiny.close(given["pooled"], pooled)
     assert tiny.close(model.nulls["text"](given["text"]), negative)
@@ -208,6 +214,7 @@ def test_stable_diffusion_xl_draws_what_its_pipeline_draws(tmp_path):
     pipe = stable_diffusion_xl()
     model = saved(pipe, tmp_path / "theirs")
     positive, negative, pooled, unpooled = pipe.encode_prompt(PROMPTS, PROMPTS, "cpu", 1, True)
+    assert model.sampling.prompt_guidance == usual_guidance(pipe)
     given = model.encoders["prompt"](PROMPTS)
     assert tiny.close(given["text"], positive)
     assert tiny.close(given["pooled"], pooled)

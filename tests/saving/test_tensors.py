@@ -9,7 +9,7 @@ import torch
 
 import pushforward as pf
 from pushforward.runtime.hashes import digest
-from pushforward.saving.tensors import DTYPES, header, read, serialise
+from pushforward.saving.tensors import DTYPES, header, pieces, read, serialise
 
 KINDS = sorted({str(kind).removeprefix("torch.") for kind in DTYPES.values()})
 
@@ -44,6 +44,27 @@ def test_lazy_conjugates_and_negatives_are_written_as_values(tmp_path: Path) -> 
     assert found["neg"].tolist() == [-2, 1]
     assert found["strided"].tolist() == [0, 2, 4]
     assert found["part"].tolist() == [2, 3]
+
+
+def test_a_file_written_piece_by_piece_is_that_of_safetensors() -> None:
+    x: dict[str, torch.Tensor] = {
+        f"{kind} {k}": torch.arange(k).to(dtype) for kind, dtype in DTYPES.items() for k in (0, 3)
+    }
+    z = torch.tensor([1 + 2j, 3 - 1j])
+    x |= {
+        "conj": z.conj(),
+        "neg": z.conj().imag,
+        "strided": torch.arange(6)[::2],
+        "one": torch.tensor(2.5),
+    }
+    x |= {'quoted "name"': torch.ones(2, 3).T, "größer\n": torch.zeros(4, 0, dtype=torch.bfloat16)}
+    for some in (
+        x,
+        {},
+        {"a": torch.ones(2)},
+        {"part": torch.arange(9.0)[3:5], "rest": torch.arange(9.0)[5:]},
+    ):
+        assert b"".join(pieces(some)) == serialise(some)
 
 
 def test_a_digest_depends_on_names_types_shapes_and_values_and_not_on_order_or_layout() -> None:

@@ -34,7 +34,7 @@ from pushforward.saving.foreign import refuse_foreign, refuse_format
 from pushforward.saving.hub import fetch, is_on_hub
 from pushforward.saving.parts import has_config
 from pushforward.saving.shortened import Shortened, full_precision, lengthened, shortened
-from pushforward.saving.tensors import header, read, serialise
+from pushforward.saving.tensors import header, pieces, read
 
 FORMAT = 2
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
@@ -104,14 +104,17 @@ def write(
     for place, some in weights.items():
         name = WEIGHTS if len(weights) + len(kept or {}) == 1 else f"{place}.safetensors"
         short = (stored or {}).get(place)
-        content = serialise(short.tensors if short else some)
-        found = hashlib.sha256(content).hexdigest()
+        content = short.tensors if short else some
+        hashed = hashlib.sha256()
+        for piece in pieces(content):
+            hashed.update(piece)
+        found = hashed.hexdigest()
         parts[place]["weights"] = {"file": name, "sha256": found}
         if short:
             parts[place]["weights"]["dtype"] = short.dtype
         # Frozen parts stay as they are from save to save.
         if name not in there or sha256(folder / name) != found:
-            write_file(folder / name, content)
+            write_file(folder / name, pieces(content))
     before = _files_of(folder)
     _write_description(folder, parts)
     for name in before - _files(parts):

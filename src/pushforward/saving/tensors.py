@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,40 @@ def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def serialise(tensors: Mapping[str, Tensor]) -> bytes:
     return save(plain(tensors))
+
+
+# As safetensors sorts them in a file.
+ORDER = (
+    "U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8",
+    "BOOL",
+)  # fmt: skip
+
+
+def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of `serialise(tensors)`, one piece after the other: the tensors themselves, without a copy of them all.
+
+    https://github.com/huggingface/safetensors, "Format".
+    """
+    kinds = {kind: name for name, kind in DTYPES.items()}
+    place = {name: k for k, name in enumerate(ORDER)}
+    order = sorted(tensors, key=lambda name: (place[kinds[tensors[name].dtype]], name))
+    header, start = {}, 0
+    for name in order:
+        x = tensors[name]
+        end = start + x.numel() * x.element_size()
+        header[name] = {
+            "dtype": kinds[x.dtype],
+            "shape": list(x.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in order:
+        x = tensors[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
+        if x.numel():
+            yield memoryview(x.reshape(-1).view(torch.uint8).numpy())
 
 
 @contextmanager
