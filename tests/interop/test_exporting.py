@@ -274,3 +274,34 @@ def test_a_network_that_branches_on_values_is_refused(tmp_path):
         pf.export(flow_map(), tmp_path / "model.pt2", guidance=2.0)
     with pytest.raises(pf.InputError, match="draws noise"):
         pf.export(flow_map(), tmp_path / "model.pt2", solver=FlowMapSampler(0.5), nfe=2)
+
+
+def test_a_model_in_training_is_exported_without_dropout_and_goes_on_in_training(tmp_path):
+    torch.manual_seed(0)
+    model = digits().train()
+    pf.export(model, tmp_path / "model.pt2", nfe=2)
+    assert all(module.training for module in model.modules())
+    assert_equal(tmp_path / "model.pt2", model, 4, nfe=2)
+
+
+def test_a_model_that_starts_from_other_states_takes_them_as_they_are(tmp_path):
+    torch.manual_seed(0)
+    path = pf.CondOT(gaussian_source=False)
+    defaults = pf.SamplingDefaults(source="the other cells")
+    net = randomised(pf.nets.MLP(2, 8))
+    model = pf.Model(net, path, shape=(2,), sampling=defaults)
+    found = pf.export(model, tmp_path / "model.pt2", nfe=3)
+    assert list(found.inputs) == ["source"]
+    states = 5 * torch.randn(4, 2) + 3
+    with torch.no_grad():
+        ours = pf.generate(model, 4, source=states, nfe=3)
+    torch.testing.assert_close(run(tmp_path / "model.pt2", [states]), ours, atol=1e-5, rtol=1e-5)
+
+
+def test_noise_of_the_file_is_standard_on_a_path_of_any_scale(tmp_path):
+    torch.manual_seed(0)
+    path = pf.VE()
+    assert path.source_std > 2
+    model = pf.Model(randomised(pf.nets.MLP(2, 8)), path, "noise", shape=(2,))
+    pf.export(model, tmp_path / "model.pt2", nfe=4)
+    assert_equal(tmp_path / "model.pt2", model, 4, nfe=4)

@@ -129,7 +129,6 @@ def export(
         raise InputError("the shape of a sample is not known: pass shape=")
     given = example_of(whole, TRACED, example or {})
     inputs = Inputs.of(given, whole.sampling.source is None)
-    drawn = Drawn(field, sampler.solver, sampler.grid, inputs).eval()
     options: dict[str, Any] = {
         "nfe": None if isinstance(grid, Tensor) else nfe, "solver": solver, "grid": grid, "guidance": guidance,
         "interval": interval, "negative": negative, "shape": shape,
@@ -139,6 +138,7 @@ def export(
         more = example_of(whole, TRIED, example or {})
         source = noise if not inputs.noise else whole.path.source_std * noise
         ours = generate(whole, TRIED, source=source, **options, **more)
+        drawn = Drawn(field, sampler.solver, sampler.grid, inputs).eval()
         program = trace(drawn, (noise[:TRACED], *inputs.values(given)))
     record = {
         "pushforward": __version__, "spec": model.spec.to_config(), "provenance": model.provenance.to_config(),
