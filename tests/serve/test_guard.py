@@ -15,6 +15,7 @@ import uvicorn
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from talk import opened
+from websockets.exceptions import InvalidStatus
 
 from pushforward.core.errors import InputError
 from pushforward.serve import limits, start
@@ -81,8 +82,6 @@ def test_the_token_opens_the_page_and_stays_in_a_cookie_of_this_site():
         assert "HttpOnly; SameSite=Strict" in first.headers["set-cookie"]
         assert TOKEN not in client.get("/").text
         assert client.get("/api/status").json()["ready"]
-        with client.websocket_connect("ws://192.168.1.2/api/live") as connection:
-            assert connection.receive_json()["type"] == "catalogue"
         client.cookies.clear()
         bearer = {"authorization": f"Bearer {TOKEN}"}
         assert client.get("/api/status", headers=bearer).status_code == 200
@@ -103,10 +102,10 @@ def test_the_address_that_is_printed_has_the_token_if_there_is_one():
 
 
 @contextmanager
-def running() -> Iterator[tuple[str, int]]:
+def running(token: str | None = None) -> Iterator[tuple[str, int]]:
     """The application by uvicorn, in a thread."""
     listening = start.listen("127.0.0.1", 0)
-    config = start.configured(make_app(Idle([])))
+    config = start.configured(make_app(Idle([]), token))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     thread.start()
@@ -117,6 +116,19 @@ def running() -> Iterator[tuple[str, int]]:
         thread.join(10)
         listening.close()
         assert not thread.is_alive()
+
+
+def test_the_websocket_needs_the_token_too():
+    with running(TOKEN) as (host, port):
+        url = f"ws://{host}:{port}/api/live"
+        with pytest.raises(InvalidStatus, match="403"), opened(url):
+            pass
+        for headers in (
+            {"Cookie": f"pushforward-token={TOKEN}"},
+            {"Authorization": f"Bearer {TOKEN}"},
+        ):
+            with opened(url, additional_headers=headers) as connection:
+                assert "catalogue" in connection.recv(5)
 
 
 def answer_to(address: Any, content: bytes) -> bytes:
