@@ -27,6 +27,7 @@ from benchmarks.measure import Report, Row, circumstances, table, write
 from benchmarks.multimodal import multimodal
 from benchmarks.normals import normals
 from benchmarks.overhead import overhead
+from benchmarks.page import page
 from benchmarks.processes import processes
 from benchmarks.reflow import reflow
 from benchmarks.solver_error import solver_error
@@ -55,6 +56,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row] | Report]] = {
         multimodal,
         normals,
         overhead,
+        page,
         processes,
         reflow,
         solver_error,

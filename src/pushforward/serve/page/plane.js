@@ -81,11 +81,14 @@ export class Plane {
   step(now) {
     if (this.playing && this.frames.length) {
       const reached = this.complete ? 1 : this.frames[this.frames.length - 1].t;
+      const before = this.time;
       if (this.last !== null) this.time = Math.min(reached, this.time + (now - this.last) / 2600 * this.speed);
-      this.last = now;
       if (this.time >= 1 && this.complete) this.playing = false;
       this.onTime(this.time, this.playing);
-      if (this.playing) this.dirty();
+      // At the newest state there is nothing to do until the next one comes.
+      const waits = this.last !== null && this.time === before;
+      this.last = waits ? null : now;
+      if (this.playing && !waits) this.dirty();
     }
     this.draw();
   }
@@ -111,8 +114,23 @@ export class Plane {
     const unit = side / (2 * this.extent);
     const X = (x) => side / 2 + x * unit, Y = (y) => side / 2 - y * unit;
     c.clearRect(0, 0, side, side);
-    const density = nearest(this.densities, this.time);
-    if (density && this.layers.includes("d")) {
+    c.drawImage(this.groundOf(side, X, Y, unit, ink), 0, 0);
+    const state = this.at(this.time);
+    if (state && this.layers.includes("w")) this.trails(state, X, Y, ink);
+    if (state && this.layers.includes("p")) this.particles(state.points, X, Y, ink);
+    if (this.own) this.drawOwn(X, Y, unit, ink);
+  }
+
+  // Density, axes and arrows, which change with the frame and not with every picture.
+  groundOf(side, X, Y, unit, ink) {
+    const density = this.layers.includes("d") ? nearest(this.densities, this.time) : null;
+    const field = this.layers.includes("f") ? nearest(this.fields, this.time) : null;
+    const g = this.ground;
+    if (g && g.density === density && g.field === field && g.canvas.width === side && g.dark === ink.dark) return g.canvas;
+    const canvas = g?.canvas.width === side ? g.canvas : new OffscreenCanvas(side, side);
+    const c = canvas.getContext("2d");
+    c.clearRect(0, 0, side, side);
+    if (density) {
       c.imageSmoothingEnabled = true; c.imageSmoothingQuality = "high";
       c.drawImage(this.heatOf(density, ink), 0, 0, side, side);
     }
@@ -120,12 +138,9 @@ export class Plane {
     c.beginPath();
     c.moveTo(X(0), 0); c.lineTo(X(0), side); c.moveTo(0, Y(0)); c.lineTo(side, Y(0));
     c.stroke();
-    const state = this.at(this.time);
-    if (state && this.layers.includes("w")) this.trails(state, X, Y, ink);
-    const field = nearest(this.fields, this.time);
-    if (field && this.layers.includes("f")) this.arrows(field, X, Y, unit, ink);
-    if (state && this.layers.includes("p")) this.particles(state.points, X, Y, ink);
-    if (this.own) this.drawOwn(X, Y, unit, ink);
+    if (field) this.arrows(c, field, X, Y, unit, ink);
+    this.ground = { canvas, density, field, dark: ink.dark };
+    return canvas;
   }
 
   heatOf(frame, ink) {
@@ -173,15 +188,14 @@ export class Plane {
       for (let i = 0; i < n; i++) {
         if (this.bins[i] !== bin) continue;
         const x = X(points[2 * i]), y = Y(points[2 * i + 1]);
-        c.moveTo(x + size / 2, y);
-        c.arc(x, y, size / 2, 0, 7);
+        if (n > 1500) c.rect(x - size / 2, y - size / 2, size, size);
+        else { c.moveTo(x + size / 2, y); c.arc(x, y, size / 2, 0, 7); }
       }
       c.fill();
     }
   }
 
-  arrows(frame, X, Y, unit, ink) {
-    const c = this.context;
+  arrows(c, frame, X, Y, unit, ink) {
     const n = frame.n, cell = 2 * this.extent / n;
     let top = 0;
     const lengths = [];
