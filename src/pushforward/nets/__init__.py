@@ -16,6 +16,7 @@ from pushforward.nets.mlp import MLP
 from pushforward.nets.mmdit import MMDiT
 from pushforward.nets.network import Network
 from pushforward.nets.patchgan import PatchDiscriminator
+from pushforward.nets.prior import BucketTransformer, PriorTransformer
 from pushforward.nets.prompted import Prompted
 from pushforward.nets.unet import UNet
 from pushforward.nets.uvit import UViT
@@ -27,6 +28,7 @@ __all__ = [
     "AutoencoderKL",
     "AutoencoderTiny",
     "Branch",
+    "BucketTransformer",
     "CLIPImage",
     "CLIPText",
     "Controlled",
@@ -38,6 +40,7 @@ __all__ = [
     "MMDiT",
     "Network",
     "PatchDiscriminator",
+    "PriorTransformer",
     "Prompted",
     "SinusoidalTime",
     "TextFeatures",

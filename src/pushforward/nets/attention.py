@@ -15,13 +15,14 @@ from pushforward.nets.positions import rotate
 def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
     """`softmax(Q K^T / sqrt d) V` in each head, keys outside of `keep` having no weight.
 
-    q: (B, heads, N, d); k, v: (B, heads, L, d); keep: (B, L) bool, true somewhere in each row -> (B, N, heads d).
+    q: (B, heads, N, d); k, v: (B, heads, L, d); keep: (B, L) bool, true somewhere in each row, or (B, N, L) for keys of
+    each query -> (B, N, heads d).
 
     On a CPU the kernel for float32 is three to five times as quick as those for half as many bits: it is taken there.
 
     Vaswani et al. 2017 (arXiv 1706.03762), eq. 1.
     """
-    mask = None if keep is None else keep[:, None, None, :]
+    mask = None if keep is None else keep[:, None] if keep.ndim == 3 else keep[:, None, None]
     if q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", enabled=False):
             h = scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
@@ -50,7 +51,7 @@ class Attention(nn.Module):
 
     x: (B, N, width) -> (B, N, width); d = width/heads. angle: (N, d/2) or
     (B, 1, N, d/2), by which queries and keys are turned, or None.
-    keep: (B, N) bool, the tokens that are attended to, or None for all.
+    keep: (B, N) bool, the tokens that are attended to, or (B, N, N) by each token; None for all.
     qk_norm: queries and keys are divided by their root mean square, with a gain for each coordinate, so that scores
     stay bounded (Henry et al. 2020, arXiv 2010.04245; Dehghani et al. 2023, arXiv 2302.05442).
     """

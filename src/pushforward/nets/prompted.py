@@ -68,6 +68,8 @@ class Prompted(nn.Module):
     def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         sequences: list[Tokens] = []
         vectors: list[Tensor] = []
+        # What is asked may be ids.
+        kind = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         for name, part in self.texts.items():
             given = cond.pop(name, None)
             tokens, pooled = (None, None) if given is None else part(given)
@@ -76,7 +78,9 @@ class Prompted(nn.Module):
             width = getattr(part, "pooled", None)
             if width is not None:
                 vectors.append(
-                    x.new_zeros(x.shape[0], width) if pooled is None else pooled.to(x.dtype)
+                    torch.zeros(x.shape[0], width, dtype=kind, device=x.device)
+                    if pooled is None
+                    else pooled.to(kind)
                 )
         if sequences:
             values = torch.cat([tokens.values for tokens in sequences], 1)

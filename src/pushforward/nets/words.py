@@ -13,7 +13,7 @@ from pushforward.nets.linear import Linear
 from pushforward.nets.network import Network
 
 
-class _Block(nn.Module):
+class WordBlock(nn.Module):
     """`x + attention(norm x)`, then `x + mlp(norm x)`, norms with a gain and a shift."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -55,7 +55,7 @@ class WordTransformer(Network):
             raise InputError("vocabulary, width, depth, heads and length must be positive")
         self.width, self.pooled, self.length = width, width, length
         self.words, self.places = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(WordBlock(width, heads) for _ in range(depth))
         self.norm = LayerNorm()
         nn.init.normal_(self.words.weight, std=0.02)
         nn.init.normal_(self.places.weight, std=0.02)

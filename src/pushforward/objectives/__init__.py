@@ -3,6 +3,7 @@
 from pushforward.objectives import weights
 from pushforward.objectives.autoencoding import Autoencoding
 from pushforward.objectives.bridge import BridgeMatching, ProportionalFitting, ScoreAndFlowMatching
+from pushforward.objectives.buckets import NextBucket
 from pushforward.objectives.classification import Classification, noisy_accuracy
 from pushforward.objectives.consistency import (
     ConsistencyDistillation,
@@ -52,6 +53,7 @@ __all__ = [
     "Matching",
     "MaximumLikelihood",
     "MeanFlow",
+    "NextBucket",
     "NoisePrediction",
     "Objective",
     "OneStep",
