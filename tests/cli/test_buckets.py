@@ -246,3 +246,18 @@ def test_times_are_shifted_once_for_a_size_that_training_never_had(folder, tmp_p
         nfe = 4 if grid is None else None
         truth = pf.generate(model, 2, shape=shape, grid=grid, nfe=nfe, label=label)
         assert torch.allclose(samples, truth, atol=1e-4), words
+
+
+def test_models_of_captions_by_shape_are_judged_by_shape_and_steered_in_squares(folder, tmp_path):
+    out, control = tmp_path / "run", tmp_path / "control"
+    train = ("train", "text-to-image", "--data", folder, *QUICK, *WORDS, "--held-out", 0.4)
+    assert call(*train, "--network", "uvit", *NETWORKS["uvit"], "--steps", 1, "--out", out) == 0
+    assert call("evaluate", out, "--num", 40, "--nfe", 1) == 0
+    figures = json.loads((out / "evaluation.json").read_text())["figures"]
+    frames = pf.load(out).spec.frames
+    assert {f"frechet_{width}x{height}" for height, width in frames} <= figures.keys()
+    own = ("--steps", 1, "--batch-size", 4, "--device", "cpu", "--sample-every", 1)
+    assert call("train", "control", out, *own, "--out", control) == 0
+    assert call("sample", control, "--num", 2, "--nfe", 1) == 0
+    with np.load(control / "generated" / "samples.npz") as file:
+        assert file["samples"].shape == (2, 3, 16, 16)

@@ -215,7 +215,9 @@ class Control(Recipe):
         codec = base.codec
         steering = seeded(lambda: Steering.of(base, name, width=self.hint_width), self.seed)
         model = controlled(base, [steering])
-        model.spec = model.spec.with_(fingerprint=parts.fingerprint)
+        model.spec = model.spec.with_(
+            fingerprint=parts.fingerprint, shape=parts.data.shape, frames=None
+        )
         model.provenance = replace(model.provenance, recipe=self.name(), step=None)
 
         def with_hints(data: Dataset, codec: Any = None) -> Dataset:

@@ -32,5 +32,7 @@ class PromptedExperiment(Experiment):
         """Of scenes, the share of prompts that are satisfied; else as of other data."""
         if self.scenes:
             return judge_scenes(self.model, num, **sampling)
+        if self.frames:
+            return self._judge_frames(num, **sampling)
         seed = int(sampling.get("seed", 0))
         return super().judge(num, **self.columns(num, seed) | sampling)
