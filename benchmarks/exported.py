@@ -11,13 +11,13 @@ from torch import nn
 import pushforward as pf
 from benchmarks.measure import Row, medians
 
-CALLS, GUIDANCE = 10, 2.0
+CALLS, GUIDANCE = 5, 2.0
 
 
 def exported() -> list[Row]:
     """Samples by an ONNX file on onnxruntime, and by a .pt2 file, beside `pf.generate` in eager float32.
 
-    The same noise and labels, 10 calls of the default solver, guidance 2 (none in the plane), random weights; the
+    The same noise and labels, 5 calls of the default solver, guidance 2 (none in the plane), random weights; the
     networks are those of the recipes toy2d and digits, and a transformer of 1.3 M parameters. All take turns in one
     process, with the same number of threads each. The difference is the largest from ours over the largest value.
     "exporting" is the processor time of `pf.export`, once for all batch sizes, with its trial of the file.
@@ -70,7 +70,7 @@ def contest(
             found["torch"] = loaded(noise, *given.values())
 
     calls: dict[str, Callable[[], object]] = {"ours": ours, "onnx": onnx, "torch": torch_file}
-    seconds = medians(calls)
+    seconds = medians(calls, repeats=9)
     size = found["ours"].abs().max()
     return {
         "ours / ms": 1e3 * seconds["ours"],
