@@ -305,3 +305,12 @@ def test_noise_of_the_file_is_standard_on_a_path_of_any_scale(tmp_path):
     model = pf.Model(randomised(pf.nets.MLP(2, 8)), path, "noise", shape=(2,))
     pf.export(model, tmp_path / "model.pt2", nfe=4)
     assert_equal(tmp_path / "model.pt2", model, 4, nfe=4)
+
+
+def test_prompts_are_guided_as_the_model_is_by_default(tmp_path):
+    torch.manual_seed(0)
+    model = text()
+    model.sampling = pf.SamplingDefaults(nfe=2, prompt_guidance=3.0)
+    found = pf.export(model, tmp_path / "model.pt2")
+    assert (found.nfe, found.guidance) == (2, 3.0)
+    assert_equal(tmp_path / "model.pt2", model, 4)

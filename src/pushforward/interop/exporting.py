@@ -117,6 +117,8 @@ def export(
     require_field(model)
     whole: Any = in_single_precision(model)
     field: Any = whole
+    if guidance is None and "prompt" in whole.encoders:
+        guidance = whole.sampling.prompt_guidance
     if guidance is not None and guidance != 1:
         if isinstance(whole, FlowMap):
             raise InputError("a flow map has the guidance that it was trained with: omit guidance")
@@ -206,7 +208,7 @@ def check_path(path: Path, format: str, overwrite: bool) -> None:
     """That a file may be written there."""
     if format == "torch" and path.suffix != ".pt2":
         raise InputError(
-            f"torch.export.load opens only files whose names end in .pt2: not {path}, but {path.with_suffix('.pt2')}"
+            f"files of torch.export have names that end in .pt2: not {path}, but {path.with_suffix('.pt2')}"
         )
     if path.is_dir():
         raise InputError(
