@@ -7,8 +7,10 @@ import pickle
 import shutil
 
 import diffusers
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import pushforward as pf
@@ -272,6 +274,44 @@ def test_the_commands_import_and_export(whole, tmp_path, capsys):
     assert tiny.close(field(out), field(whole), 1e-6)
     assert main(["export", str(run), "--format", "diffusers", "--out", str(out)]) == 1
     assert "is there already" in capsys.readouterr().err
+
+
+def photographs(folder, classes):
+    generator = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for k in range(24):
+            pixels = generator.integers(0, 256, (10, 12, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{k}.png")
+    return folder
+
+
+def test_with_data_an_imported_model_is_evaluated_and_distilled(
+    whole, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("PUSHFORWARD_QUICK", "1")
+    data, run = photographs(tmp_path / "photographs", ("cats", "dogs", "foxes")), tmp_path / "run"
+    assert main(["import", str(whole), "--out", str(run), "--data", str(data)]) == 0
+    assert pf.load(run).spec.class_names == ("cats", "dogs", "foxes")
+    assert main(["evaluate", str(run), "--num", "8", "--nfe", "4"]) == 0
+    assert main(["likelihood", str(run), "--num", "2", "--nfe", "4"]) in (0, 2)
+    assert main(["distill", str(run), "--out", str(tmp_path / "student"), "--steps", "2"]) == 0
+    student = pf.load(tmp_path / "student")
+    assert isinstance(student, pf.FlowMapModel)
+    assert pf.generate(student, 2, label=["dogs", "cats"]).shape == (2, 3, 8, 8)
+    # A consistency model of betas is one that diffusers knows.
+    pf.to_diffusers(student, tmp_path / "lcm")
+    assert isinstance(pf.from_diffusers(tmp_path / "lcm"), pf.FlowMapModel)
+
+
+@pytest.mark.parametrize("classes", [("cats", "dogs"), ("",)])
+def test_data_of_other_classes_are_refused_before_anything_is_written(
+    whole, tmp_path, capsys, classes
+):
+    data = photographs(tmp_path / "photographs", classes)
+    assert main(["import", str(whole), "--out", str(tmp_path / "run"), "--data", str(data)]) == 1
+    assert "the model was trained with 3" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 REFUSED = {

@@ -17,6 +17,10 @@ class Import(Command):
         positional=True,
     )
     out: Path = option(..., "Run folder, which must be new or empty.")
+    data: Path | None = option(
+        None,
+        "Images like those that it draws, by which it is evaluated and distilled: a folder, .tar archives, .npy, .npz.",
+    )
 
     def opening(self) -> str:
         return f"importing {self.folder}"
@@ -25,7 +29,7 @@ class Import(Command):
         from pushforward.core.errors import InputError
         from pushforward.interop.diffusers import from_diffusers
         from pushforward.interop.galaxygrad import PACKAGE, from_galaxygrad
-        from pushforward.saving.folder import save
+        from pushforward.recipes.imported import keep
 
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise InputError(f"{self.out} is there already: give --out a new folder")
@@ -34,6 +38,6 @@ class Import(Command):
             model = from_galaxygrad(name)
         else:
             model = from_diffusers(self.folder)
-        sha256 = save(model, self.out)
+        sha256 = keep(model, self.out, self.data)
         say(f"{type(model).__name__} in {self.out}, SHA-256 {sha256[:16]}")
         return 0
