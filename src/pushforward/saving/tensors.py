@@ -73,7 +73,7 @@ def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     for name in order:
         x = tensors[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
         if x.numel():
-            yield memoryview(x.reshape(-1).view(torch.uint8).numpy())
+            yield x.reshape(-1).view(torch.uint8).numpy().data
 
 
 @contextmanager
