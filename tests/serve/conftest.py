@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +9,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 import torch
+from talk import start, stop
 
 pytest.importorskip("fastapi", reason="the page needs FastAPI: pip install -e '.[serve]'")
 
@@ -65,26 +63,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     plane = pf.DataSpec((2,), "plane", law="moons", extent=6.0)
     pf.save(pf.Model(shaken(pf.nets.MLP(2, 16, 2)), path, spec=plane), root / "points")
     return [root / "marks", root / "scenes", root / "points"]
-
-
-def start(*words: str, folder: Path | None = None) -> tuple[subprocess.Popen[str], str]:
-    """A server as the command line starts it, and the address that it prints."""
-    command = [sys.executable, "-m", "pushforward", "serve", "--port", "0", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)
-    assert process.stdout is not None
-    found = re.search(r"http://\S+", process.stdout.readline())
-    assert found, f"the server printed no address, code {process.poll()}"
-    return process, found[0]
-
-
-def stop(process: subprocess.Popen[str]) -> int:
-    process.terminate()
-    try:
-        return process.wait(20)
-    finally:
-        process.kill()
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 @pytest.fixture(scope="session")

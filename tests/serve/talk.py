@@ -1,17 +1,41 @@
-"""A client of the websocket, as the page is one."""
+"""Servers in processes of their own, and a client of the websocket, as the page is one."""
 
 from __future__ import annotations
 
 import json
+import re
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
 HEAD = struct.Struct("<BBHIIIffIHH")
+
+
+def start(*words: str, folder: Path | None = None) -> tuple[subprocess.Popen[str], str]:
+    """A server as the command line starts it, and the address that it prints."""
+    command = [sys.executable, "-m", "pushforward", "serve", "--port", "0", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)
+    assert process.stdout is not None
+    found = re.search(r"http://\S+", process.stdout.readline())
+    assert found, f"the server printed no address, code {process.poll()}"
+    return process, found[0]
+
+
+def stop(process: subprocess.Popen[str]) -> int:
+    process.terminate()
+    try:
+        return process.wait(20)
+    finally:
+        process.kill()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 @contextmanager

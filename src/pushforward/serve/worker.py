@@ -122,7 +122,6 @@ def main(device: str, folders: list[str]) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is for the server, which ends this process
-    os.nice(10)  # on few cores the page and its server go first
     # The pipe is ours alone: whatever prints goes to standard error.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
