@@ -206,8 +206,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
             )
             taken[n, turn] = int(child.communicate(timeout=240)[0])
             assert child.returncode == 0
-    # 900 have 84 MiB of encodings, and 3600 have 338, of which 113 are of texts. While they are made, 16 MiB of texts are
-    # held up to five times, which the watch may miss: as batches, joined, and on their way to the file.
+    # 900 have 84 MiB of encodings, and 3600 have 338, of which 113 are of texts. While they are made, 16 MiB of texts
+    # are held up to five times, which the watch may miss: as batches, joined, and on their way to the file.
     assert taken[3600, "fresh"] < 110, taken
     assert taken[3600, "kept"] - taken[900, "kept"] < 12, taken
     assert taken[3600, "kept"] < 60, taken
