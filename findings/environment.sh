@@ -1,0 +1,19 @@
+# Sourced by every script of this folder: a temporary folder with a virtual environment, removed at exit.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(mktemp -d)
+trap 'cd / && rm -rf "$folder"' EXIT
+# Only report.py beside this file is importable besides the installed packages; nothing is written here.
+export PYTHONPATH=$here PYTHONDONTWRITEBYTECODE=1 TMPDIR=$folder HF_HOME=$folder/hub HF_HUB_OFFLINE=1
+cd "$folder"
+
+# environment PACKAGE==VERSION ...: install these, and nothing else by name.
+environment() {
+    "${PYTHON:-python3}" -m venv venv
+    venv/bin/python -m pip install --quiet "$@"
+}
+
+# observe < PROGRAM: run the Python program on standard input; its exit status is the script's.
+observe() {
+    venv/bin/python -W ignore -
+}
