@@ -22,11 +22,13 @@ from pushforward.recipes.config import CONFIG
 from pushforward.runtime.shipped import SHIPPED
 
 LIMIT = 12e6  # bytes
+LICENCE = "apache-2.0"
 
 
 def ship(run: Path, name: str, guidance: float | None, nfe: int, num: int) -> None:
     model = pf.load(run)
     model.sampling = replace(model.sampling, nfe=nfe, prompt_guidance=guidance)
+    model.provenance = replace(model.provenance, licence=LICENCE)
     folder = SHIPPED / name
     shutil.rmtree(folder, ignore_errors=True)
     pf.save(model, folder, storage=torch.float16)

@@ -155,7 +155,8 @@ class Provenance(Record):
 
     recipe: of its run. step: optimiser steps taken. method: of distillation or reflow. teacher: SHA-256 of the model
     that taught it; origin: of the first teacher in a chain. rectified: k of a k-rectified flow. started_from: SHA-256
-    of the model whose weights it began with. sha256: of the weights, known once they are saved or loaded.
+    of the model whose weights it began with. licence: of the weights, as SPDX names it. sha256: of the weights, known
+    once they are saved or loaded.
     """
 
     recipe: str | None = None
@@ -165,4 +166,5 @@ class Provenance(Record):
     origin: str | None = None
     rectified: int | None = None
     started_from: str | None = None
+    licence: str | None = None
     sha256: str | None = None

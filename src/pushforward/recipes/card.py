@@ -62,7 +62,13 @@ def card(folder: Path) -> str:
         facts = _facts(model, spec, sampling, provenance)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"cannot describe the model in {folder}: {error}") from error
-    lines = [*_metadata(spec, model), f"# Model card: {name}", "", _summary(name, model), ""]
+    lines = [
+        *_metadata(spec, model, provenance),
+        f"# Model card: {name}",
+        "",
+        _summary(name, model),
+        "",
+    ]
     lines += ["| | |", "|-|-|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
     if spec.classes:
         lines += ["## Classes", "", *_classes(spec), ""]
@@ -90,7 +96,7 @@ def records(model: Description) -> tuple[DataSpec, SamplingDefaults, Provenance]
     )
 
 
-def _metadata(spec: DataSpec, model: Description) -> list[str]:
+def _metadata(spec: DataSpec, model: Description, provenance: Provenance) -> list[str]:
     """The header of a card on the Hub."""
     asked = PROMPT in model.parts
     tasks = {"image": "text-to-image" if asked else "unconditional-image-generation"}
@@ -100,6 +106,8 @@ def _metadata(spec: DataSpec, model: Description) -> list[str]:
         and spec.kind in tasks
     ):
         lines.append(f"pipeline_tag: {tasks[spec.kind]}")
+    if provenance.licence is not None:
+        lines.append(f"license: {provenance.licence}")
     return [*lines, "---", ""]
 
 
@@ -135,6 +143,7 @@ def _facts(
         "teacher": provenance.teacher,
         "origin": provenance.origin,
         "started from": provenance.started_from,
+        "licence of the weights": provenance.licence,
     }
     facts |= {name: str(value) for name, value in more.items() if value is not None}
     step = "?" if provenance.step is None else provenance.step
