@@ -52,20 +52,20 @@ def test_a_folder_of_that_name_comes_first(place: Path) -> None:
 def test_commands_use_a_copy_among_the_runs(place: Path) -> None:
     before = {p: p.read_bytes() for p in (shipped.SHIPPED / "tiny").iterdir()}
     assert main(["sample", "tiny", "--num", "4", "--nfe", "2"]) == 0
-    assert (place / "runs" / "tiny" / "generated").is_dir()
-    assert [p.name for p in (place / "runs").iterdir()] == ["tiny"]
+    assert (place / "runs" / "shipped" / "tiny" / "generated").is_dir()
+    assert [p.name for p in (place / "runs" / "shipped").iterdir()] == ["tiny"]
     # A second time the copy is found, with what was added to its records.
-    model = pf.load("runs/tiny")
+    model = pf.load("runs/shipped/tiny")
     model.sampling = replace(model.sampling, nfe=3)
-    pf.saving.folder.save_records(model, "runs/tiny")
-    assert shipped.own_copy(Path("tiny")) == Path("runs/tiny")
-    assert pf.load("runs/tiny").sampling.nfe == 3
+    pf.saving.folder.save_records(model, "runs/shipped/tiny")
+    assert shipped.own_copy(Path("tiny")) == Path("runs/shipped/tiny")
+    assert pf.load("runs/shipped/tiny").sampling.nfe == 3
     assert {p: p.read_bytes() for p in (shipped.SHIPPED / "tiny").iterdir()} == before
 
 
 @pytest.mark.parametrize("other", ["nothing", "another model"])
 def test_something_else_in_its_place_is_left_alone(place: Path, other: str) -> None:
-    there = place / "runs" / "tiny"
+    there = place / "runs" / "shipped" / "tiny"
     there.mkdir(parents=True)
     if other == "another model":
         pf.save(small(1), there)

@@ -29,14 +29,14 @@ def find(folder: str | Path) -> Path:
 
 
 def own_copy(folder: Path) -> Path:
-    """The folder; where there is none and a model of this name is shipped, runs/NAME, with a copy of it.
+    """The folder; where there is none and a model of this name is shipped, runs/shipped/NAME, with a copy of it.
 
     A copy, so that samples, figures and fitted samplers have a place beside the model, as those of any run.
     """
     found = find(folder)
     if found == folder:
         return folder
-    copy = Path("runs") / folder
+    copy = Path("runs", "shipped") / folder
     if copy.exists():
         if _weights(copy) != _weights(found):
             raise InputError(
