@@ -260,6 +260,8 @@ def test_pairs_and_times_that_do_not_fit_are_errors():
         pf.CondOT().sample(x, x[:2], 0.5)
     with pytest.raises(pf.InputError, match="shapes must agree"):
         pf.CondOT().velocity(x, x[:, :2], 0.5)
-    for t in (torch.rand(2), torch.rand(1), torch.rand(3, 1)):
+    for t in (torch.rand(2), torch.rand(0), torch.rand(3, 1)):
         with pytest.raises(pf.InputError, match="t has shape"):
             pf.CondOT().sample(x, x, t)
+    one = pf.CondOT().sample(x, 2 * x, torch.tensor([0.25]))
+    assert torch.equal(one, pf.CondOT().sample(x, 2 * x, 0.25))

@@ -177,8 +177,9 @@ def test_a_saved_program_needs_nothing_of_this_library(tmp_path):
         f"torch.save(torch.export.load({str(path)!r}).module()(*inputs), {str(tmp_path / 'out.pt')!r})"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={}, cwd=tmp_path)
+    # Another process may take other kernels.
     torch.testing.assert_close(
-        torch.load(tmp_path / "out.pt"), run(path, [noise, *values]), atol=0, rtol=0
+        torch.load(tmp_path / "out.pt"), run(path, [noise, *values]), atol=1e-5, rtol=0
     )
 
 
