@@ -4,7 +4,11 @@
 # With the default spacing, 1001 points are laid from 0 to 999 and rounded to even, so that two
 # neighbouring times are both 500. The step between them divides by a zero log-SNR difference, and
 # everything from there on is NaN. Nothing is raised or logged; 999 steps are fine.
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(mktemp -d)
+trap 'cd / && rm -rf "$folder"' EXIT
+source "$here/environment.bash"
 environment torch==2.13.0 numpy==2.4.6 diffusers==0.42.1
 observe <<'PYTHON'
 from report import expected, seen, versions

@@ -4,7 +4,11 @@
 # The trailing grid of 10 steps ends at t = 99, from where the last step goes to the data. Noise is
 # omitted only at t = 0, so the last step adds the step's own variance, 1 - alphas_cumprod[99] = 0.103,
 # to the finished sample. With variance_type="fixed_small" that variance is zero.
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(mktemp -d)
+trap 'cd / && rm -rf "$folder"' EXIT
+source "$here/environment.bash"
 environment torch==2.13.0 numpy==2.4.6 diffusers==0.42.1
 observe <<'PYTHON'
 from report import expected, seen, versions

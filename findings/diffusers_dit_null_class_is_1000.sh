@@ -4,7 +4,11 @@
 # The transformer keeps its "no class" row after the last class, at num_embeds_ada_norm. The pipeline
 # asks for row 1000 in every case. With 10 classes that is an IndexError; with 2000 it is an ordinary
 # class, silently: guidance then has no effect at all on class 1000 and pushes others away from it.
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(mktemp -d)
+trap 'cd / && rm -rf "$folder"' EXIT
+source "$here/environment.bash"
 environment torch==2.13.0 numpy==2.4.6 transformers==5.24.0 diffusers==0.42.1
 observe <<'PYTHON'
 from report import expected, seen, versions

@@ -5,7 +5,11 @@
 # each as [null, null] in model_index.json; from_pretrained does not read that as None, and
 # raises unless all six are passed as None once more. The same record is read as None for the two
 # image-prompt parts, and DiffusionPipeline.from_pretrained raises as well.
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(mktemp -d)
+trap 'cd / && rm -rf "$folder"' EXIT
+source "$here/environment.bash"
 environment torch==2.13.0 numpy==2.4.6 transformers==5.24.0 diffusers==0.42.1 safetensors==0.8.0
 observe <<'PYTHON'
 from report import expected, seen, versions

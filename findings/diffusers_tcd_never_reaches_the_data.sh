@@ -4,7 +4,11 @@
 # The parameter is documented to fix the last alpha product to 1, and is True by default. But the last
 # step goes to time 0, never to a negative one, which is what that choice is tied to: noise with
 # the first training step's variance (beta_start, 0.00085) remains in every sample.
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(mktemp -d)
+trap 'cd / && rm -rf "$folder"' EXIT
+source "$here/environment.bash"
 environment torch==2.13.0 numpy==2.4.6 diffusers==0.42.1
 observe <<'PYTHON'
 from report import expected, seen, versions

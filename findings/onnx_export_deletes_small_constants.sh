@@ -4,7 +4,11 @@
 # With optimize=True (the default) a constant close to 0 in a sum, or close to 1 in a product, counts
 # as exactly 0 or 1: the comparison has a relative tolerance of 1e-5 and an absolute one of 1e-8.
 # optimize=False keeps the constants. Nothing is logged at export.
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(mktemp -d)
+trap 'cd / && rm -rf "$folder"' EXIT
+source "$here/environment.bash"
 environment torch==2.13.0 numpy==2.4.6 onnx==1.23.2 onnx-ir==1.1.0 onnxscript==0.7.2 onnxruntime==1.32.0
 observe <<'PYTHON'
 from report import expected, seen, versions

@@ -4,7 +4,11 @@
 # Eager PyTorch computes `x * 0.1` for a float64 x with the double 0.1. The ONNX graph contains the
 # float32 nearest to 0.1, converted back to double, so results are off by 1e-8, with or without the
 # optimizer. A float64 tensor (a buffer, say) in the number's place keeps all its digits.
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(mktemp -d)
+trap 'cd / && rm -rf "$folder"' EXIT
+source "$here/environment.bash"
 environment torch==2.13.0 numpy==2.4.6 onnx==1.23.2 onnx-ir==1.1.0 onnxscript==0.7.2 onnxruntime==1.32.0
 observe <<'PYTHON'
 from report import expected, seen, versions

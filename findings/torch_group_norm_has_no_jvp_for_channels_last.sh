@@ -5,7 +5,11 @@
 # diffusers' UNet2DModel the middle attention hands on such a tensor, so that its jvp (mean flows,
 # divergences) fails even with an attention that itself supports forward mode. Making
 # the input of every group norm contiguous cures it.
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(mktemp -d)
+trap 'cd / && rm -rf "$folder"' EXIT
+source "$here/environment.bash"
 environment torch==2.13.0 numpy==2.4.6 diffusers==0.42.1
 observe <<'PYTHON'
 from report import expected, seen, versions

@@ -5,7 +5,11 @@
 # is the end token of many vocabularies (RoBERTa's and XLM-R's, for instance), is read as the mark of an
 # old OpenAI configuration instead, and the state at the LARGEST id of the text is taken. A causal model
 # has seen only a part of the text there: the words after it do not change the embedding.
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(mktemp -d)
+trap 'cd / && rm -rf "$folder"' EXIT
+source "$here/environment.bash"
 environment torch==2.13.0 numpy==2.4.6 transformers==5.24.0
 observe <<'PYTHON'
 from report import expected, seen, versions

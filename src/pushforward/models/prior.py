@@ -234,7 +234,7 @@ class AutoregressivePrior(ModelBase):
             )
         device = self.buckets.mean.device
         cond: Conditions = conditions.to(dict(self.encoders["prompt"](list(lines))), device)
-        none = conditions.drop(cond, self.nulls)
+        none = conditions.drop(cond, self.nulls) if guidance != 1 else {}
         noise = Noise(seed, torch.arange(start, start + len(lines)), 0)
         upper = torch.arange(self.buckets.cosines // 2, self.buckets.cosines)
         u = noise.uniform((1 + self.buckets.dims,), BUCKET)

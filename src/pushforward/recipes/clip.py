@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from pushforward.nets import CLIP as Net
     from pushforward.recipes.experiment import Contrasting
 
-# A scene of another number has the same short caption too often: one of the two would be called wrong.
-DESCRIPTIVE: Captions = "descriptive"
-
 
 class Towers(Choice):
     """A transformer over patches of pictures and one over words."""
@@ -56,7 +53,8 @@ class CLIP(Recipe):
         "scenes", "scenes, emoji, or a folder, archives or array of images with captions."
     )
     number: int = option(40_000, "Scenes to train on.", ge=100, rare=True)
-    captions: Captions = option(DESCRIPTIVE, "Captions of scenes.", rare=True)
+    # Many scenes have the same short caption, and all but one of them would be called wrong.
+    captions: Captions = option("descriptive", "Captions of scenes.", rare=True)
     held_out: float = option(
         0.1, "Share of the data kept apart for evaluation.", gt=0, lt=1, rare=True
     )

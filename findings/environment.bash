@@ -1,8 +1,4 @@
-# Sourced by every script of this folder: a temporary folder with a virtual environment, removed at exit.
-set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-folder=$(mktemp -d)
-trap 'cd / && rm -rf "$folder"' EXIT
+# Sourced by every script of this folder, which has made a temporary $folder: a virtual environment in it.
 # Only report.py beside this file is importable besides the installed packages; nothing is written here.
 export PYTHONPATH=$here PYTHONDONTWRITEBYTECODE=1 TMPDIR=$folder HF_HOME=$folder/hub HF_HUB_OFFLINE=1
 cd "$folder"
