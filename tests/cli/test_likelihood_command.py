@@ -145,7 +145,7 @@ def test_samples_are_guided_by_a_classifier(place: Path) -> None:
 
 
 ERRORS = {
-    "likelihood nowhere": "there is no folder nowhere",
+    "likelihood nowhere": "there is no folder nowhere; models that come with pushforward: scenes",
     "likelihood classifier": "classifier holds a classifier, which guides a model and draws nothing by itself",
     "sample classifier": "classifier holds a classifier, which guides a model and draws nothing by itself",
     "sample digits --classifier digits": "digits holds a model that draws samples, and no classifier",

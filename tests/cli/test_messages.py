@@ -107,10 +107,10 @@ ERRORS = {
     "guidance needs a model with classes or other conditions that may be dropped, and this one has none",
     "tune empty --nfe 6": "empty holds no model: model.json is missing. A run writes it with its first checkpoint",
     "sample plane --nfe 4 --out file": "cannot write into file: file is no folder",
-    "sample nowhere": "there is no folder nowhere",
+    "sample nowhere": "there is no folder nowhere; models that come with pushforward: scenes",
     "sample file": "file is a file, and a model is a folder: that of a run, or what pf.save wrote",
     "evaluate empty": "empty holds no model: model.json is missing. A run writes it with its first checkpoint",
-    "info nowhere": "there is no folder nowhere",
+    "info nowhere": "there is no folder nowhere; models that come with pushforward: scenes",
     "info broken": "cannot read broken/model.json: "
     "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
     "train toy2d --out plane": "plane already holds a run: continue it with --resume, replace it with --overwrite, or "
