@@ -8,7 +8,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 TORCH := -c constraints.txt torch==2.13.0
 INSTALL := $(BIN)/python $(PIP) $(TORCH)
 
-.PHONY: demo test test-slow test-peers bench bench-laws bench-few-steps bench-fashion mutate lint clean
+.PHONY: demo docs test test-slow test-peers bench bench-laws bench-few-steps bench-fashion mutate lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
@@ -18,6 +18,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pushforward.demo --out runs/demo --overwrite
+
+# The site in build/docs: pages whose cells run, warnings as errors. What cells gave is kept while the library stays the same.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -b html -d build/docs/doctrees docs build/docs/html
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(INSTALL) -e '.[docs]'
+	touch $@
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
@@ -76,4 +84,4 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
