@@ -29,6 +29,7 @@ COMMANDS = {
     "train": Entry("cli.train:Train"),
     "sample": Entry("cli.sample:Sample"),
     "edit": Entry("cli.edit:Edit"),
+    "caption": Entry("cli.caption:Caption"),
     "evaluate": Entry("cli.evaluate:Evaluate"),
     "likelihood": Entry("cli.likelihood:Likelihood"),
     "tune": Entry("cli.tune:Tune"),

@@ -34,9 +34,9 @@ TRANSPORTED = 2000
 class Evaluate(Sampling):
     """Judge a run's model against its data: a table, and evaluation.json in the run folder.
 
-    Of a classifier: its accuracy; of an autoencoder: its reconstructions. With --compare: solvers against each other.
-    With --students: few-step models beside their teacher. Each has options of its own, in --compare --help and
-    --students --help.
+    Of a classifier: its accuracy; of an autoencoder: its reconstructions; of a captioner: its captions. With --compare:
+    solvers against each other. With --students: few-step models beside their teacher. Each has options of its own, in
+    --compare --help and --students --help.
     """
 
     shareable: ClassVar[bool] = True
@@ -96,6 +96,10 @@ class Evaluate(Sampling):
             from pushforward.cli.retrieve import Retrieve
 
             kind = Retrieve
+        elif any(is_run(folder, "captioner") for folder in arguments(words)):
+            from pushforward.cli.judge_captions import JudgeCaptions
+
+            kind = JudgeCaptions
         return flat.make(kind, parse(kind, words, prog))
 
     def opening(self) -> str:

@@ -100,6 +100,12 @@ class Train(Command):
                 f"pushforward evaluate RUN --clip {folder}"
             )
             return 0
+        if self.name == "captioner":
+            say(
+                f"done: {folder}. Judge it with: pushforward evaluate {folder}; write captions with: "
+                f"pushforward caption {folder} --data FOLDER --out captions.jsonl"
+            )
+            return 0
         if self.name.endswith("classifier"):
             command = (
                 "evaluate RUN --features"

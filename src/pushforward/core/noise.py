@@ -22,8 +22,8 @@ GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 # One stream per use, so that no two uses ever share a number. User code is free to take those from 1024 on.
 (
     SOURCE, TIME, DROP, START, SOLVER, DATA, COMPONENT, ORDER, AUGMENT, COUPLING, PROBE, CORRECTOR, LATENT,
-    SPAN, BUCKET,
-) = range(15)  # fmt: skip
+    SPAN, BUCKET, WORD, CAPTION,
+) = range(17)  # fmt: skip
 
 # Blocks of four numbers handled at a time.
 CHUNK = 1 << 16

@@ -25,8 +25,10 @@ from pushforward.data.encoding import Encoding
 from pushforward.data.hints import Hint
 from pushforward.data.images.augment import Augment
 from pushforward.data.images.lazy import Pictures
+from pushforward.data.images.names import Names
 from pushforward.data.labels import encode_labels, note_on_empty
 from pushforward.data.ragged import Ragged
+from pushforward.data.recaptions import Recaptions
 from pushforward.data.values import (
     CHANNELS,
     Layout,
@@ -66,6 +68,8 @@ class Dataset:
     augment:     how `drawn` alters images, or None.
     notes:       what was decided for the user when the data were read. Print them.
     credit:      whose data these are and under which licence, where that must be named; not in the fingerprint.
+    recaptions:  other texts by the names of the texts, of which `drawn` takes some instead.
+    names:       of the samples, such as their files; None where they have none. Not in the fingerprint.
     """
 
     values: np.ndarray | Stored
@@ -87,6 +91,8 @@ class Dataset:
     notes: tuple[str, ...] = ()
     hints: Mapping[str, Hint] = field(default_factory=dict)
     credit: str | None = None
+    recaptions: Mapping[str, Recaptions] = field(default_factory=dict)
+    names: Names | None = None
 
     @classmethod
     def from_arrays(
@@ -253,14 +259,22 @@ class Dataset:
         if mask is not None:
             x1 = torch.where(mask, x1, 0.0)
         cond = {} if self.labels is None else {"label": self.labels[places]}
-        cond |= {name: encoding.take(places) for name, encoding in self.encodings.items()}
+        other = {} if noise is None else {n: r.drawn(noise) for n, r in self.recaptions.items()}
+        texts = {n: tuple(lines[i] for i in places.tolist()) for n, lines in self.texts.items()}
+        for name, drawn in other.items():
+            own = zip(texts[name], drawn.tolist(), places.tolist(), strict=True)
+            more = self.recaptions[name].lines
+            texts[name] = tuple(more[i] if taken else text for text, taken, i in own)
+        # Encodings that have another text are all of the texts that have one.
+        taken = next(iter(other.values()), None)
+        cond |= {name: encoding.take(places, taken) for name, encoding in self.encodings.items()}
         cond |= self.hinted(x1, places)
         return Batch(
             x1,
             cond | conditions.take(self.columns, places),
             ids=places,
             mask=mask,
-            texts={n: tuple(lines[i] for i in places.tolist()) for n, lines in self.texts.items()},
+            texts=texts,
         )
 
     def _mask(self, places: Tensor) -> Tensor | None:
@@ -304,6 +318,8 @@ class Dataset:
             texts={name: tuple(lines[i] for i in rows) for name, lines in self.texts.items()},
             encodings={name: encoding.part(index) for name, encoding in self.encodings.items()},
             mask=None if self.mask is None else self.mask[index],
+            recaptions={name: other.part(rows) for name, other in self.recaptions.items()},
+            names=None if self.names is None else self.names.select(rows),
         )
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -370,6 +386,8 @@ class Dataset:
         }
         if others := {name: lines for name, lines in self.texts.items() if name != "caption"}:
             names["texts"] = others
+        if self.recaptions:
+            names["recaptions"] = {n: [r.share, r.lines] for n, r in self.recaptions.items()}
         if self.columns:
             names["columns"] = digest_columns(self.columns)
         every = torch.arange(len(self))

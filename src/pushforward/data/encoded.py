@@ -61,6 +61,10 @@ def encode_texts(
         lines = texts_of(data, name)
         place: dict[str, int] = {}
         rows = torch.tensor([place.setdefault(line, len(place)) for line in lines])
+        other = None
+        if name in data.recaptions:
+            more = data.recaptions[name].lines
+            other = torch.tensor([place.setdefault(line, len(place)) for line in more])
         for encoder in getattr(given, "encoders", (given,)):
             own = _encoded(encoder, list(place), root)
             notes += _note_on_cut(encoder, lines, name)
@@ -70,7 +74,7 @@ def encode_texts(
                         f"two encoders, or an encoder and the data, give the condition {condition!r}: name them apart"
                     )
                 part = {k: v for k, v in own.items() if k.split(".")[0] == condition}
-                found[condition] = Encoding(part, rows)
+                found[condition] = Encoding(part, rows, other)
     return replace(data, encodings=found, notes=(*data.notes, *notes))
 
 

@@ -100,14 +100,18 @@ class Encoding:
 
     leaves: its tensors (U, ...) and sequences by the names that `conditions.leaves` has for them, a row for each
             distinct text. rows: (N,) int64, which of these each sample has.
+    other:  (N,) int64, those that it has where another of its texts is drawn; None where there is one text.
     """
 
     leaves: Leaves
     rows: Tensor
+    other: Tensor | None = None
 
-    def take(self, places: Tensor) -> Condition:
-        """The condition of the samples at `places` (B,)."""
+    def take(self, places: Tensor, drawn: Tensor | None = None) -> Condition:
+        """The condition of the samples at `places` (B,). drawn: (B,) bool, which of them have their other text."""
         rows = self.rows[places]
+        if drawn is not None and self.other is not None:
+            rows = torch.where(drawn, self.other[places], rows)
         out: dict[str, Any] = {}
         for name, leaf in self.leaves.items():
             *groups, last = name.split(".")
@@ -120,7 +124,8 @@ class Encoding:
 
     def part(self, places: Tensor) -> Encoding:
         """That of some of the samples; what the texts have is shared."""
-        return replace(self, rows=self.rows[places])
+        other = None if self.other is None else self.other[places]
+        return replace(self, rows=self.rows[places], other=other)
 
 
 def leaves_of(cond: Mapping[str, Condition]) -> dict[str, Tensor | Sequences]:

@@ -18,6 +18,8 @@ from pushforward.core.errors import InputError
 
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s]")
 PAD, UNKNOWN = 0, 1
+# Marks that stand at the word before them, or at the one behind.
+CLOSING, OPENING = re.compile(r" (?=[.,;:!?)\]}%])"), re.compile(r"(?<=[(\[{]) ")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,19 @@ class Words:
         """What is left of a text that is too long, or None if it fits."""
         words = split_words(text)
         return " ".join(words[: self.room]) if len(words) > self.room else None
+
+    def text(self, ids: Iterable[int]) -> str:
+        """The text of these ids up to the end: words with spaces between them, marks at the words that they belong to.
+
+        Its own ids are these, but for padding and unknown words, which are omitted.
+        """
+        words = []
+        for i in ids:
+            if self.end and i == self.size - 1:
+                break
+            if i > UNKNOWN:
+                words.append(self.vocabulary[i - 2])
+        return OPENING.sub("", CLOSING.sub("", " ".join(words)))
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Condition]:
         check_texts(texts)

@@ -9,6 +9,7 @@ from pushforward.nets.autoencoder_kl import AutoencoderKL
 from pushforward.nets.autoencoder_tiny import AutoencoderTiny
 from pushforward.nets.classifier import ImageClassifier, MLPClassifier
 from pushforward.nets.clip import CLIP, CLIPImage, CLIPText
+from pushforward.nets.coca import CoCa, WordDecoder
 from pushforward.nets.control import Branch, Controlled
 from pushforward.nets.dit import DiT
 from pushforward.nets.layers import FourierTime, LabelEmbedding, SinusoidalTime
@@ -31,6 +32,7 @@ __all__ = [
     "BucketTransformer",
     "CLIPImage",
     "CLIPText",
+    "CoCa",
     "Controlled",
     "DiT",
     "FourierTime",
@@ -46,6 +48,7 @@ __all__ = [
     "TextFeatures",
     "UNet",
     "UViT",
+    "WordDecoder",
     "WordTransformer",
     "flops",
     "sizes",

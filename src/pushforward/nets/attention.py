@@ -11,6 +11,8 @@ from pushforward.core.errors import InputError
 from pushforward.nets.linear import Linear
 from pushforward.nets.positions import rotate
 
+KeyValues = tuple[Tensor, Tensor]
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
     """`softmax(Q K^T / sqrt d) V` in each head, keys outside of `keep` having no weight.
@@ -63,13 +65,30 @@ class Attention(nn.Module):
         self.norm_q, self.norm_k = qk_norms(width // heads, qk_norm)
 
     def forward(self, x: Tensor, angle: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        q, k, v = (
-            h.transpose(1, 2) for h in self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)
-        )
-        q, k = self.norm_q(q), self.norm_k(k)
+        q, k, v = self._project(x)
         if angle is not None:
             q, k = rotate(q, angle), rotate(k, angle)
         return self.out(attend(q, k, v, keep))
+
+    def extend(
+        self, x: Tensor, past: KeyValues | None = None, keep: Tensor | None = None
+    ) -> tuple[Tensor, KeyValues]:
+        """Tokens x (B, N, width) that come after others, whose keys and values are `past`, each (B, heads, L, d).
+
+        They attend to those and to each other; keep: as in `forward`, of all L + N, (B, L + N) or (B, N, L + N).
+        Returns (B, N, width), and the keys and values of all. Where `keep` is causal, a sequence in any number of such
+        calls equals that in one.
+        """
+        q, k, v = self._project(x)
+        if past is not None:
+            k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
+        return self.out(attend(q, k, v, keep)), (k, v)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (
+            h.transpose(1, 2) for h in self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)
+        )
+        return self.norm_q(q), self.norm_k(k), v
 
 
 class CrossAttention(nn.Module):
@@ -87,11 +106,18 @@ class CrossAttention(nn.Module):
         self.norm_q, self.norm_k = qk_norms(width // heads, qk_norm)
 
     def forward(self, x: Tensor, context: Tensor, keep: Tensor | None = None) -> Tensor:
-        q = self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return self.look(x, self.read(context), keep)
+
+    def read(self, context: Tensor) -> KeyValues:
+        """Keys and values of a context, each (B, heads, L, d), to be looked at by `look` any number of times."""
         kv = self.kv(context).unflatten(2, (2, self.heads, -1))
         k, v = (h.transpose(1, 2) for h in kv.unbind(2))
-        q, k = self.norm_q(q), self.norm_k(k)
-        return self.out(attend(q, k, v, keep))
+        return self.norm_k(k), v
+
+    def look(self, x: Tensor, context: KeyValues, keep: Tensor | None = None) -> Tensor:
+        """What `forward` gives of the context that was read."""
+        q = self.norm_q(self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2))
+        return self.out(attend(q, *context, keep))
 
 
 def read_context(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError
-from pushforward.nets.attention import Attention
+from pushforward.nets.attention import Attention, KeyValues
 from pushforward.nets.layers import LayerNorm
 from pushforward.nets.linear import Linear
 from pushforward.nets.network import Network
@@ -27,6 +27,14 @@ class WordBlock(nn.Module):
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x), keep=keep)
         return x + self.mlp(self.norm2(x))
+
+    def extend(
+        self, x: Tensor, past: KeyValues | None = None, keep: Tensor | None = None
+    ) -> tuple[Tensor, KeyValues]:
+        """Tokens that come after others, as `Attention.extend` has them."""
+        h, past = self.attention.extend(self.norm1(x), past, keep)
+        x = x + h
+        return x + self.mlp(self.norm2(x)), past
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:

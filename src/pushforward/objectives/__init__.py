@@ -4,6 +4,7 @@ from pushforward.objectives import weights
 from pushforward.objectives.autoencoding import Autoencoding
 from pushforward.objectives.bridge import BridgeMatching, ProportionalFitting, ScoreAndFlowMatching
 from pushforward.objectives.buckets import NextBucket
+from pushforward.objectives.captioning import ContrastiveCaptioning
 from pushforward.objectives.classification import Classification, noisy_accuracy
 from pushforward.objectives.consistency import (
     ConsistencyDistillation,
@@ -42,6 +43,7 @@ __all__ = [
     "ConsistencyTraining",
     "ContinuousConsistency",
     "Contrastive",
+    "ContrastiveCaptioning",
     "ControlledDenoising",
     "DenoisingScoreMatching",
     "DiffFlow",

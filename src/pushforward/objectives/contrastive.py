@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 
 from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError
@@ -53,24 +54,37 @@ class Contrastive:
             raise InputError(
                 f"pictures are compared with texts, and this batch has no {self.name!r}"
             )
-        net = self.model.net
+        net = unwrapped(self.model.net)
         with torch.no_grad():
             # As published: beyond the limit the gradient would be 0, and the scale never come back.
             net.logit_scale.clamp_(max=math.log(MOST))
         u, v = self.model(batch.x1, text)
-        kind = torch.promote_types(u.dtype, torch.float32)
-        u, v = u.to(kind), v.to(kind)
-        pictures, mine = processes.gather_rows(u)
-        texts, _ = processes.gather_rows(v)
-        own = torch.arange(mine.start, mine.stop, device=u.device)
-        scale = net.scale.to(kind)
-        by_picture, by_text = scale * u @ texts.T, scale * v @ pictures.T
-        loss = (_entropy(by_picture, own) + _entropy(by_text, own)) / 2
-        figures = {
-            "scale": scale.detach().expand(len(loss)),
-            "right": (by_picture.detach().argmax(1) == own).float(),
-        }
+        loss, figures = contrast(u, v, net.scale, processes)
         return {"loss": loss, "figures": figures}
+
+
+def contrast(
+    u: Tensor, v: Tensor, scale: Tensor, processes: Processes
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Losses (B,) of vectors u, v (B, D) of length 1 among those of all processes, and the figures of `Contrastive`."""
+    kind = torch.promote_types(u.dtype, torch.float32)
+    u, v = u.to(kind), v.to(kind)
+    pictures, mine = processes.gather_rows(u)
+    texts, _ = processes.gather_rows(v)
+    own = torch.arange(mine.start, mine.stop, device=u.device)
+    scale = scale.to(kind)
+    by_picture, by_text = scale * u @ texts.T, scale * v @ pictures.T
+    loss = (_entropy(by_picture, own) + _entropy(by_text, own)) / 2
+    figures = {
+        "scale": scale.detach().expand(len(loss)),
+        "right": (by_picture.detach().argmax(1) == own).float(),
+    }
+    return loss, figures
+
+
+def unwrapped(net: nn.Module) -> Any:
+    """The network itself, where several processes train it and DistributedDataParallel is around it."""
+    return net.module if isinstance(net, DistributedDataParallel) else net
 
 
 def _entropy(logits: Tensor, own: Tensor) -> Tensor:

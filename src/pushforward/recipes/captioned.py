@@ -34,9 +34,12 @@ class Captioned(Protocol):
 
 
 def read_captioned(
-    recipe: Captioned, files: Callable[[Path], Dataset]
+    recipe: Captioned,
+    files: Callable[[Path], Dataset],
+    also: Callable[[Dataset], Dataset] = lambda whole: whole,
 ) -> tuple[Dataset, Dataset | None]:
-    """The data to train on, and those kept apart. files: reads a folder, archives or an array."""
+    """The data to train on, and those kept apart. files: reads a folder, archives or an array. also: what is done to
+    the data before some are kept apart; of scenes those to train on."""
     from pushforward.core.errors import InputError
     from pushforward.data.encoded import texts_of
     from pushforward.data.scenes import load_scenes
@@ -45,7 +48,7 @@ def read_captioned(
         raise InputError(f"{recipe.data} are in colour: omit --channels")
     if recipe.data == "scenes":
         size = recipe.pictures.size or 32
-        train = load_scenes(recipe.number, size, captioned=recipe.captions)
+        train = also(load_scenes(recipe.number, size, captioned=recipe.captions))
         # They show combinations that the others do not.
         apart = max(round(recipe.held_out * recipe.number), 20)
         return train, load_scenes(apart, size, 1, recipe.captions, held_out=True)
@@ -59,7 +62,7 @@ def read_captioned(
     # Before some are held out: rows that are named are those of the whole.
     texts_of(whole, "caption")
     # A text takes the place of a class.
-    whole = replace(whole, labels=None, classes=None, class_names=None)
+    whole = also(replace(whole, labels=None, classes=None, class_names=None))
     if recipe.data == "emoji" and recipe.held_out:
         return split_by_name(whole, recipe.held_out)
     return divided(whole, recipe.held_out)

@@ -41,6 +41,7 @@ KINDS = {
     "NoisyClassifier": "a classifier",
     "AutoencoderModel": "an autoencoder of images, by whose latents other models are trained",
     "CLIPModel": "a CLIP, which compares pictures with texts",
+    "CaptionModel": "a captioner, which writes what pictures show",
     "BridgeModel": "a Schroedinger bridge",
     "HalfBridges": "a Schroedinger bridge of two half-bridges",
     "DiffFlowModel": "a DiffFlow",
@@ -102,10 +103,12 @@ def _metadata(spec: DataSpec, model: Description, provenance: Provenance) -> lis
     tasks = {"image": "text-to-image" if asked else "unconditional-image-generation"}
     lines = ["---", "library_name: pushforward", "tags:", "- flow-matching", f"- {spec.kind}"]
     if (
-        model.kind not in ("NoisyClassifier", "AutoencoderModel", "CLIPModel")
+        model.kind not in ("NoisyClassifier", "AutoencoderModel", "CLIPModel", "CaptionModel")
         and spec.kind in tasks
     ):
         lines.append(f"pipeline_tag: {tasks[spec.kind]}")
+    if model.kind == "CaptionModel":
+        lines.append("pipeline_tag: image-to-text")
     if provenance.licence is not None:
         lines.append(f"license: {provenance.licence}")
     return [*lines, "---", ""]
@@ -235,6 +238,11 @@ def _use(sampling: SamplingDefaults, model: Description) -> list[str]:
         return [
             "`pushforward evaluate .` in this folder; `pushforward evaluate RUN --clip FOLDER` judges by it whether "
             "the pictures of a text-to-image run show what they were asked for."
+        ]
+    if model.kind == "CaptionModel":
+        return [
+            "`pushforward caption . --image X` in this folder says what a picture shows, and `pushforward caption . "
+            "--data FOLDER --out captions.jsonl` what all of a folder do."
         ]
     if model.kind == "NoisyClassifier":
         return ["`pushforward evaluate .` in this folder."]

@@ -73,6 +73,7 @@ RECIPES: dict[str, Entry] = {
     "control": Entry("recipes.control:Control"),
     "autoencoder": Entry("recipes.autoencoder:Autoencoder"),
     "clip": Entry("recipes.clip:CLIP"),
+    "captioner": Entry("recipes.captioner:Captioner"),
     "array": Entry("recipes.array:Array"),
     "bridge": Entry("recipes.bridge:Bridge"),
     "cells": Entry("recipes.cells:Cells"),

@@ -67,7 +67,7 @@ def experiment_of(folder: Path, **place: Any) -> Experiment:
     experiment = recipe_of(folder, **place).build()
     if not isinstance(experiment, Experiment):
         raise InputError(
-            f"{folder} is the run of a classifier, an autoencoder or a CLIP: its model draws no samples"
+            f"{folder} is the run of a classifier, an autoencoder, a CLIP or a captioner: its model draws no samples"
         )
     return experiment
 

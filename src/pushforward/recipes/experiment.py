@@ -19,12 +19,19 @@ from pushforward.laws.law import Law
 from pushforward.models.autoencoder import AutoencoderModel
 from pushforward.models.base import Codec
 from pushforward.models.bridge import BridgeModel, HalfBridges
+from pushforward.models.captioner import CaptionModel
 from pushforward.models.classifier import NoisyClassifier
 from pushforward.models.clip import CLIPModel
 from pushforward.models.diffflow import DiffFlowModel
 from pushforward.models.flow_map import FlowMapModel
 from pushforward.models.model import Model
-from pushforward.objectives import Autoencoding, Classification, Contrastive, Objective
+from pushforward.objectives import (
+    Autoencoding,
+    Classification,
+    Contrastive,
+    ContrastiveCaptioning,
+    Objective,
+)
 from pushforward.recipes.conditions import Columns
 from pushforward.runtime.processes import Processes
 from pushforward.streams.stream import Stream
@@ -184,14 +191,14 @@ class Reconstructing:
 class Contrasting:
     """The parts of a run that trains pictures and captions to find each other."""
 
-    model: CLIPModel
-    objective: Contrastive
+    model: CLIPModel | CaptionModel
+    objective: Contrastive | ContrastiveCaptioning
     stream: Stream
     held_out: Dataset
     fingerprint: str
 
-    def validate(self, model: CLIPModel, processes: Any) -> tuple[float, int]:
-        """The mean contrastive loss of this process's share of held-out pairs, 64 together, and of how many."""
+    def validate(self, model: Any, processes: Any) -> tuple[float, int]:
+        """The mean loss of this process's share of held-out pairs, 64 together, and of how many."""
         own = replace(self.objective, model=model)
         count = min(len(self.held_out), 1024)
         rows = processes.share(count)
@@ -205,6 +212,14 @@ class Contrasting:
                 found = own.among(batch, Processes())["loss"][: end - start]
                 total += float(found.double().sum())
         return total / max(size, 1), size
+
+
+@dataclass(frozen=True)
+class Captioning(Contrasting):
+    """The parts of a run that trains what writes captions, and compares them with pictures."""
+
+    model: CaptionModel
+    objective: ContrastiveCaptioning
 
 
 AnyExperiment = Experiment | Classifying | Reconstructing | Contrasting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -154,6 +155,12 @@ class TextToImage(ImageRecipe):
     package: Path | None = option(
         None, "The package of the emoji, if it is not to be fetched.", rare=True
     )
+    recaptions: Path | None = option(
+        None, "Captions of these pictures that pushforward caption wrote, drawn instead of some."
+    )
+    recaption_share: float = option(
+        0.95, "Share of drawings that take them.", ge=0, le=1, rare=True
+    )
     encoder: AnyEncoder = pick(WordsChoice, "What reads the captions.")
     objective: ConditionalObjective = pick(logit_normal, OBJECTIVE)
     network: TextNetwork = pick(UViTChoice, NETWORK)
@@ -185,7 +192,16 @@ class TextToImage(ImageRecipe):
         """The data to train on, and those kept apart."""
         if self.data in MADE:
             check_frames(self.data, self.pictures.buckets)
-        return read_captioned(self, lambda path: read_mixed(self, path))
+        return read_captioned(self, lambda path: read_mixed(self, path), self.recaptioned)
+
+    def recaptioned(self, data: Dataset) -> Dataset:
+        """The data with the captions that were written for them, if any are to be drawn."""
+        from pushforward.data.recaptions import recaptioned
+
+        if self.recaptions is None:
+            return data
+        other = recaptioned(data, self.recaptions, self.recaption_share)
+        return replace(data, recaptions={"caption": other})
 
     def build(self) -> Experiment:
         from pushforward.core.errors import InputError
@@ -204,7 +220,8 @@ class TextToImage(ImageRecipe):
             )
         train = altered(train, self.augment)
         assert train.captions is not None
-        encoder = self.encoder.encoder(train.captions)
+        others = [line for other in train.recaptions.values() for line in other.lines]
+        encoder = self.encoder.encoder([*train.captions, *others])
         texts = seeded(lambda: self.encoder.parts(encoder), self.seed)
         processes = Processes.current()
         if processes.count > 1:

@@ -23,6 +23,7 @@ from pushforward.core.errors import CheckpointError, Error, InputError
 from pushforward.core.version import __version__
 from pushforward.models.autoencoder import AutoencoderModel
 from pushforward.models.base import ModelBase
+from pushforward.models.captioner import CaptionModel
 from pushforward.models.classifier import NoisyClassifier
 from pushforward.models.clip import CLIPModel
 from pushforward.runtime import shipped
@@ -254,7 +255,23 @@ def load(
             f"{folder} holds a CLIP, which draws nothing by itself: judge prompts by it with pushforward evaluate RUN "
             f"--clip {folder}"
         )
+    if isinstance(model, CaptionModel):
+        raise CheckpointError(
+            f"{folder} holds a captioner, which draws nothing: ask it what pictures show with pushforward caption "
+            f"{folder}"
+        )
     return model
+
+
+def load_any(
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    parts: Collection[type] = (),
+    references: References | None = None,
+) -> Any:
+    """The model in a folder, of whatever kind, as `load` does those that draw samples."""
+    return _load(folder, device, parts, references)
 
 
 def load_classifier(
@@ -287,6 +304,18 @@ def load_clip(
     if not isinstance(model, CLIPModel):
         raise CheckpointError(
             f"{folder} holds a {type(model).__name__}, and no CLIP: train one with pushforward train clip"
+        )
+    return model
+
+
+def load_captioner(
+    folder: str | Path, device: torch.device | str = "cpu", *, parts: Collection[type] = ()
+) -> CaptionModel:
+    """The captioner in a folder, as `load` does a model."""
+    model = _load(folder, device, parts, None)
+    if not isinstance(model, CaptionModel):
+        raise CheckpointError(
+            f"{folder} holds a {type(model).__name__}, and no captioner: train one with pushforward train captioner"
         )
     return model
 

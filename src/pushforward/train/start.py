@@ -15,8 +15,11 @@ from pushforward.core.spec import DataSpec
 from pushforward.models.base import ModelBase
 from pushforward.models.text import PAD, UNKNOWN
 from pushforward.runtime.hashes import digest
-from pushforward.saving.folder import References, load
+from pushforward.saving.folder import References, load_any
 from pushforward.saving.parts import class_of, config_of, has_config, rebuild
+
+# What stands for the end of a text among the numbers of rows.
+END = -1
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def start_from(
     parts, references: as for `pf.load`. Raises InputError if nothing fits.
     """
     if not isinstance(source, ModelBase):
-        source = load(source, parts=parts, references=references)
+        source = load_any(source, parts=parts, references=references)
         assert isinstance(source, ModelBase)
     _require_same_codec(model, source)
     alone = len(model.networks()) == len(source.networks()) == 1
@@ -175,12 +178,13 @@ def _word_tensors(model: ModelBase, alone: bool) -> dict[str, dict[str | int, in
                         continue
                     for name in _grows(module, "vocabulary"):
                         whole = f"{inside}.{name}" if alone else f"{place}.{inside}.{name}"
-                        found[whole] = _rows(words)
+                        found[whole] = _rows(words, getattr(one, "end", False))
     return found
 
 
-def _rows(words: Sequence[str]) -> dict[str | int, int]:
-    return {PAD: PAD, UNKNOWN: UNKNOWN} | {word: row for row, word in enumerate(words, 2)}
+def _rows(words: Sequence[str], end: bool) -> dict[str | int, int]:
+    last = {END: len(words) + 2} if end else {}
+    return {PAD: PAD, UNKNOWN: UNKNOWN} | last | {word: row for row, word in enumerate(words, 2)}
 
 
 def _grows(net: nn.Module, argument: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from pushforward.data.dataset import Dataset
 from pushforward.data.images.decode import OnBad, is_exhaustion, pixels, reason
 from pushforward.data.images.files import Source
 from pushforward.data.images.lazy import Crop, Pictures
+from pushforward.data.images.names import Names
 from pushforward.data.images.sizes import measure
 
 SHOWN = 10
@@ -73,7 +74,7 @@ class Listing:
         captions = self.captions
         if captions is not None and not everything:
             captions = [captions[int(i)] for i in kept]
-        return Dataset.from_arrays(
+        whole = Dataset.from_arrays(
             values,
             None if self.labels is None else self.labels[kept],
             captions,
@@ -84,6 +85,9 @@ class Listing:
             columns={name: column[kept] for name, column in self.columns.items()},
             notes=self.notes,
         )
+        # Those of members of archives would take as much memory again as the index has.
+        names = self.names if isinstance(self.names, Names) else None
+        return replace(whole, names=names if names is None or everything else names.select(kept))
 
     def refuse(self, problems: Sequence[tuple[str, str]], on_bad: OnBad, good: int) -> None:
         """DataError that lists the problems, if there are any and they are to be errors, or if nothing is left."""

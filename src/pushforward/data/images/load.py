@@ -63,7 +63,7 @@ def load_images(
     """
     path = Path(path)
     check_options(size, channels, on_bad)
-    if _is_array(path):
+    if is_array(path):
         if crop != "centre":
             raise InputError(
                 'crop="random" is for image files; an array holds what was cut already'
@@ -118,7 +118,7 @@ def load_mixed(
     """
     path = Path(path)
     check_options(size, channels, on_bad)
-    if _is_array(path):
+    if is_array(path):
         raise InputError(
             f"{path} is an array, whose images have one size: omit buckets (--buckets)"
         )
@@ -144,7 +144,7 @@ def find_size(path: str | Path, crop: Crop = "centre") -> tuple[int | None, tupl
     None, and nothing, for an array, and where images have one size, which they may keep. Raises DataError as there.
     """
     path = Path(path)
-    if _is_array(path):
+    if is_array(path):
         return None, ()
     size, _, notes = _fitted(_listed(path), crop)
     return size, notes
@@ -153,7 +153,7 @@ def find_size(path: str | Path, crop: Crop = "centre") -> tuple[int | None, tupl
 def find_mixed_size(path: str | Path) -> int:
     """The size that `load_mixed` would choose for the images at a path."""
     path = Path(path)
-    if _is_array(path):
+    if is_array(path):
         raise InputError(
             f"{path} is an array, whose images have one size: omit buckets (--buckets)"
         )
@@ -163,7 +163,7 @@ def find_mixed_size(path: str | Path) -> int:
     return choose_size(sizes)
 
 
-def _is_array(path: Path) -> bool:
+def is_array(path: Path) -> bool:
     if path.is_dir():
         return False
     return path.suffix in ARRAYS or (path.is_file() and is_idx(path))

@@ -48,14 +48,17 @@ def place(thing: Object) -> str:
     return "at the " + " ".join(word for word in where if word)
 
 
+def level(scene: Scene) -> str:
+    """How bright the ground is, in words."""
+    return "dark" if scene.ground < 0.14 else "grey"
+
+
 def descriptive(scene: Scene) -> str:
     """Every attribute of every object, and the ground."""
-    ground = {"plain": "plain", "striped": "striped", "checked": "checked", "shaded": "shaded"}
     objects = sorted(scene.objects, key=lambda o: (o.y, o.x))
     parts = [f"a {o.size} {o.colour} {o.shape} {place(o)}" for o in objects]
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-    level = "dark" if scene.ground < 0.14 else "grey"
-    return f"on a {level} {ground[scene.texture]} ground there is {listed}"
+    return f"on a {level(scene)} {scene.texture} ground there is {listed}"
 
 
 def noisy(request: Request, random: np.random.Generator) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pushforward.core.errors import InputError
 from pushforward.core.progress import tell
 from pushforward.data.dataset import Dataset
+from pushforward.data.images.names import Names
 from pushforward.data.scenes import captions
 from pushforward.data.scenes.graph import Scene, draw, generator
 from pushforward.data.scenes.render import Graphs, Rendered
@@ -57,10 +59,16 @@ def load_scenes(
         if kind == "mixed":
             kind = next(name for name, upto in MIXED if u < upto)
         chosen.append(lines[kind])
-    return Dataset.from_arrays(
+    whole = Dataset.from_arrays(
         Rendered(Graphs.of(drawn), size),
         captions=chosen,
         texts=texts,
         where="scenes",
         layout="channels last",
     )
+    return replace(whole, names=Names.of(name_of(i, seed, held_out) for i in range(number)))
+
+
+def name_of(index: int, seed: int = 0, held_out: bool = False) -> str:
+    """What scene `index` is called, where files have names."""
+    return f"scenes/{seed}{'-held-out' if held_out else ''}/{index:06d}"
