@@ -17,7 +17,7 @@ from pushforward.core.noise import Noise
 from pushforward.data import Dataset
 from pushforward.data.encoded import encode_texts
 from pushforward.data.images.load import load_images
-from pushforward.data.recaptions import Recaptions, recaptioned
+from pushforward.data.recaptions import Recaptions, read_recaptions
 from pushforward.data.scenes import load_scenes
 from pushforward.models.text import Words
 
@@ -80,6 +80,10 @@ def test_shares_of_none_and_all_and_reading_without_drawing() -> None:
 def test_other_captions_are_other_data() -> None:
     prints = {data().fingerprint(), given(0.3).fingerprint(), given(0.4).fingerprint()}
     assert len(prints) == 3
+
+
+def recaptioned(whole: Dataset, path: Path, share: float) -> Recaptions:
+    return read_recaptions(path, share, len(whole), whole.names)
 
 
 def write(path: Path, entries: list[dict]) -> Path:

@@ -43,8 +43,9 @@ class JudgeCaptions(Command):
         given = held_out.sample(count).captions or ()
         pairs = (f"{line}\n    given: {own}\n" for line, own in zip(lines, given, strict=True))
         write_file(self.folder / "captions.txt", "".join(pairs).encode())
-        settings = {"num": count, "seed": self.seed, "model": model.provenance.sha256}
-        settings |= {"decoding": self.decoding.model_dump()}
+        settings = {
+            "num": count, "seed": self.seed, "model": model.provenance.sha256, "decoding": self.decoding.model_dump(),
+        }  # fmt: skip
         write_json(self.folder / "evaluation.json", {"figures": figures, "settings": settings})
         write_card(self.folder)
         show(figures, f"captions of {count} held-out pictures, in {self.folder / 'captions.txt'}")

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from pushforward.core.errors import DataError, InputError
 from pushforward.core.noise import CAPTION, Noise
-
-if TYPE_CHECKING:
-    from pushforward.data.dataset import Dataset
 
 SHOWN = 3
 
@@ -69,39 +66,34 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"cannot read the captions {path}: {error}") from error
 
 
-def recaptioned(data: Dataset, path: str | Path, share: float) -> Recaptions:
-    """The captions in a file of `pushforward caption` for all samples of a data set.
+def read_recaptions(
+    path: str | Path, share: float, count: int, names: Sequence[str] | None = None
+) -> Recaptions:
+    """The captions in a file of `pushforward caption` for all of `count` samples.
 
     Samples are found by their names (`file_name`) where they have some, else by their numbers (`id`). Raises DataError
     for a sample without a caption, or with two.
     """
     path = Path(path)
-    key = "id" if data.names is None else "file_name"
-    wanted: Mapping[Any, int] | range = range(len(data))
-    if data.names is not None:
-        wanted = {name: row for row, name in enumerate(data.names)}
-    lines: list[str] = [""] * len(data)
+    key, kind = ("id", int) if names is None else ("file_name", str)
+    rows: dict[Any, int] = {name: row for row, name in enumerate(names or range(count))}
+    lines: list[str] = [""] * count
     others = 0
     for number, item in read_lines(path):
         name = item.get(key)
-        if type(name) is not (int if data.names is None else str) or name not in wanted:
+        if type(name) is not kind or name not in rows:
             others += 1
             continue
-        row = name if isinstance(wanted, range) else wanted[name]
-        if lines[row]:
+        if lines[rows[name]]:
             raise DataError(f"{path}, line {number}: {key} {name} has a caption already")
-        lines[row] = item["text"].strip()
+        lines[rows[name]] = item["text"].strip()
     missing = [row for row, line in enumerate(lines) if not line]
     if missing:
-        first = ", ".join(_called(data.names, row) for row in missing[:SHOWN])
+        first = ", ".join(str(row) if names is None else names[row] for row in missing[:SHOWN])
         dots = ", ..." if len(missing) > SHOWN else ""
         also = f"; {others} of its captions are of other pictures" if others else ""
         raise DataError(
-            f"{path} has no caption for {len(missing)} of {len(data)} pictures, {first}{dots}{also}: write them with "
+            f"{path} has no caption for {len(missing)} of {count} pictures, {first}{dots}{also}: write them with "
             f"pushforward caption"
         )
     return Recaptions(tuple(lines), share)
-
-
-def _called(names: Sequence[str] | None, row: int) -> str:
-    return str(row) if names is None else names[row]

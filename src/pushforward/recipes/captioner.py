@@ -141,7 +141,7 @@ class Captioner(Recipe):
         lines = list(train.captions or ())
         stages = [train]
         if self.short_steps:
-            stages.insert(0, replace(train, texts=train.texts | {"caption": train.texts["short"]}))
+            stages.insert(0, replace(train, texts={**train.texts, "caption": train.texts["short"]}))
             lines += train.texts["short"]
         words = Words.of(lines, length=self.text_length, end=True)
         given = [encode_texts(stage, {"caption": words}) for stage in stages]

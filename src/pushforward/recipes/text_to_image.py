@@ -156,7 +156,7 @@ class TextToImage(ImageRecipe):
         None, "The package of the emoji, if it is not to be fetched.", rare=True
     )
     recaptions: Path | None = option(
-        None, "Captions of these pictures that pushforward caption wrote, drawn instead of some."
+        None, "Captions of these pictures by pushforward caption, drawn instead of some.", rare=True
     )
     recaption_share: float = option(
         0.95, "Share of drawings that take them.", ge=0, le=1, rare=True
@@ -196,11 +196,11 @@ class TextToImage(ImageRecipe):
 
     def recaptioned(self, data: Dataset) -> Dataset:
         """The data with the captions that were written for them, if any are to be drawn."""
-        from pushforward.data.recaptions import recaptioned
+        from pushforward.data.recaptions import read_recaptions
 
         if self.recaptions is None:
             return data
-        other = recaptioned(data, self.recaptions, self.recaption_share)
+        other = read_recaptions(self.recaptions, self.recaption_share, len(data), data.names)
         return replace(data, recaptions={"caption": other})
 
     def build(self) -> Experiment:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from pushforward.core.errors import InputError
 from pushforward.data.batch import Batch
 from pushforward.streams.stream import Divisible, Part, Stream
 
 
-@dataclass(frozen=True)
 class Staged:
     """Batches of the last of the stages that has begun: `stages[k]` from the step `starts[k]` on.
 
@@ -18,20 +17,15 @@ class Staged:
     was not interrupted.
     """
 
-    stages: tuple[Stream, ...]
-    starts: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.stages) != len(self.starts) or not self.stages or self.starts[0] != 0:
+    def __init__(self, stages: Sequence[Stream], starts: Sequence[int]) -> None:
+        if len(stages) != len(starts) or not stages or starts[0] != 0:
             raise InputError("every stage has a step at which it begins, the first one 0")
-        if list(self.starts) != sorted(self.starts):
-            raise InputError(f"stages begin one after the other, not at the steps {self.starts}")
-        if len({stage.batch_size for stage in self.stages}) > 1:
+        if list(starts) != sorted(starts):
+            raise InputError(f"stages begin one after the other, not at the steps {starts}")
+        if len({stage.batch_size for stage in stages}) > 1:
             raise InputError("all stages have one batch size")
-
-    @property
-    def batch_size(self) -> int:
-        return self.stages[0].batch_size
+        self.stages, self.starts = tuple(stages), tuple(starts)
+        self.batch_size = stages[0].batch_size
 
     def stage(self, step: int) -> int:
         """The number of the stage that this step is of."""
