@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pushforward.cli.base import DEVICE, Command, run_folder, say
 from pushforward.cli.decoding import DECODING, AnyDecoding, BeamChoice
-from pushforward.recipes.options import RunFolder, option, pick
+from pushforward.recipes.options import Options, RunFolder, option, pick
 
 if TYPE_CHECKING:
     from pushforward.models.captioner import CaptionModel
@@ -41,6 +42,10 @@ class Caption(Command):
 
     def opening(self) -> str:
         return f"captioning {self.image or self.data or 'pictures'} by {self.folder}"
+
+    def cut(self, above: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
+        # As many as a training on them has in a rehearsal.
+        return {**above(self), "num": None if self.data is None else min(self.num or 200, 200)}
 
     def run(self) -> int:
         from pushforward.core.errors import InputError
