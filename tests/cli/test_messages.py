@@ -218,7 +218,7 @@ MISUSE = {
     "evaluate plane --compare --solver heun": "there is no option --solver; did you mean --solvers?",
     "evaluate plane --compare --nfe 8": "there is no option --nfe; did you mean --nfes?",
     "evaluate plane --compare --nfes": "--nfes is empty: give at least one",
-    "info": "--folder is missing: Run folder, or any folder with a model.",
+    "info": "--folder is missing: Run folder, or any folder with a model; scenes, which is shipped; or hub:OWNER/NAME.",
 }  # fmt: skip
 
 

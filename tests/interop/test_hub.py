@@ -19,7 +19,7 @@ from pushforward.interop.hub import beside, hub_card
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
 
-def client(hub: Hub, home: Path, *words: str, token: bool = True, offline: bool = False):
+def client(hub: Hub, home: Path, *words: str, token: bool = True, offline: bool = False, cwd=None):
     """Another process, which has this Hub."""
     known = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     # Weights by HTTP: the stand-in has no store of chunks.
@@ -28,7 +28,7 @@ def client(hub: Hub, home: Path, *words: str, token: bool = True, offline: bool 
     env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
     env |= {"PYTHONPATH": str(Path(pf.__file__).parents[1])}
     return subprocess.run(
-        [sys.executable, *words], env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, *words], env=env, capture_output=True, text=True, timeout=120, cwd=cwd
     )
 
 
@@ -91,6 +91,42 @@ def test_a_revision_is_loaded_by_its_name_and_main_is_the_newest(saved, tmp_path
         assert torch.load(tmp_path / "new.pt").shape == (4, 2)
         done = client(hub, tmp_path / "b", *loading("hub:me/blobs@v7", tmp_path / "none.pt"))
         assert "has no such revision" in done.stderr
+
+
+def test_commands_take_a_name_on_the_hub_and_use_a_copy_among_the_runs(saved, tmp_path):
+    folder, _ = saved
+    place, home = tmp_path / "place", tmp_path / "home"
+    place.mkdir()
+    with served() as hub:
+        push = ("-m", "pushforward", "push", str(folder), "me/blobs")
+        assert client(hub, home, *push).returncode == 0
+        commit = hub.repositories["me/blobs"][-1][0]
+        words = (
+            "-m",
+            "pushforward",
+            "sample",
+            "hub:me/blobs",
+            "--num",
+            "4",
+            "--nfe",
+            "3",
+            "--overwrite",
+        )
+        for _ in range(2):  # a second time the copy is found
+            done = client(hub, home, *words, cwd=place)
+            assert done.returncode == 0, done.stderr
+        copy = place / "runs" / "hub" / "me" / f"blobs-{commit[:8]}"
+        assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+        assert (copy / "generated").is_dir()
+        assert pf.load(copy).provenance.sha256 == pf.load(folder).provenance.sha256
+        # A newer model of the name is another run.
+        pf.save(plane(), folder)
+        assert client(hub, home, *push).returncode == 0
+        assert client(hub, home, *words, cwd=place).returncode == 0
+        assert len(list(copy.parent.iterdir())) == 2
+        done = client(hub, home, "-m", "pushforward", "info", "hub:me/nothing", cwd=place)
+        assert done.returncode == 1
+        assert "there is no model me/nothing on the Hub that you may see" in done.stderr
 
 
 def test_faults_of_the_hub_are_said(saved, tmp_path):

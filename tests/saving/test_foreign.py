@@ -61,7 +61,10 @@ def test_a_name_of_a_hub_is_not_downloaded(name: str, tmp_path: Path, monkeypatc
     message = refusal_of_file(Path(name))
     assert f"there is no folder {name}. If it names a model of this library" in message
     for other in ("runs", "a/b/c", "/tmp/nothing-there"):
-        with pytest.raises(pf.CheckpointError, match=f"there is no folder {other}(; models that come with pushforward: scenes)?$"):
+        with pytest.raises(
+            pf.CheckpointError,
+            match=f"there is no folder {other}(; models that come with pushforward: scenes)?$",
+        ):
             pf.load(other)
     (tmp_path / "empty").mkdir()
     with pytest.raises(pf.CheckpointError, match=r"holds no model: model\.json is missing"):

@@ -22,7 +22,9 @@ DEVICE = "cpu, cuda, cuda:1, ...; auto: CUDA if there is one."
 SEED = "Sample i is a function of the seed and i."
 
 
-def run_folder(description: str = "Run folder, or any folder with a model.") -> Any:
+def run_folder(
+    description: str = "Run folder, or any folder with a model; scenes, which is shipped; or hub:OWNER/NAME.",
+) -> Any:
     """The field of a run folder, a `RunFolder`, the first argument."""
     return option(..., description, positional=True)
 

@@ -11,7 +11,7 @@ from pushforward.recipes.options import option
 class Push(Command):
     """Upload a trained model to the Hugging Face Hub, with its card."""
 
-    folder: Path = run_folder()
+    folder: Path = run_folder("Run folder, or any folder with a model.")
     name: str = option(..., "OWNER/NAME on the Hub.", positional=True)
     private: bool = option(False, "Create a private repository. One that is there stays as it is.")
     message: str | None = option(None, "Of the commit.")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pushforward.cli.base import DEVICE, Command, say
 from pushforward.core.errors import InputError
-from pushforward.recipes.options import Options, option
+from pushforward.recipes.options import Options, RunFolder, option
+from pushforward.runtime.shipped import SHIPPED, shipped
 
 
 class Serve(Command):
     """Open a page in the browser: flows of exact laws, and of runs, drawn as they are solved."""
 
-    folders: tuple[Path, ...] = option(
-        (), "Run folders to show beside the exact laws.", positional=True
+    folders: tuple[RunFolder, ...] = option(
+        (), "Run folders to show beside the exact laws and what is shipped.", positional=True
     )
     port: int = option(8000, "Port of the address; 0 for any that is free.", ge=0, le=65535)
     host: str = option(
@@ -39,5 +39,7 @@ class Serve(Command):
                 raise InputError(f"{folder} is no folder of a model: it has no model.json")
         from pushforward.serve.start import serve
 
-        serve(self.folders, self.host, self.port, self.device, check=self.check, say=say)
+        names = {folder.name for folder in self.folders}
+        more = [SHIPPED / name for name in shipped() if name not in names]
+        serve([*self.folders, *more], self.host, self.port, self.device, check=self.check, say=say)
         return 0

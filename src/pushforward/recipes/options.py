@@ -60,12 +60,16 @@ def pick(default: Callable[[], Choice], description: str, *, rare: bool = False)
 
 
 def _own_copy(folder: Path) -> Path:
-    from pushforward.runtime.shipped import own_copy
+    if str(folder).startswith("hub:"):
+        from pushforward.saving import hub
 
-    return own_copy(folder)
+        return hub.own_copy(folder)
+    from pushforward.runtime import shipped
+
+    return shipped.own_copy(folder)
 
 
-# A run folder, or the name of a model that comes with the library.
+# A run folder, the name of a model that comes with the library, or hub:OWNER/NAME, a model on the Hugging Face Hub.
 RunFolder = Annotated[Path, AfterValidator(_own_copy)]
 
 

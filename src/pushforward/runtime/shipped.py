@@ -36,18 +36,27 @@ def own_copy(folder: Path) -> Path:
     found = find(folder)
     if found == folder:
         return folder
-    copy = Path("runs", "shipped") / folder
+    return copied(found, Path("runs", "shipped") / folder, f"{folder} comes with pushforward")
+
+
+def copied(found: Path, copy: Path, what: str) -> Path:
+    """A copy of the model in a folder that is only to be read, at `copy`; the one that is there, if its weights are
+    the same.
+
+    Whole or not at all, also among several processes. what: the model, in words, for InputError where something else
+    is in that place.
+    """
     if copy.exists():
         if _weights(copy) != _weights(found):
             raise InputError(
-                f"{folder} comes with pushforward and is to be used in {copy}, where there is something else: "
-                f"move that away, or give the path of the run that you mean"
+                f"{what} and is to be used in {copy}, where there is something else: move that away, or give the path "
+                f"of the run that you mean"
             )
         return copy
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=copy.parent, prefix=f".{folder}-") as holder:
-            whole = Path(holder) / str(folder)
+        with tempfile.TemporaryDirectory(dir=copy.parent, prefix=f".{copy.name}-") as holder:
+            whole = Path(holder) / copy.name
             shutil.copytree(found, whole)
             try:
                 os.rename(whole, copy)

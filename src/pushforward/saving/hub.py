@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pushforward.core.errors import CheckpointError, InputError
 from pushforward.core.version import __version__
+from pushforward.runtime.shipped import copied
 
 SCHEME = "hub:"
 # The files of a model; a repository may hold others, which are not fetched.
@@ -38,6 +39,18 @@ def fetch(name: str | Path) -> Path:
             library_version=__version__,
         )  # fmt: skip
     return Path(folder)
+
+
+def own_copy(name: str | Path) -> Path:
+    """runs/hub/OWNER/NAME-COMMIT with a copy of a model on the Hub, downloaded if need be.
+
+    A copy, so that samples, figures and fitted samplers have a place beside the model, as those of any run; named by
+    its commit, so that a newer model of the name is another run.
+    """
+    folder = fetch(name)  # huggingface_hub names it by the whole hash of the commit
+    repository = str(name).removeprefix(SCHEME).partition("@")[0]
+    copy = Path("runs", "hub", f"{repository}-{folder.name[:8]}")
+    return copied(folder, copy, f"{name} comes from the Hub")
 
 
 @contextmanager
