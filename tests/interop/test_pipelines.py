@@ -8,9 +8,11 @@ import inspect
 import diffusers
 import pytest
 import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 import pushforward as pf
 from interop import texts, tiny
+from pushforward.core import times
 from pushforward.core.noise import SOLVER
 from pushforward.interop.diffusers.grids import grid_of
 from pushforward.nets.adapters import DiffusersDiT, DiffusersUNet2D
@@ -52,6 +54,16 @@ def flux():
         tokenizer=texts.clip_tokenizer(), text_encoder_2=texts.t5(), tokenizer_2=texts.t5_tokenizer(),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
     )  # fmt: skip
+
+
+def pixart(kind, **changes):
+    # A factor of 8, by which the network knows how large a picture is.
+    vae = tiny.kl(
+        shift_factor=None, block_out_channels=(8,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    return kind(texts.t5_tokenizer(), texts.t5(), vae, tiny.pixart(**changes), scheduler)
 
 
 def stable_diffusion_xl():
@@ -175,6 +187,69 @@ def test_flux_draws_what_its_pipeline_draws(tmp_path):
     back = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "back")
     again = drawn(back, 4, packed, guidance_scale=2.0, height=16, width=16)
     assert tiny.close(back._unpack_latents(again, 16, 16, 2), want)
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize("name", ["flux", "sd3"])
+def test_a_shift_by_the_size_of_pictures_is_that_of_the_trained_size(tmp_path, kind, name):
+    pipe = flux() if name == "flux" else stable_diffusion_3(last=False)
+    # FLUX is of 128 x 128 latents, the other here of 8 x 8, both in patches of 2.
+    tokens = {"flux": 64 * 64, "sd3": 4 * 4}[name]
+    pipe.scheduler = scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, time_shift_type=kind, base_shift=0.6, max_shift=1.3, max_image_seq_len=3000
+    )  # fmt: skip
+    model = saved(pipe, tmp_path / "theirs")
+    mu = calculate_shift(tokens, 256, 3000, 0.6, 1.3)
+    scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=mu)
+    assert torch.allclose(
+        times.shifted(4, model.sampling.shift).float(), 1 - scheduler.sigmas, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "more"),
+    [
+        # Of 1024 px its network knows resolution and aspect ratio.
+        (diffusers.PixArtAlphaPipeline, 120, {"sample_size": 128, "interpolation_scale": 1}),
+        (diffusers.PixArtSigmaPipeline, 300, {}),
+    ],
+)
+def test_pixart_draws_what_its_pipeline_draws(tmp_path, kind, length, more):
+    pipe = pixart(kind, **more)
+    model = saved(pipe, tmp_path / "theirs")
+    prompts = [" A red CAT ", PROMPTS[1]]
+    positive, mask, negative, none = pipe.encode_prompt(
+        prompts, num_images_per_prompt=1, device="cpu", clean_caption=False
+    )
+    given = model.encoders["prompt"](prompts)["text"]
+    assert given.values.shape[1] == length
+    assert torch.equal(given.mask, mask.bool())
+    assert tiny.close(given.values, positive)
+    empty = model.nulls["text"](given)
+    assert torch.equal(empty.mask, none.bool())
+    assert tiny.close(empty.values, negative)
+
+    x = noise(4, 8, 4)
+    pipe.set_progress_bar_config(disable=True)
+    theirs = {
+        "num_inference_steps": 4,
+        "latents": x,
+        "output_type": "latent",
+        "height": 64,
+        "width": 32,
+    }
+    theirs |= {"use_resolution_binning": False, "clean_caption": False}
+    want = pipe(prompts, **theirs).images  # by its usual guidance
+    options = {"solver": DDIM(), "grid": grid_of(pipe.scheduler), "source": x, "decode": False}
+    options |= {"shape": (4, 8, 4)}
+    assert tiny.close(pf.generate(model, prompt=prompts, **options), want)
+
+    pf.save(model, tmp_path / "run")
+    assert tiny.close(pf.generate(pf.load(tmp_path / "run"), prompt=prompts, **options), want)
+    pf.to_diffusers(model, tmp_path / "back")
+    back = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "back")
+    assert type(back) is kind
+    assert tiny.close(back.encode_prompt(prompts, device="cpu", clean_caption=False)[0], positive)
 
 
 def test_a_latent_consistency_model_follows_the_scale_that_its_pipeline_is_given(

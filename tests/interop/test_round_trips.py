@@ -10,6 +10,7 @@ import torch
 
 import pushforward as pf
 from interop import tiny
+from pushforward.core.conditions import Tokens
 from pushforward.interop.diffusers.schedules import read_schedule
 
 B = 2
@@ -31,6 +32,8 @@ def same_state(one, other) -> bool:
 
 
 LABEL = torch.tensor([3, 0])
+MASK = torch.tensor([[True] * 5, [True, True, True, False, False]])
+NONE = {"resolution": None, "aspect_ratio": None}
 # Constructor, off its defaults; conditions of ours; the same as diffusers' arguments.
 DENOISERS = {
     "UNet2DModel": [
@@ -89,6 +92,28 @@ DENOISERS = {
             lambda: tiny.dit(patch_size=4, num_layers=3, num_attention_heads=4, norm_eps=1e-3),
             {"label": torch.tensor([-1, 2])},
             {"class_labels": torch.tensor([5, 2])},
+        ),
+    ],
+    "PixArtTransformer2DModel": [
+        (
+            lambda: tiny.pixart(),
+            {"text": Tokens(randn(B, 5, 24), MASK)},
+            {"encoder_hidden_states": randn(B, 5, 24), "encoder_attention_mask": MASK, "added_cond_kwargs": NONE},
+        ),
+        (
+            lambda: tiny.pixart(use_additional_conditions=True, num_layers=1, attention_bias=False),
+            {"text": Tokens(randn(B, 5, 24), MASK)},
+            {
+                "encoder_hidden_states": randn(B, 5, 24), "encoder_attention_mask": MASK,
+                "added_cond_kwargs": {
+                    "resolution": torch.tensor([[64.0, 64.0]] * B), "aspect_ratio": torch.ones(B, 1),
+                },
+            },
+        ),
+        (
+            lambda: tiny.pixart(out_channels=4, caption_channels=None, patch_size=4, interpolation_scale=2),
+            {"text": randn(B, 3, 24)},
+            {"encoder_hidden_states": randn(B, 3, 24), "added_cond_kwargs": NONE},
         ),
     ],
     "SD3Transformer2DModel": [
@@ -156,7 +181,7 @@ def answer(net, x, tau, given):
             txt_ids=torch.zeros(given["encoder_hidden_states"].shape[1], 3), **given,
         ).sample  # fmt: skip
         return unpack(out, 8 * height, 8 * width, 8)
-    if name.startswith(("SD3", "DiT")):
+    if name.startswith(("SD3", "DiT", "PixArt")):
         return net(x, timestep=tau, **given).sample
     return net(x, tau, **given).sample
 

@@ -47,6 +47,14 @@ def dit(**changes: Any) -> Any:
     return randomised(diffusers.DiTTransformer2DModel(**config | changes))
 
 
+def pixart(**changes: Any) -> Any:
+    config: dict[str, Any] = {
+        "num_attention_heads": 3, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 2,
+        "sample_size": 8, "patch_size": 2, "cross_attention_dim": 24, "caption_channels": 24, "norm_num_groups": 4,
+    }  # fmt: skip
+    return randomised(diffusers.PixArtTransformer2DModel(**config | changes))
+
+
 def sd3(**changes: Any) -> Any:
     config: dict[str, Any] = {
         "sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 2,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.core.conditions import Condition, Null
+from pushforward.core.conditions import Condition, Null, Tokens, cat, repeat, take, to
 from pushforward.core.errors import CheckpointError, InputError
 from pushforward.models.pretrained_files import digest_folder, weight_files
 from pushforward.models.text import NoText, check_texts
@@ -33,6 +33,8 @@ class Tower:
     encoder, tokenizer: their folders in that of the pipeline. length: of the rows, start, end and padding included.
     layer:  which hidden state the tokens are; None for the last one, normalised as the encoder does.
     tokens, pooled: what is taken of it. Pooled is CLIP's state at the end token, projected where it has a projection.
+    masked: padding is attended to neither here nor by the network. lower: texts come in lower case, without space
+            around them.
     """
 
     encoder: str
@@ -41,6 +43,8 @@ class Tower:
     layer: int | None = None
     tokens: bool = True
     pooled: bool = False
+    masked: bool = False
+    lower: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class PipelineText:
 
     folder: of the pipeline. towers: their tokens stand side by side, and their pooled vectors one after the other.
     below:  a tower whose tokens come after those, which are filled up with zeros to its width, as T5 in Stable
-            Diffusion 3. Alone, where no other gives tokens, as in FLUX.
+            Diffusion 3. Alone, where no other gives tokens, as in FLUX; then they may be masked, as in PixArt, and the
+            condition is `Tokens`.
     width, length: of T5's tokens where it is missing: zeros, which are attended to. None: there are none.
     zero_empty: no text is zeros, as in Stable Diffusion XL; otherwise the encoding of the empty text.
     sha256: what the encoders must have, see `digest`; None for any. It is kept with a model.
@@ -71,6 +76,9 @@ class PipelineText:
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", str(self.folder))
         object.__setattr__(self, "towers", tuple(self.towers))
+        beside = any(tower.tokens for tower in self.towers)
+        if any(tower.masked for tower in self.towers) or (beside and self._masked):
+            raise InputError("only the tokens of a tower that stands alone, below, can be masked")
         for tower in self.all:
             for name in (tower.encoder, tower.tokenizer):
                 if Path(name).name != name:
@@ -91,6 +99,10 @@ class PipelineText:
         return self.towers if self.below is None else (*self.towers, self.below)
 
     @property
+    def _masked(self) -> bool:
+        return self.below is not None and self.below.masked
+
+    @property
     def path(self) -> Path:
         return Path(self.folder).expanduser()
 
@@ -104,7 +116,7 @@ class PipelineText:
     @cached_property
     def digest(self) -> str:
         """Of all that the conditions depend on."""
-        towers = [[t.encoder, t.tokenizer, t.length, t.layer, t.tokens, t.pooled] for t in self.all]
+        towers = [list(vars(tower).values()) for tower in self.all]
         options = [self._found, towers, self.below is not None, self.width, self.length]
         return hashlib.sha256(json.dumps(options).encode()).hexdigest()
 
@@ -126,17 +138,18 @@ class PipelineText:
         left = []
         for tower in self.all:
             tokenizer, _ = self._loaded(tower)
+            text = prepared(tower, [text])[0]
             ids = tokenizer(text, truncation=False, verbose=False).input_ids
             if len(ids) > tower.length:
                 short = tokenizer(text, truncation=True, max_length=tower.length).input_ids
                 left.append(tokenizer.decode(short, skip_special_tokens=True))
         return min(left, key=len, default=None)
 
-    def empty(self) -> dict[str, Tensor]:
+    def empty(self) -> dict[str, Condition]:
         """The encoding of the empty text, one row of each."""
         if "empty" not in self._kept:
             self._kept["empty"] = self([""])
-        found: dict[str, Tensor] = self._kept["empty"]
+        found: dict[str, Condition] = self._kept["empty"]
         return found
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Condition]:
@@ -147,21 +160,21 @@ class PipelineText:
         ]
         place = {text: i for i, text in enumerate(distinct)}
         order = torch.tensor([place[text] for text in texts], dtype=torch.int64)
-        return {name: torch.cat([part[name] for part in parts])[order] for name in self.names}
+        return take(cat(parts), order)
 
     @torch.no_grad()
-    def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def _encode(self, texts: Sequence[str]) -> dict[str, Condition]:
         tokens, pooled = [], []
         for tower in self.towers:
-            states, vector = self._run(tower, texts)
+            states, vector, _ = self._run(tower, texts)
             if tower.tokens:
                 tokens.append(states)
             if tower.pooled:
                 pooled.append(vector)
         beside = torch.cat(tokens, dim=2) if tokens else None
-        last = None
+        last = mask = None
         if self.below is not None:
-            last, _ = self._run(self.below, texts)
+            last, _, mask = self._run(self.below, texts)
         elif self.width is not None and self.length is not None:
             last = torch.zeros(len(texts), self.length, self.width)
         if beside is not None and last is not None:
@@ -172,28 +185,35 @@ class PipelineText:
                 )
             more = last.shape[2] - beside.shape[2]
             beside = torch.cat((torch.nn.functional.pad(beside, (0, more)), last), dim=1)
-        found = {"text": last if beside is None else beside}
+        found: dict[str, Condition] = {"text": last if beside is None else beside}
+        if last is not None and self._masked:
+            found["text"] = Tokens(last, mask)
         if pooled:
             found["pooled"] = torch.cat(pooled, dim=1)
         return {name: x for name, x in found.items() if x is not None}
 
-    def _run(self, tower: Tower, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def _run(self, tower: Tower, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """(tokens, pooled vector, where there are tokens)."""
         tokenizer, net = self._loaded(tower)
-        ids = tokenizer(
-            list(texts),
+        given = tokenizer(
+            prepared(tower, texts),
             padding="max_length",
             max_length=tower.length,
             truncation=True,
             return_tensors="pt",
-        ).input_ids
-        out = net(ids.to(self.device), output_hidden_states=tower.layer is not None)
+        )
+        mask = {"attention_mask": given.attention_mask.to(self.device)} if tower.masked else {}
+        out = net(
+            given.input_ids.to(self.device), **mask, output_hidden_states=tower.layer is not None
+        )
         states = out.last_hidden_state if tower.layer is None else out.hidden_states[tower.layer]
         pooled = getattr(out, "text_embeds", None)
         if pooled is None:
             pooled = getattr(out, "pooler_output", None)
         if tower.pooled and pooled is None:
             raise InputError(f"the text encoder {tower.encoder} has no pooled vector")
-        return states.float().cpu(), (states[:, 0] if pooled is None else pooled).float().cpu()
+        vector = states[:, 0] if pooled is None else pooled
+        return states.float().cpu(), vector.float().cpu(), given.attention_mask.bool()
 
     def _loaded(self, tower: Tower) -> tuple[Any, Any]:
         key = (str(self.path / tower.encoder), self._found, self.device)
@@ -220,9 +240,20 @@ class EmptyText:
     name: str
 
     def __call__(self, value: Condition) -> Condition:
-        if not isinstance(value, Tensor):
-            raise InputError(f"{self.name} of a pipeline is a tensor, not {type(value).__name__}")
-        return self.encoder.empty()[self.name].to(value).expand_as(value)
+        none = self.encoder.empty()[self.name]
+        if not isinstance(value, type(none)):
+            raise InputError(
+                f"{self.name} of this pipeline is a {type(none).__name__}, not {type(value).__name__}"
+            )
+        if isinstance(none, Tokens):
+            rows = repeat(to({self.name: none}, value.mask.device), len(value))[self.name]
+            return Tokens(rows.values.to(value.values), rows.mask)
+        return none.to(value).expand_as(value)
+
+
+def prepared(tower: Tower, texts: Sequence[str]) -> list[str]:
+    """Texts as a tower takes them."""
+    return [text.lower().strip() for text in texts] if tower.lower else list(texts)
 
 
 def load(folder: Path, tokenizer: Path, device: str) -> tuple[Any, Any]:

@@ -278,6 +278,37 @@ class DiffusersDiT(Adapter):
         return self._answer(joint, timestep=self._asked(x, t), class_labels=given)
 
 
+class DiffusersPixArt(Adapter):
+    """diffusers' `PixArtTransformer2DModel`, PixArt-alpha and -sigma: (B, C, H, W) -> (B, outputs C, H, W).
+
+    text: tokens (B, L, caption_channels), of T5: a tensor, all of which is attended to, or `Tokens`, of which padding
+          is not. None: zeros of one token.
+
+    Where it was trained with resolution and aspect ratio as conditions, these are those of x, a latent being 8 pixels.
+
+    Chen et al. 2023 (arXiv 2310.00426).
+    """
+
+    kind = "PixArtTransformer2DModel"
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | Tokens | None = None) -> Tensor:
+        config = self.inner.config
+        joint = joined(x, None, config["in_channels"], self.kind)
+        values, mask = (text.values, text.mask) if isinstance(text, Tokens) else (text, None)
+        if values is None:
+            width = config["caption_channels"] or config["cross_attention_dim"]
+            values = x.new_zeros(len(x), 1, width)
+        added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+        if self.inner.use_additional_conditions:
+            height, width = (8 * side for side in x.shape[2:])
+            added["resolution"] = x.new_tensor([[height, width]]).expand(len(x), 2)
+            added["aspect_ratio"] = x.new_full((len(x), 1), height / width)
+        return self._answer(
+            joint, encoder_hidden_states=values.to(x.dtype), encoder_attention_mask=mask, timestep=self._asked(x, t),
+            added_cond_kwargs=added,
+        )  # fmt: skip
+
+
 class DiffusersFlux(Adapter):
     """diffusers' `FluxTransformer2DModel`, whose tokens are 2 x 2 latents: (B, C, H, W) -> (B, C, H, W), even H, W.
 

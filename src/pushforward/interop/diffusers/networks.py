@@ -23,6 +23,7 @@ from pushforward.nets.adapters import (
     Adapter,
     DiffusersDiT,
     DiffusersFlux,
+    DiffusersPixArt,
     DiffusersUNet2D,
     DiffusersUNet2DCondition,
     accepted,
@@ -127,7 +128,13 @@ def renamed(state: State) -> dict[str, Tensor]:
     return out
 
 
-ADAPTERS = (DiffusersUNet2D, DiffusersUNet2DCondition, DiffusersDiT, DiffusersFlux)
+ADAPTERS = (
+    DiffusersUNet2D,
+    DiffusersUNet2DCondition,
+    DiffusersDiT,
+    DiffusersPixArt,
+    DiffusersFlux,
+)
 DENOISERS: dict[str, Kind] = {
     "SD3Transformer2DModel": Kind(_sd3, sd3_state),
     **{cls.kind: _adapted(cls) for cls in ADAPTERS},

@@ -88,7 +88,7 @@ def _pipeline(folder: Path) -> Model | FlowMapModel:
     encode = PIPELINES[name]
     encoder = None if encode is None else encode(folder, index, net)
     guided = None if schedule.jumps is not None or encoder is None else GUIDANCE.get(name)
-    defaults = SamplingDefaults(prompt_guidance=guided, shift=schedule.shift)
+    defaults = SamplingDefaults(prompt_guidance=guided, shift=_shift(schedule, net))
     spec, sampling = _records(folder, _spec(folder, net, codec, index), defaults)
     classes = spec.classes is not None and not isinstance(net, DiffusersUNet2D)
     nulls = ({} if encoder is None else dict(encoder.nulls)) | ({"label": -1} if classes else {})
@@ -108,6 +108,18 @@ def _pipeline(folder: Path) -> Model | FlowMapModel:
     )
     model.requires_grad_(False).eval()
     return model if schedule.jumps is None else FlowMapModel(model, schedule.jumps).eval()
+
+
+def _shift(schedule: Schedule, net: nn.Module) -> float | None:
+    """By which times are shifted for pictures of the size that the network was trained with."""
+    _, size = state_of(net)
+    if schedule.dynamic is None or size is None:
+        return schedule.shift
+    if isinstance(net, Adapter):
+        patch = 2 if isinstance(net, DiffusersFlux) else net.inner.config.get("patch_size", 1)
+    else:
+        patch = net.config["patch"]
+    return schedule.dynamic.at(size[0] // patch * (size[1] // patch))
 
 
 def _codec(folder: Path) -> Latents:
@@ -209,6 +221,8 @@ def _records(
 
 # Text encoders, by pipeline.
 
+Encode = Callable[[Path, Mapping[str, Any], nn.Module], PipelineText | None]
+
 
 def _length(folder: Path, tokenizer: str) -> int:
     """Rows of CLIP, 77 unless its tokenizer says less."""
@@ -261,13 +275,26 @@ def _flux(folder: Path, index: Mapping[str, Any], _: nn.Module) -> PipelineText 
     return PipelineText(str(folder), (clip,), Tower("text_encoder_2", "tokenizer_2", 512))
 
 
-Encode = Callable[[Path, Mapping[str, Any], nn.Module], PipelineText | None]
+def _pixart(length: int) -> Encode:
+    """T5 alone, whose padding is not attended to. length: of the pipeline's texts."""
+
+    def encode(folder: Path, index: Mapping[str, Any], _: nn.Module) -> PipelineText | None:
+        if not _there(index, "text_encoder"):
+            return None
+        tower = Tower("text_encoder", "tokenizer", length, masked=True, lower=True)
+        return PipelineText(str(folder), (), tower)
+
+    return encode
+
+
 # The scale that a pipeline guides by if none is given; FLUX has one inside of its network.
 GUIDANCE = {
     "StableDiffusionPipeline": 7.5,
     "StableDiffusionImg2ImgPipeline": 7.5,
     "StableDiffusionXLPipeline": 5.0,
     "StableDiffusion3Pipeline": 7.0,
+    "PixArtAlphaPipeline": 4.5,
+    "PixArtSigmaPipeline": 4.5,
 }
 # Pipelines that are read, with how they encode texts; None for those that take none.
 PIPELINES: dict[str, Encode | None] = {
@@ -283,6 +310,8 @@ PIPELINES: dict[str, Encode | None] = {
     "StableDiffusionXLPipeline": _xl,
     "StableDiffusion3Pipeline": _stable_diffusion_3,
     "FluxPipeline": _flux,
+    "PixArtAlphaPipeline": _pixart(120),
+    "PixArtSigmaPipeline": _pixart(300),
     # What `to_diffusers` writes where diffusers has the parts and no pipeline of them.
     "DiffusionPipeline": None,
 }

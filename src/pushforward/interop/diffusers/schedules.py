@@ -10,6 +10,7 @@ How a scheduler steps, and where, is no property of a model: its grid is not rea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -34,12 +35,31 @@ PREDICTIONS: dict[str, Prediction] = {
 
 
 @dataclass(frozen=True)
+class DynamicShift:
+    """A shift that grows with the number of tokens: e^mu, or mu if `linear`, where mu is linear in their number.
+
+    base, largest: (tokens, mu), two points of the line. As in the pipelines of FLUX and Stable Diffusion 3.
+    """
+
+    base: tuple[int, float] = (256, 0.5)
+    largest: tuple[int, float] = (4096, 1.15)
+    linear: bool = False
+
+    def at(self, tokens: int) -> float:
+        """s of a picture of so many tokens."""
+        (n0, mu0), (n1, mu1) = self.base, self.largest
+        mu = mu0 + (mu1 - mu0) * (tokens - n0) / (n1 - n0)
+        return mu if self.linear else math.exp(mu)
+
+
+@dataclass(frozen=True)
 class Schedule:
     """What a scheduler says of a model.
 
     clock:  what the network is asked at. sign: -1 where its answer is noise - data, or a v of the other sign.
     jumps:  "data" of a consistency model (LCM), which is a flow map to the data.
     shift:  s of the times that the model was published with, sigma -> s sigma/(1 + (s - 1) sigma); None for none.
+    dynamic: the same by the size of the picture.
     """
 
     path: Path
@@ -49,6 +69,7 @@ class Schedule:
     preconditioning: Preconditioning | None = None
     jumps: Jumps | None = None
     shift: float | None = None
+    dynamic: DynamicShift | None = None
 
 
 def read_schedule(config: Mapping[str, Any]) -> Schedule:
@@ -126,8 +147,21 @@ def _flow(config: Mapping[str, Any], shift: Any) -> Schedule:
         raise InputError(
             "invert_sigmas makes a scheduler run from data to noise: its model cannot be sampled from noise"
         )
-    shift = None if config.get("use_dynamic_shifting") or shift == 1 else float(shift)
-    return Schedule(CondOT(), "velocity", NoiseClock(steps), -1, shift=shift)
+    flow = Schedule(CondOT(), "velocity", NoiseClock(steps), -1)
+    if config.get("use_dynamic_shifting"):
+        return replace(flow, dynamic=_dynamic(config))
+    return flow if shift == 1 else replace(flow, shift=float(shift))
+
+
+def _dynamic(config: Mapping[str, Any]) -> DynamicShift:
+    kind = config.get("time_shift_type", "exponential")
+    if kind not in ("exponential", "linear"):
+        raise InputError(f"time_shift_type is exponential or linear, not {kind!r}")
+    base = int(config.get("base_image_seq_len", 256)), float(config.get("base_shift", 0.5))
+    largest = int(config.get("max_image_seq_len", 4096)), float(config.get("max_shift", 1.15))
+    if base[0] == largest[0]:
+        raise InputError(f"base_image_seq_len and max_image_seq_len are both {base[0]}")
+    return DynamicShift(base, largest, kind == "linear")
 
 
 def _flow_match(config: Mapping[str, Any]) -> Schedule:

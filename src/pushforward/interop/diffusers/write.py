@@ -29,6 +29,7 @@ from pushforward.models.pipeline_text import PipelineText
 from pushforward.nets.adapters import (
     DiffusersDiT,
     DiffusersFlux,
+    DiffusersPixArt,
     DiffusersUNet2D,
     DiffusersUNet2DCondition,
 )
@@ -44,6 +45,8 @@ TEXT_PARTS = {
     "StableDiffusionXLPipeline": ("", "_2"),
     "StableDiffusion3Pipeline": ("", "_2", "_3"),
     "FluxPipeline": ("", "_2"),
+    "PixArtAlphaPipeline": ("",),
+    "PixArtSigmaPipeline": ("",),
 }
 OPTIONAL = {
     "StableDiffusionPipeline": ("safety_checker", "feature_extractor", "image_encoder"),
@@ -78,8 +81,8 @@ def to_diffusers(model: Any, folder: str | Path) -> Path:
     network = write_network(net)
     scheduler = _scheduler(model, inner)
     codec = None if model.codec is None else _codec(model.codec)
-    name, part = _pipeline(net, inner.path, model.codec, scheduler)
     text = model.encoders.get("prompt")
+    name, part = _pipeline(net, inner.path, model.codec, scheduler, text)
     codec_kind = None if codec is None else write_network(codec)[0]
     index = _index(name, part, network[0], scheduler, model, text, codec_kind)
 
@@ -154,7 +157,7 @@ def _check_clock(
 
 
 def _pipeline(
-    net: nn.Module, path: ProbabilityPath, codec: Any, scheduler: dict[str, Any]
+    net: nn.Module, path: ProbabilityPath, codec: Any, scheduler: dict[str, Any], text: Any
 ) -> tuple[str, str]:
     """(class of the pipeline, folder of its network)."""
     if isinstance(net, DiffusersUNet2D):
@@ -170,6 +173,13 @@ def _pipeline(
             return "LatentConsistencyModelPipeline", "unet"
         xl = net.inner.config["addition_embed_type"] == "text_time"
         return f"StableDiffusion{'XL' if xl else ''}Pipeline", "unet"
+    if isinstance(net, DiffusersPixArt):
+        # They differ in the length of texts alone.
+        below = text.below if isinstance(text, PipelineText) else None
+        return (
+            f"PixArt{'Sigma' if below and below.length > 120 else 'Alpha'}Pipeline",
+            "transformer",
+        )
     names = {
         DiffusersDiT: "DiTPipeline",
         MMDiT: "StableDiffusion3Pipeline",
