@@ -74,3 +74,23 @@ def served(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield Served(url, process.pid, folder)
     finally:
         stop(process)
+
+
+@pytest.fixture(scope="session")
+def steered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with `run:edges` alone: digits that are steered by edges, hardly trained."""
+    pytest.importorskip("skimage", reason="edges need scikit-image: pip install -e '.[control]'")
+    from pushforward.cli import main
+
+    folder = tmp_path_factory.mktemp("steered")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUSHFORWARD_QUICK", "1")
+        assert main(["train", "digits", "--out", str(folder / "base")]) == 0
+        words = ["train", "control", str(folder / "base"), "--control", "edges"]
+        assert main([*words, "--out", str(folder / "edges")]) == 0
+    process, url = start(str(folder / "edges"))
+    try:
+        httpx.get(url + "api/catalogue", timeout=120).raise_for_status()
+        yield Served(url, process.pid, folder)
+    finally:
+        stop(process)

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from talk import ask, head, opened, points, start, stop, until
+from talk import ask, head, opened, points, until
 
 import pushforward as pf
 from pushforward.core.noise import START
@@ -244,44 +244,22 @@ def test_what_cannot_be_drawn_is_refused_with_the_reason(served, settings, why):
 
 
 @pytest.mark.slow
-def test_a_hint_steers_a_control(tmp_path, monkeypatch):
-    pytest.importorskip("skimage", reason="edges need scikit-image: pip install -e '.[control]'")
-    from pushforward.cli import main
-
-    monkeypatch.setenv("PUSHFORWARD_QUICK", "1")
-    assert main(["train", "digits", "--out", str(tmp_path / "base")]) == 0
-    words = ["train", "control", str(tmp_path / "base"), "--control", "edges"]
-    assert main([*words, "--out", str(tmp_path / "edges")]) == 0
-    monkeypatch.delenv("PUSHFORWARD_QUICK")
-    process, url = start(str(tmp_path / "edges"))
+def test_a_hint_steers_a_control(steered):
     hint = np.zeros((8, 8), np.uint8)
     hint[3] = 255
     given = {"subject": "run:edges", "solver": "auto", "calls": 4, "num": 2, "curve": False}
-    try:
-        live = url.replace("http", "ws") + "api/live"
-        with opened(live) as socket:
-            assert (
-                until(socket, "catalogue", timeout=120)[0]["catalogue"]["subjects"]["run:edges"][
-                    "control"
-                ]
-                == "edges"
-            )
-            ask(socket, **given)
-            assert "steered by a hint" in until(socket, "error")[0]["error"]
-            ask(
-                socket,
-                job=2,
-                **given,
-                control=base64.b64encode(hint).decode(),
-                control_strength=0.7,
-            )
-            _, texts, frames = until(socket, "done", job=2)
-    finally:
-        stop(process)
+    with opened(steered.live) as socket:
+        catalogue = until(socket, "catalogue", timeout=120)[0]["catalogue"]
+        assert catalogue["subjects"]["run:edges"]["control"] == "edges"
+        ask(socket, **given)
+        assert "steered by a hint" in until(socket, "error")[0]["error"]
+        control = base64.b64encode(hint).decode()
+        ask(socket, job=2, **given, control=control, control_strength=0.7)
+        _, texts, frames = until(socket, "done", job=2)
     assert any("black and white" in t.get("note", "") for t in texts)
     from pushforward.saving.control import strengthened
 
-    model = strengthened(pf.load(tmp_path / "edges"), {"edges": 0.7})
+    model = strengthened(pf.load(steered.folder / "edges"), {"edges": 0.7})
     edges = torch.from_numpy(hint).float()[None, None].expand(2, 1, 8, 8) / 255
     label = torch.tensor([0, 1])
     x = pf.generate(model, 2, nfe=4, label=label, control={"edges": edges})

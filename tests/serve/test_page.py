@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -38,7 +39,11 @@ def visit(browser, served) -> Iterator[Any]:
     contexts = []
 
     def visit(
-        settings: str = "subject=pair&num=50&calls=4", width: str = "wide", scheme: str = "light"
+        settings: str = "subject=pair&num=50&calls=4",
+        width: str = "wide",
+        scheme: str = "light",
+        url: str = served.url,
+        drawn: bool = True,
     ) -> Any:
         size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
         context = browser.new_context(
@@ -51,8 +56,9 @@ def visit(browser, served) -> Iterator[Any]:
         page.on(
             "console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None
         )
-        page.goto(f"{served.url}#{settings}")
-        ready(page)
+        page.goto(f"{url}#{settings}")
+        if drawn:
+            ready(page)
         return page
 
     yield visit
@@ -334,6 +340,32 @@ def test_a_file_is_uploaded_masked_and_painted(visit, tmp_path):
     assert "No mask" in page.locator("#mask-note").inner_text()
     page.get_by_role("button", name="Remove").click()
     assert "picture" not in redrawn(page, lambda: page.locator("#draw").click())
+
+
+@pytest.mark.slow
+def test_a_hint_is_uploaded_and_its_strength_chosen(visit, steered, tmp_path):
+    stripes = np.zeros((8, 8), np.uint8)
+    stripes[2] = 255
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    # Without a hint nothing is drawn, and the page asks for one.
+    page = visit("subject=run:edges&calls=2&num=2", url=steered.url, drawn=False)
+    page.wait_for_selector("#work:text('choose a hint')")
+    page.locator("#control-file").set_input_files(tmp_path / "stripes.png")
+    ready(page)
+    shown = pixels(page, "#control-canvas").mean(2)
+    assert shown[len(shown) * 5 // 16].mean() > 200
+    assert shown[len(shown) * 13 // 16].mean() < 5
+    first = page.evaluate("document.querySelector('.tile canvas').toDataURL()")
+
+    def act() -> None:
+        page.locator("[name=control_strength]").fill("0")
+        page.locator("#draw").click()
+
+    sent = redrawn(page, act)
+    hint = np.frombuffer(base64.b64decode(sent["control"]), "u1").reshape(8, 8)
+    assert (hint == stripes).all()
+    assert sent["control_strength"] == 0
+    assert page.evaluate("document.querySelector('.tile canvas').toDataURL()") != first
 
 
 def test_a_mask_is_painted_by_keys(visit):

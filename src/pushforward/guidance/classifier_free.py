@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pushforward.core import conditions
+from pushforward.core.ends import Ends, away, check_margin, margin_for, singular_ends
 from pushforward.core.errors import InputError
 from pushforward.core.fields import Field, breaks_of, nulls_of, require_variance, within
 from pushforward.core.paths import Path
-from pushforward.core.predictions import Prediction
+from pushforward.core.predictions import Prediction, check_defined, convert
 from pushforward.core.shapes import as_time, expand
 from pushforward.guidance.interval import acting, breaks, check_interval, inside
+from pushforward.guidance.rules import Rule, linear
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,12 @@ class ClassifierFree:
 
     field:    one trained with its conditions dropped now and then; its `nulls` say which those are and what stands for
               none. Called once a step, on both halves of a double batch.
+    scale:    w, or a function of the time (B,) that gives w (B,).
     interval: (low, high) times within which guidance acts; outside, the condition alone is used.
     negative: conditions instead of none, by name, of one row for all samples or one for each: what to move away from.
               Conditions that it does not name are as in the positive half.
+    rule:     another way than this sum, see `guidance.rules`. It acts in its own prediction, which is converted.
+    margin:   by which times are moved where that conversion has no value, see `core.ends`.
 
     Raises InputError where no condition is given that may be dropped or has a negative.
 
@@ -39,12 +45,17 @@ class ClassifierFree:
     """
 
     field: Field
-    scale: float
+    scale: float | Callable[[Tensor], Tensor]
     interval: tuple[float, float] = (0.0, 1.0)
     negative: Mapping[str, Any] | None = None
+    rule: Rule | None = None
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
+        check_margin(self.margin)
+        if self.rule is not None:
+            check_defined(self.rule.space, self.path)
 
     @property
     def path(self) -> Path:
@@ -53,25 +64,39 @@ class ClassifierFree:
     @property
     def breaks(self) -> tuple[float, ...]:
         """Where the guided field jumps in time."""
-        own = () if self.scale == 1 else breaks(self.interval)
-        return tuple(sorted({*own, *breaks_of(self.field)}))
+        own = () if self._plain else breaks(self.interval)
+        rule = () if self.rule is None else self.rule.breaks
+        return tuple(sorted({*own, *rule, *breaks_of(self.field)}))
 
     def within(self, start: float, end: float) -> ClassifierFree:
         """The guided field between two neighbouring breaks."""
         interval = acting(self.interval, start, end)
-        return replace(self, field=within(self.field, start, end), interval=interval)
+        rule = None if self.rule is None else self.rule.within(start, end)
+        return replace(self, field=within(self.field, start, end), interval=interval, rule=rule)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether nothing is changed."""
+        return self.rule is None and not callable(self.scale) and self.scale == 1
+
+    @cached_property
+    def _ends(self) -> Callable[[Prediction], Ends]:
+        """Where the rule's prediction cannot be converted."""
+        rule = self.rule
+        assert rule is not None
+        return cache(lambda want: singular_ends(rule.space, want, self.path))
 
     def __call__(
         self, x: Tensor, t: Tensor | float, want: Prediction = "velocity", **cond: Any
     ) -> Tensor:
-        return self._guided(lambda x, t, **c: (self.field(x, t, want, **c),), x, t, cond)[0]
+        return self._guided(lambda x, t, w, **c: (self.field(x, t, w, **c),), x, t, want, cond)[0]
 
     def with_variance(
         self, x: Tensor, t: Tensor | float, want: Prediction = "data", **cond: Any
     ) -> tuple[Tensor, Tensor]:
         """The guided prediction, with the variance of the conditional one, as improved DDPM and DiT have it."""
         field = require_variance(self.field)
-        value, v = self._guided(lambda x, t, **c: field.with_variance(x, t, want, **c), x, t, cond)
+        value, v = self._guided(field.with_variance, x, t, want, cond)
         return value, v
 
     def _guided(
@@ -79,20 +104,31 @@ class ClassifierFree:
         ask: Callable[..., tuple[Tensor, ...]],
         x: Tensor,
         t: Tensor | float,
+        want: Prediction,
         cond: dict[str, Any],
     ) -> tuple[Tensor, ...]:
-        """What `ask(x, t, **cond)` gives, the first of its values guided and the others the conditional ones."""
+        """What `ask(x, t, want, **cond)` gives, the first of its values guided and the others the conditional ones."""
         t = as_time(t, x)
+        rule = self.rule
+        space = want if rule is None else rule.space
         acts = inside(self.interval, t)
-        if self.scale == 1 or not bool(acts.any()):
-            return ask(x, t, **cond)
-        weight = torch.where(acts, self.scale, torch.ones_like(t))
+        if self._plain or not bool(acts.any()):
+            return ask(x, t, want, **cond)
+        if space != want:
+            t = away(t, self._ends(want), margin_for(self.margin, x.dtype))
+        scale = self.scale(t) if callable(self.scale) else self.scale
+        weight = torch.where(acts, scale, torch.ones_like(t))
         count = x.shape[0]
         both = conditions.cat((self._other(cond, count), cond))
         twice = t if t.shape[0] != count else torch.cat((t, t))  # or one time for all
-        value, *others = ask(torch.cat((x, x)), twice, **both)
+        value, *others = ask(torch.cat((x, x)), twice, space, **both)
         free, given = value[:count], value[count:]
-        return (free + expand(weight, x) * (given - free), *(v[count:] for v in others))
+        if rule is None:
+            guided = linear(free, given, weight)
+        else:
+            guided = torch.where(expand(acts, x).bool(), rule(free, given, weight, t), given)
+            guided = convert(guided, x, t, self.path, space, want)
+        return (guided, *(v[count:] for v in others))
 
     def _other(self, cond: dict[str, Any], count: int) -> dict[str, Any]:
         """The conditions to move away from."""
@@ -108,9 +144,10 @@ class ClassifierFree:
             conditions.check_size(negative, count)
             return {**cond, **negative}
         if not any(name in cond for name in nulls):
+            scale = "" if callable(self.scale) else f" of scale {self.scale:g}"
             known = ", ".join(nulls) or "none: build the model with classes or nulls"
             raise InputError(
-                f"guidance of scale {self.scale:g} needs a condition that may be dropped, and none was given; this "
+                f"guidance{scale} needs a condition that may be dropped, and none was given; this "
                 f"model's are {known}"
             )
         return conditions.drop(cond, nulls)
