@@ -186,7 +186,7 @@ class PipelineText:
             more = last.shape[2] - beside.shape[2]
             beside = torch.cat((torch.nn.functional.pad(beside, (0, more)), last), dim=1)
         found: dict[str, Condition] = {"text": last if beside is None else beside}
-        if last is not None and self._masked:
+        if last is not None and mask is not None and self._masked:
             found["text"] = Tokens(last, mask)
         if pooled:
             found["pooled"] = torch.cat(pooled, dim=1)

@@ -118,7 +118,8 @@ def _shift(schedule: Schedule, net: nn.Module) -> float | None:
     if isinstance(net, Adapter):
         patch = 2 if isinstance(net, DiffusersFlux) else net.inner.config.get("patch_size", 1)
     else:
-        patch = net.config["patch"]
+        assert isinstance(net, MMDiT)
+        patch = net.patch
     return schedule.dynamic.at(size[0] // patch * (size[1] // patch))
 
 
