@@ -41,3 +41,10 @@ for shape in ((2, 4, 8, 8), (2, 4, 3, 8, 8)):
 PYTHON
 
 # Output seen:
+#   python 3.11.7, torch 2.13.0+cpu, diffusers 0.42.1
+#   expected: a guider of images takes predictions of images, in any number of dimensions
+#   seen: ClassifierFreeGuidance, (2, 4, 8, 8): shape (2, 4, 8, 8)
+#   seen: AdaptiveProjectedGuidance, (2, 4, 8, 8): shape (2, 4, 8, 8)
+#   seen: MagnitudeAwareGuidance, (2, 64, 4): shape (2, 64, 4)
+#   seen: MagnitudeAwareGuidance, (2, 4, 8, 8): linalg.matrix_norm: dim must be a 2-tuple. Got 1 2 3
+#   seen: MagnitudeAwareGuidance, (2, 4, 3, 8, 8): linalg.matrix_norm: dim must be a 2-tuple. Got 1 2 3 4

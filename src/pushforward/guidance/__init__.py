@@ -3,6 +3,8 @@
 from pushforward.guidance.autoguidance import Autoguidance
 from pushforward.guidance.classifier import ClassifierGuidance
 from pushforward.guidance.classifier_free import ClassifierFree
+from pushforward.guidance.composed import Composed
+from pushforward.guidance.perturbed import Smoothed, perturbed, without
 from pushforward.guidance.rules import (
     Frequencies,
     MagnitudeAware,
@@ -17,11 +19,15 @@ __all__ = [
     "Autoguidance",
     "ClassifierFree",
     "ClassifierGuidance",
+    "Composed",
     "Frequencies",
     "MagnitudeAware",
     "Projected",
     "Rescaled",
     "Rule",
+    "Smoothed",
     "Tangential",
     "ZeroStar",
+    "perturbed",
+    "without",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -33,6 +35,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tenso
     return h.transpose(1, 2).flatten(2)
 
 
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Attending(nn.Module):
+    """What has an attention, as a function of queries, keys, values and mask, which may be another than `attend`."""
+
+    attend: Attend = staticmethod(attend)
+
+
 class RMSNorm(nn.Module):
     """`g x / sqrt(mean x^2 + eps)` over the last dimension, computed in float32 at least; the gain g starts at 1.
 
@@ -48,7 +59,7 @@ class RMSNorm(nn.Module):
         return (self.gain * h * ((h**2).mean(-1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
 
 
-class Attention(nn.Module):
+class Attention(Attending):
     """Multi-head attention among the tokens of a sequence: `W softmax(Q K^T / sqrt d) V`, Q, K, V linear in x.
 
     x: (B, N, width) -> (B, N, width); d = width/heads. angle: (N, d/2) or
@@ -68,7 +79,7 @@ class Attention(nn.Module):
         q, k, v = self._project(x)
         if angle is not None:
             q, k = rotate(q, angle), rotate(k, angle)
-        return self.out(attend(q, k, v, keep))
+        return self.out(self.attend(q, k, v, keep))
 
     def extend(
         self, x: Tensor, past: KeyValues | None = None, keep: Tensor | None = None
@@ -82,7 +93,7 @@ class Attention(nn.Module):
         q, k, v = self._project(x)
         if past is not None:
             k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
-        return self.out(attend(q, k, v, keep)), (k, v)
+        return self.out(self.attend(q, k, v, keep)), (k, v)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (
@@ -91,7 +102,7 @@ class Attention(nn.Module):
         return self.norm_q(q), self.norm_k(k), v
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Attending):
     """Multi-head attention to another sequence: Q linear in x, K and V linear in the context.
 
     x: (B, N, width), context: (B, L, context) -> (B, N, width). keep: (B, L) bool, the tokens of the context that are
@@ -117,7 +128,7 @@ class CrossAttention(nn.Module):
     def look(self, x: Tensor, context: KeyValues, keep: Tensor | None = None) -> Tensor:
         """What `forward` gives of the context that was read."""
         q = self.norm_q(self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2))
-        return self.out(attend(q, *context, keep))
+        return self.out(self.attend(q, *context, keep))
 
 
 def read_context(

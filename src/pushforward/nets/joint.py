@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, addcmul, nn
 from torch.nn.functional import gelu
 
-from pushforward.nets.attention import attend, check_heads
+from pushforward.nets.attention import Attending, check_heads
 from pushforward.nets.layers import LayerNorm
 from pushforward.nets.linear import Linear, linear
 from pushforward.nets.positions import rotate
@@ -66,7 +66,7 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
-class JointAttention(nn.Module):
+class JointAttention(Attending):
     """Attention among the tokens of an image and of a text together, with projections of each stream's own.
 
         softmax(Q K^T / sqrt d) V      Q = (Q_x, Q_c),  K = (K_x, K_c),  V = (V_x, V_c)
@@ -117,7 +117,7 @@ class JointAttention(nn.Module):
             else:
                 k_c, v_c = heads_of(c, (self.add_k_proj, self.add_v_proj), self.heads)
             k, v = torch.cat((k, self.norm_added_k(k_c)), dim=1), torch.cat((v, v_c), dim=1)
-        h = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), keep)
+        h = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), keep)
         out = self.to_out(h[:, : x.shape[1]])
         if c is None or self.text != "stream":
             return out, None
@@ -189,7 +189,7 @@ class JointBlock(nn.Module):
         return x, addcmul(c, cg2, self.ff_context(addcmul(cb2, 1 + ca2, self.norm(c))))
 
 
-class SingleAttention(nn.Module):
+class SingleAttention(Attending):
     """Projections and norms of attention in one stream, without a layer behind it."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -228,7 +228,7 @@ class SingleBlock(nn.Module):
         h, attn = addcmul(b, 1 + a, self.layer_norm(x)), self.attn
         q, k, v = heads_of(h, (attn.to_q, attn.to_k, attn.to_v), self.heads)
         q, k = turned(attn.norm_q(q), angle), turned(attn.norm_k(k), angle)
-        mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), keep)
+        mixed = attn.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), keep)
         inner = gelu(self.proj_mlp(h), approximate="tanh")
         out = self.proj_out(self.dropout(torch.cat((mixed.to(inner.dtype), inner), dim=2)))
         return addcmul(x, g, out)

@@ -12,8 +12,8 @@ from torch.nn.functional import interpolate, silu
 from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError
 from pushforward.nets.attention import (
+    Attending,
     CrossAttention,
-    attend,
     context_or_none,
     qk_norms,
     read_context,
@@ -84,7 +84,7 @@ def _heads(channels: int, width: int) -> int:
     return max(h for h in range(1, max(1, channels // width) + 1) if channels % h == 0)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Attending):
     """`s (x + W softmax(Q K^T / sqrt d) V)` over the pixels, s = scale.
 
     Starts as the identity, but for s. qk_norm: queries and keys of root mean square 1, as in `attention.Attention`.
@@ -108,7 +108,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).mT
         q, k, v = (part.contiguous() for part in qkv.unbind(1))
-        h = attend(self.norm_q(q), self.norm_k(k), v)
+        h = self.attend(self.norm_q(q), self.norm_k(k), v, None)
         return _scaled(x + self.out(h.mT.unflatten(2, x.shape[2:])), self.scale)
 
 

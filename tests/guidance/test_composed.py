@@ -1,0 +1,77 @@
+"""Conditions composed: one call, the sum by hand, and the exact product where conditions are independent."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import pushforward as pf
+from contracts.members import Counted, randn
+from guidance.laws import LABEL, LAW, T, X
+from pushforward.guidance import ClassifierFree, Composed
+
+FIELD = LAW.field(pf.CondOT())
+
+
+def label(k: int) -> dict[str, torch.Tensor]:
+    return {"label": torch.tensor([k])}
+
+
+@pytest.mark.parametrize("want", ["velocity", "data", "noise"])
+def test_the_sum_is_that_by_hand_in_one_call(want):
+    field = Counted(FIELD)
+    got = Composed(field, [(2.0, label(0)), (1.5, {"label": LABEL}), (-0.5, label(2))])(X, T, want)
+    assert field.calls == 1
+    free = FIELD(X, T, want, label=torch.full((5,), -1))
+    parts = {k: FIELD(X, T, want, label=torch.full((5,), k)) for k in (0, 2)}
+    own = FIELD(X, T, want, label=LABEL)
+    by_hand = free + 2 * (parts[0] - free) + 1.5 * (own - free) - 0.5 * (parts[2] - free)
+    assert torch.allclose(got, by_hand, atol=1e-12)
+
+
+def test_one_term_is_classifier_free_guidance():
+    got = Composed(FIELD, [(2.5, {"label": LABEL})])(X, T)
+    assert torch.allclose(got, ClassifierFree(FIELD, 2.5)(X, T, label=LABEL), atol=1e-12)
+
+
+def test_outside_the_interval_is_the_field_as_it_is_asked():
+    composed = Composed(FIELD, [(2.5, label(1))], (0.3, 0.6))
+    got = composed(X, T, label=LABEL)
+    inside = ((T >= 0.3) & (T <= 0.6))[:, None]
+    pushed = Composed(FIELD, [(2.5, label(1))])(X, T)
+    assert torch.allclose(got, torch.where(inside, pushed, FIELD(X, T, label=LABEL)), atol=1e-12)
+    assert composed.breaks == (0.3, 0.6)
+
+
+def test_at_the_data_the_score_is_that_of_the_product_of_posteriors():
+    # Conditions that are independent given x: p(x) p(y1 | x)^w1 p(y2 | x)^w2, by automatic differentiation.
+    t = torch.tensor(1 - 1e-7, dtype=torch.float64)
+    x = randn(6, 2, seed=5).requires_grad_()
+    none, one, two = (FIELD.log_prob(x, t, torch.full((6,), k)) for k in (-1, 0, 1))
+    tilted = none + 1.3 * (one - none) - 0.4 * (two - none)
+    (want,) = torch.autograd.grad(tilted.sum(), x)
+    got = Composed(FIELD, [(1.3, label(0)), (-0.4, label(1))])(x.detach(), t, "score")
+    assert torch.allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+def test_solvers_take_it_and_every_sample_may_have_its_own():
+    rows = {"label": torch.tensor([0, 1, 2, 0])}
+    x = pf.generate(Composed(FIELD, [(1.0, rows)]), 4, nfe=8)
+    assert torch.allclose(x, pf.generate(FIELD, 4, nfe=8, **rows), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("terms", "why"),
+    [
+        ([(1.0, {})], "names no condition"),
+        ([(1.0, {"lable": torch.tensor([1])})], "lable cannot be dropped"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(terms, why):
+    with pytest.raises(pf.InputError, match=why):
+        Composed(FIELD, terms)
+
+
+def test_a_term_of_the_wrong_number_of_rows_is_refused():
+    with pytest.raises(pf.InputError):
+        Composed(FIELD, [(1.0, {"label": torch.tensor([0, 1, 2])})])(X, T)
