@@ -109,7 +109,7 @@ def test_ids_one_by_one_have_the_logits_of_all_at_once() -> None:
     assert torch.allclose(found, out[:, 0], atol=1e-5)
     for k in range(4):
         found, past = net.follow(ids[:, k], past)
-        assert past.count == k + 1
+        assert past.known == k + 1
         assert torch.allclose(found, out[:, k + 1], atol=1e-5)
     # Without a text, and without a prefix.
     plain = shaken(BucketTransformer(3, 4, (), 16, 1, 2))

@@ -136,7 +136,7 @@ class BucketsRead(NamedTuple):
 
     pairs: tuple[KeyValues, ...]
     keep: Tensor
-    count: int = 0
+    known: int = 0
 
 
 class BucketTransformer(Network):
@@ -218,8 +218,8 @@ class BucketTransformer(Network):
     def follow(self, ids: Tensor, past: BucketsRead) -> tuple[Tensor, BucketsRead]:
         """Logits (B, buckets) of the dimension behind these ids (B,), and what it goes on from."""
         keep = torch.cat((past.keep, past.keep.new_ones(len(ids), 1)), 1)
-        h = self.ids(ids + past.count * self.buckets)[:, None]
-        return self._extended(h, keep, BucketsRead(past.pairs, keep, past.count + 1))
+        h = self.ids(ids + past.known * self.buckets)[:, None]
+        return self._extended(h, keep, BucketsRead(past.pairs, keep, past.known + 1))
 
     def _before(
         self, rows: int, prefix: Tensor | None, context: Tokens | None, sentence: Tensor | None
@@ -242,8 +242,8 @@ class BucketTransformer(Network):
         for block, pair in zip(self.blocks, before, strict=True):
             h, after = cast(WordBlock, block).extend(h, pair, seen)
             pairs.append(after)
-        logits = self._logits(h[:, -1:], past.count)[:, 0]
-        return logits, BucketsRead(tuple(pairs), past.keep, past.count)
+        logits = self._logits(h[:, -1:], past.known)[:, 0]
+        return logits, BucketsRead(tuple(pairs), past.keep, past.known)
 
     def _logits(self, h: Tensor, first: int) -> Tensor:
         """(B, K, buckets) of the dimensions first, ..., first + K - 1."""
