@@ -44,7 +44,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MATPLOTLIBRC"] = str(HERE / "_static" / "matplotlibrc")
-os.environ["TERM"], os.environ["COLUMNS"] = "dumb", "88"  # commands print plain lines
+# Commands print plain lines: the kernel says FORCE_COLOR, by which rich takes it for a terminal.
+os.environ |= {"TTY_COMPATIBLE": "0", "TERM": "dumb", "COLUMNS": "88", "NO_COLOR": "1"}
 os.environ["HF_HUB_OFFLINE"] = os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
 
@@ -59,9 +60,7 @@ def library_digest() -> str:
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build" / "docs-cells" / library_digest())
 nb_execution_in_temp = True
-nb_execution_timeout = 120
-nb_execution_raise_on_error = True
-nb_execution_show_tb = True
+nb_execution_timeout = 300
 nb_merge_streams = True
 nb_render_image_options = {"class": "figure"}
 nb_mime_priority_overrides = [("*", "text/html", None)]
@@ -69,7 +68,6 @@ nb_mime_priority_overrides = [("*", "text/html", None)]
 # Reference.
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"show-inheritance": False}
 autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80

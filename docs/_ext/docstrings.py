@@ -1,8 +1,8 @@
 """Docstrings of this library as reStructuredText, for autodoc.
 
-A docstring here is plain text: paragraphs; lines indented by four, which are an equation or an example and stay as they are;
-and lists of arguments, `name: text`, continued by indented lines. An indented block in dollars, `$$ ... $$`, is TeX. What
-reStructuredText would read as markup, stars, bars and underscores of formulas, is text.
+A docstring here is plain text: paragraphs; lines indented by four, which are an equation or an example and stay as
+they are; and lists of arguments, `name: text`, continued by indented lines. An indented block in dollars, `$$ ... $$`,
+is TeX. What reStructuredText would read as markup, stars, bars and underscores of formulas, is text.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-ARGUMENT = re.compile(r"(?P<names>[\w*][\w ,/*.()-]{0,60}?):\s+(?P<text>\S.*)")
+NAME = r"\*{0,2}\w[\w.]*(?:\([^)]*\))?"
+ARGUMENT = re.compile(rf"(?P<names>{NAME}(?:, {NAME})*):\s+(?P<text>\S.*)")
 CODE = re.compile(r"``[^`]+``|`[^`]+`")
 
 
 def converted(lines: list[str]) -> list[str]:
-    """The lines of a docstring, as reStructuredText."""
+    """The lines of a docstring, as reStructuredText. Its first sentence is one, colon or not."""
     out: list[str] = []
-    for block in paragraphs(lines):
+    for place, block in enumerate(paragraphs(lines)):
         if all(line.startswith("    ") for line in block):
             out += displayed([line[4:] for line in block])
-        elif arguments := entries(block):
+        elif (arguments := entries(block)) and (place or len(arguments) > 1):
             for names, text in arguments:
                 out += [f"{inline(names)}", f"    {inline(text)}", ""]
         else:

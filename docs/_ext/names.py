@@ -1,7 +1,7 @@
 """The reference: what the package makes public, from its docstrings.
 
     ```{public} core.paths core.ddpm        the names of `pushforward` that these modules define
-    ```{module} pushforward.solvers         a module and all names of its `__all__`
+    ```{members} pushforward.solvers        a module and all names of its `__all__`
 
 so that a page follows the code: a new name is on it as soon as it is exported.
 """
@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
+from docstrings import converted
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import pushforward as pf
-from docstrings import converted
 
 
 class Names(SphinxDirective):
@@ -46,17 +46,26 @@ class Public(Names):
             names = pf._NAMES.get(home)
             if names is None:
                 raise self.error(f"pushforward has no names from {home}")
-            yield from documented("pushforward", names)
+            yield from documented(pf, "pushforward", names)
 
 
-class Module(Names):
+class Members(Names):
     """A module: its docstring, and the names of its `__all__`, or those that it defines itself."""
 
     def entries(self) -> Iterator[str]:
-        module = importlib.import_module(self.arguments[0])
+        name = self.arguments[0]
+        module = found(name)
         doc = inspect.getdoc(module) or ""
-        yield from [f".. py:module:: {module.__name__}", "", *converted(doc.splitlines())]
-        yield from documented(module.__name__, public_names(module))
+        yield from [f".. py:module:: {name}", "", *converted(doc.splitlines())]
+        yield from documented(module, name, public_names(module))
+
+
+def found(name: str) -> ModuleType:
+    """A module by its public name: `pushforward.times` is `pushforward.core.times`."""
+    short = name.removeprefix("pushforward.")
+    if short in pf._MODULES:
+        return getattr(pf, short)
+    return importlib.import_module(name)
 
 
 def public_names(module: ModuleType) -> list[str]:
@@ -69,13 +78,13 @@ def public_names(module: ModuleType) -> list[str]:
     ]
 
 
-def documented(module: str, names: Iterable[str]) -> Iterator[str]:
+def documented(module: ModuleType, place: str, names: Iterable[str]) -> Iterator[str]:
     """Directives of autodoc; modules among the names are named only, as they have pages of their own."""
     for name in sorted(names, key=lambda name: (not name[0].isupper(), name.lower())):
-        value = getattr(importlib.import_module(module), name)
+        value = getattr(module, name)
         if isinstance(value, ModuleType) or name.startswith("_"):
             continue
-        yield f".. {directive(value)}:: {module}.{name}"
+        yield f".. {directive(value)}:: {place}.{name}"
         if inspect.isclass(value):
             yield "    :members:"
         yield ""
@@ -89,5 +98,5 @@ def directive(value: Any) -> str:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("public", Public)
-    app.add_directive("module", Module)
+    app.add_directive("members", Members)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

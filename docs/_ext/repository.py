@@ -3,6 +3,7 @@
     ```{repository-page} CONTRIBUTING.md
     ```{findings}
     ```{benchmarks}
+    ```{result} imported        one of the results
 
 Links between files of the repository, which GitHub follows, lead to the pages of the site.
 """
@@ -121,6 +122,16 @@ class Benchmarks(Shown):
         return "\n\n".join(folded(lower(self.read(file))) for file in sorted(RESULTS.glob("*.md")))
 
 
+class Result(Shown):
+    """One of the results, without its title."""
+
+    required_arguments = 1
+
+    def text(self) -> str:
+        found = self.read(RESULTS / f"{self.arguments[0]}.md")
+        return folded(re.sub(r"\A# .*\n", "", found))
+
+
 def folded(text: str) -> str:
     """Results with their last list, command, versions and machine, behind a line to click on."""
     found = re.search(r"\n((?:- .*\n(?:  .*\n)*)+)\s*\Z", text + "\n")
@@ -140,5 +151,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("repository-page", RepositoryPage)
     app.add_directive("findings", Findings)
     app.add_directive("benchmarks", Benchmarks)
+    app.add_directive("result", Result)
     app.connect("source-read", relink)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -14,7 +14,6 @@ from pushforward.data.scenes.graph import (
     SIZES,
     TEXTURES,
     Group,
-    Object,
     Request,
     Scene,
 )
@@ -38,11 +37,6 @@ class Thing:
     shape: str
     place: str
 
-    @classmethod
-    def of(cls, thing: Object) -> Thing:
-        """What there is to say of an object."""
-        return cls(thing.size, thing.colour, thing.shape, place(thing))
-
 
 @dataclass(frozen=True)
 class Description:
@@ -55,7 +49,8 @@ class Description:
     @classmethod
     def of(cls, scene: Scene) -> Description:
         """All that there is to say of a scene."""
-        return cls(level(scene), scene.texture, tuple(map(Thing.of, scene.objects)))
+        things = tuple(Thing(o.size, o.colour, o.shape, place(o)) for o in scene.objects)
+        return cls(level(scene), scene.texture, things)
 
     def same_things(self, other: Description) -> bool:
         """Whether both have the same objects, every attribute of each, and no others."""
