@@ -173,6 +173,25 @@ def test_captions_that_were_cut_off_go_on_to_the_same_file(
     assert len(lines_of(cut)) == 2
 
 
+def test_batches_are_those_of_a_run_that_was_not_interrupted(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A product of matrices differs in its last bits by how many rows it has.
+    asked = []
+
+    def said(model, x, decoder, *, seed, start, batch_size):
+        asked.append((start, len(x)))
+        return [f"caption {start + i}" for i in range(len(x))]
+
+    monkeypatch.setattr("pushforward.sampling.captions.captions", said)
+    words = ("caption", run, "--data", "scenes", "--batch-size", 4, "--out", tmp_path / "c.jsonl")
+    assert call(*words, "--num", 6) == 0
+    assert call(*words, "--num", 13) == 0
+    assert asked == [(0, 4), (4, 2), (4, 4), (8, 4), (12, 1)]
+    texts = [line["text"] for line in lines_of(tmp_path / "c.jsonl")]
+    assert texts == [f"caption {i}" for i in range(13)]
+
+
 def test_pictures_that_cannot_be_read_stop_it_or_are_skipped(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,32 @@ def test_a_dimension_depends_on_those_before_it_alone() -> None:
     assert ((net(ids, prefix.flip(0), **given) - out).abs().amax((0, 2)) > 1e-4).all()
 
 
+def test_ids_one_by_one_have_the_logits_of_all_at_once() -> None:
+    torch.manual_seed(0)
+    net = shaken(BucketTransformer(5, 4, (3, 2), 16, 2, 2, context=16, sentence=8, length=4))
+    ids, prefix, given = torch.randint(0, 4, (2, 4)), torch.tensor([[0, 1], [2, 0]]), sequence()
+    out = net(ids, prefix, **given)
+    found, past = net.begin(prefix, **given)
+    assert torch.allclose(found, out[:, 0], atol=1e-5)
+    for k in range(4):
+        found, past = net.follow(ids[:, k], past)
+        assert past.known == k + 1
+        assert torch.allclose(found, out[:, k + 1], atol=1e-5)
+    # Without a text, and without a prefix.
+    plain = shaken(BucketTransformer(3, 4, (), 16, 1, 2))
+    found, past = plain.begin(torch.zeros(2, 0, dtype=torch.int64))
+    assert torch.allclose(found, plain(ids[:, :0])[:, 0], atol=1e-5)
+    assert torch.allclose(plain.follow(ids[:, 0], past)[0], plain(ids[:, :1])[:, 1], atol=1e-5)
+    with pytest.raises(InputError, match=r"takes a prefix \(B, 2\)"):
+        net.begin(prefix[:, :1], **given)
+
+
+def test_an_autoregressive_prior_is_of_buckets_and_texts() -> None:
+    net = prior().net.net
+    with pytest.raises(InputError, match="Prompted BucketTransformer, not a BucketTransformer"):
+        AutoregressivePrior(net, prior().buckets, encoders={})
+
+
 # Buckets.
 
 

@@ -113,6 +113,25 @@ def test_a_search_ends_when_nothing_better_can_come() -> None:
     assert short.tokens.values.shape[1] <= len(calls) + 1
 
 
+def test_a_search_does_not_end_while_a_longer_sequence_can_be_better() -> None:
+    # To end at once has ln 0.5; 0 0 0 and the end have ln 0.4 together, over four ids.
+    first = torch.tensor([[0.4, 0.05, 0.05, 0.5]]).double().log()
+    sure = (
+        torch.tensor([40.0, 0.0, 0.0, 0.0]).double(),
+        torch.tensor([0.0, 0.0, 0.0, 40.0]).double(),
+    )
+
+    def follow(ids: Tensor, state: Read) -> tuple[Tensor, Read]:
+        rows = tuple((w, (*r, i)) for (w, r), i in zip(state.rows, ids.tolist(), strict=True))
+        return torch.stack([sure[len(r) >= 3] for _, r in rows]), Read(rows)
+
+    one = Autoregression(first, Read(((0, ()),)), follow, END, LENGTH)
+    assert sequences(Beam(2, 0.0), one) == [(END,)]
+    assert sequences(Beam(2, 1.0), one) == [(0, 0, 0, END)]
+    found = Beam(2, 1.0)(one).log_prob
+    assert found.item() == pytest.approx(float(first[0, 0]), abs=1e-9)
+
+
 @pytest.mark.parametrize("decoder", [Greedy(), Beam(3), Sampled(), Sampled(0.6, 0.8)])
 def test_a_sample_is_alone_what_it_is_in_a_batch(decoder: Decoder) -> None:
     ids = torch.tensor([5, 9, 2**33, 0, 7])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pushforward.core.errors import InputError
-from pushforward.data.scenes import prompts, read_all, scores
+from pushforward.data.scenes import Object, Scene, draw, prompts, read_all, scores
+from pushforward.data.scenes.captions import descriptive
+from pushforward.data.scenes.parse import Description, Thing
 from pushforward.data.scenes.prompts import TASKS
+from pushforward.evaluate.clip import share
 from pushforward.evaluate.samples import drawn
 from pushforward.runtime.processes import Processes
 
@@ -45,3 +51,50 @@ def judge_scenes(
         for task, score in scores(each, objects).items():
             figures |= {f"{name}_{task}": score.value, f"{name}_{task}_error": score.error}
     return figures, samples, None
+
+
+def described_scenes(num: int, seed: int = 0, held_out: bool = False) -> list[Scene]:
+    """Scenes whose descriptive captions are prompts, of seeds that no data set of scenes is drawn from."""
+    return [draw(2**32 + seed, index, held_out)[0] for index in range(num)]
+
+
+def shown_as_described(
+    scenes: Sequence[Scene], seen: Sequence[Sequence[Object]]
+) -> dict[str, Tensor]:
+    """(N,) bool of pictures in which these objects were seen, by what is asked of them.
+
+    described: there are all objects of the scene, of each the size, the colour, the shape and the place, and no others.
+    described_but_for_places: the same without places.
+    """
+    if len(scenes) != len(seen):
+        raise InputError(f"{len(seen)} pictures for {len(scenes)} scenes")
+    found: dict[str, list[bool]] = {"described": [], "described_but_for_places": []}
+    for scene, objects in zip(scenes, seen, strict=True):
+        asked = Description.of(scene)
+        got = replace(asked, things=tuple(map(Thing.of, objects)))
+        found["described"].append(got.same_things(asked))
+        bare = [
+            replace(d, things=tuple(replace(t, place="") for t in d.things)) for d in (got, asked)
+        ]
+        found["described_but_for_places"].append(bare[0].same_things(bare[1]))
+    return {name: torch.tensor(right) for name, right in found.items()}
+
+
+def judge_descriptions(
+    model: Any, num: int = 1000, **sampling: Any
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Figures of `num` descriptive prompts of combinations seen in training, and of as many that are held out.
+
+    Those of `shown_as_described`, after seen_ or held_out_, each with its standard error; and of each the pictures
+    (num,) bool that are right. The ground is not read.
+    """
+    seed = int(sampling.get("seed", 0))
+    asked = {name: described_scenes(num, seed, name == "held_out") for name in ("seen", "held_out")}
+    figures: dict[str, float] = {}
+    rights: dict[str, Tensor] = {}
+    for name, scenes in asked.items():
+        samples = drawn(model, num, prompt=[descriptive(scene) for scene in scenes], **sampling)
+        for what, right in shown_as_described(scenes, read_all(pictures(samples))).items():
+            figures |= share(right, f"{name}_{what}")
+            rights[f"{name}_{what}"] = right
+    return figures, rights

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pushforward.core import conditions
 from pushforward.core.conditions import Condition, Conditions, Null
@@ -19,6 +19,8 @@ from pushforward.models.base import Encoder, ModelBase
 from pushforward.models.clip import CLIPModel
 from pushforward.models.text import NoText
 from pushforward.nets.network import Network
+from pushforward.nets.prior import BucketsRead, BucketTransformer
+from pushforward.nets.prompted import Prompted
 from pushforward.runtime.hashes import digest
 
 
@@ -183,7 +185,7 @@ class AutoregressivePrior(ModelBase):
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Any,
         buckets: Buckets,
         *,
         encoders: Mapping[str, Encoder],
@@ -194,6 +196,10 @@ class AutoregressivePrior(ModelBase):
         provenance: Provenance | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(net, Prompted) or not isinstance(net.net, BucketTransformer):
+            raise InputError(
+                f"an AutoregressivePrior is of a Prompted BucketTransformer, not a {type(net).__name__}"
+            )
         self.set_records(
             shape,
             spec=spec,
@@ -202,7 +208,8 @@ class AutoregressivePrior(ModelBase):
             provenance=provenance,
             encoders=encoders,
         )
-        self.net, self.buckets = net, buckets
+        self.net: Any = net
+        self.buckets = buckets
 
     def to_config(self) -> dict[str, Any]:
         return self.records() | {"net": self.net, "buckets": self.buckets}
@@ -211,6 +218,10 @@ class AutoregressivePrior(ModelBase):
         """Logits (B, K + 1, buckets) of the next buckets after ids (B, K)."""
         out: Tensor = self.net(ids, prefix, **cond)
         return out
+
+    def begin(self, prefix: Tensor, **cond: Any) -> tuple[Tensor, BucketsRead]:
+        """Logits (B, buckets) of the first bucket, and what the network's `follow` goes on from."""
+        return self.net.net.begin(prefix, **self.net.read(prefix, cond))
 
     @torch.no_grad()
     def vectors(
@@ -239,13 +250,15 @@ class AutoregressivePrior(ModelBase):
         upper = torch.arange(self.buckets.cosines // 2, self.buckets.cosines)
         u = noise.uniform((1 + self.buckets.dims,), BUCKET)
         prefix = upper[(u[:, :1] * len(upper)).long()].to(device)
-        ids = torch.zeros(len(lines), 0, dtype=torch.int64, device=device)
+        ids: list[Tensor] = []
+        given, past = self.begin(prefix, **cond)
+        free, freely = self.begin(prefix, **none) if guidance != 1 else (given, past)
         for k in range(self.buckets.dims):
-            logits = self(ids, prefix, **cond)[:, -1]
-            if guidance != 1:
-                free = self(ids, prefix, **none)[:, -1]
-                logits = free + guidance * (logits - free)
+            logits = given if guidance == 1 else free + guidance * (given - free)
             logits = nucleus(logits.double() / temperature, top_p)
-            found = drawn(logits, u[:, 1 + k].to(device))
-            ids = torch.cat((ids, found[:, None]), 1)
-        return self.buckets.decode(ids)
+            ids.append(drawn(logits, u[:, 1 + k].to(device)))
+            if k + 1 < self.buckets.dims:
+                given, past = self.net.net.follow(ids[-1], past)
+                if guidance != 1:
+                    free, freely = self.net.net.follow(ids[-1], freely)
+        return self.buckets.decode(torch.stack(ids, 1))

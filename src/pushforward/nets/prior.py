@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError
+from pushforward.nets.attention import KeyValues
 from pushforward.nets.layers import LayerNorm, recomputing, time_features, zero
 from pushforward.nets.linear import Linear
 from pushforward.nets.network import Network, refuse_mask
@@ -128,6 +130,15 @@ class PriorTransformer(Network):
         return out
 
 
+class BucketsRead(NamedTuple):
+    """What a `BucketTransformer` has read: keys and values of each layer, which of the tokens are there, and how many
+    are ids of dimensions."""
+
+    pairs: tuple[KeyValues, ...]
+    keep: Tensor
+    known: int = 0
+
+
 class BucketTransformer(Network):
     """The law of the next bucket from a text and the buckets before it.
 
@@ -185,22 +196,57 @@ class BucketTransformer(Network):
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.buckets:
             raise InputError(f"ids of buckets are from 0 to {self.buckets - 1}")
         count = ids.shape[1]
-        text, keep = self.text(len(ids), self.start, context, sentence)
-        parts = [text]
-        if len(self.prefix):
-            if prefix is None or prefix.shape != (len(ids), len(self.prefix)):
-                raise InputError(f"this prior takes a prefix (B, {len(self.prefix)}) of ids")
-            parts.append(torch.stack([e(prefix[:, k]) for k, e in enumerate(self.prefix)], 1))
-        parts.append(self.start.expand(len(ids), 1, -1))
+        h, keep = self._before(len(ids), prefix, context, sentence)
         place = torch.arange(count, device=ids.device) * self.buckets
-        parts.append(self.ids(ids + place))
-        h = torch.cat(parts, 1)
-        more = keep.new_ones(len(ids), h.shape[1] - keep.shape[1])
-        seen = causal(torch.cat((keep, more), 1))
+        h = torch.cat((h, self.ids(ids + place)), 1)
+        seen = causal(torch.cat((keep, keep.new_ones(len(ids), count)), 1))
         call = recomputing(self)
         for block in self.blocks:
             h = call(block, h, seen)
-        h = self.norm(h[:, -(count + 1) :])
-        heads = self.heads[: count + 1].to(h.dtype)
-        out: Tensor = torch.einsum("bkw,knw->bkn", h, heads) + self.biases[: count + 1]
-        return out
+        return self._logits(h[:, -(count + 1) :], 0)
+
+    def begin(
+        self,
+        prefix: Tensor,
+        context: Tokens | None = None,
+        sentence: Tensor | None = None,
+    ) -> tuple[Tensor, BucketsRead]:
+        """Logits (B, buckets) of the first dimension, and what `follow` goes on from. prefix: (B, P), P may be 0."""
+        h, keep = self._before(len(prefix), prefix, context, sentence)
+        return self._extended(h, causal(keep), BucketsRead((), keep))
+
+    def follow(self, ids: Tensor, past: BucketsRead) -> tuple[Tensor, BucketsRead]:
+        """Logits (B, buckets) of the dimension behind these ids (B,), and what it goes on from."""
+        keep = torch.cat((past.keep, past.keep.new_ones(len(ids), 1)), 1)
+        h = self.ids(ids + past.known * self.buckets)[:, None]
+        return self._extended(h, keep, BucketsRead(past.pairs, keep, past.known + 1))
+
+    def _before(
+        self, rows: int, prefix: Tensor | None, context: Tokens | None, sentence: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The text, the prefix and the start, (rows, L, width), and which of them are there."""
+        text, keep = self.text(rows, self.start, context, sentence)
+        parts = [text]
+        if len(self.prefix):
+            if prefix is None or prefix.shape != (rows, len(self.prefix)):
+                raise InputError(f"this prior takes a prefix (B, {len(self.prefix)}) of ids")
+            parts.append(torch.stack([e(prefix[:, k]) for k, e in enumerate(self.prefix)], 1))
+        parts.append(self.start.expand(rows, 1, -1))
+        h = torch.cat(parts, 1)
+        more = keep.new_ones(rows, h.shape[1] - keep.shape[1])
+        return h, torch.cat((keep, more), 1)
+
+    def _extended(self, h: Tensor, seen: Tensor, past: BucketsRead) -> tuple[Tensor, BucketsRead]:
+        before = past.pairs or (None,) * len(self.blocks)
+        pairs = []
+        for block, pair in zip(self.blocks, before, strict=True):
+            h, after = cast(WordBlock, block).extend(h, pair, seen)
+            pairs.append(after)
+        logits = self._logits(h[:, -1:], past.known)[:, 0]
+        return logits, BucketsRead(tuple(pairs), past.keep, past.known)
+
+    def _logits(self, h: Tensor, first: int) -> Tensor:
+        """(B, K, buckets) of the dimensions first, ..., first + K - 1."""
+        h, rows = self.norm(h), slice(first, first + h.shape[1])
+        out: Tensor = torch.einsum("bkw,knw->bkn", h, self.heads[rows].to(h.dtype))
+        return out + self.biases[rows]

@@ -66,6 +66,12 @@ class Prompted(nn.Module):
         return Prompted(build(self.net), texts)
 
     def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        out: Tensor = self.net(x, t, **self.read(x, cond))
+        return out
+
+    def read(self, x: Tensor, cond: Mapping[str, Any]) -> dict[str, Any]:
+        """What the network is given for these conditions, with what is asked of it, x (B, ...)."""
+        cond = dict(cond)
         sequences: list[Tokens] = []
         vectors: list[Tensor] = []
         # What is asked may be ids.
@@ -87,5 +93,4 @@ class Prompted(nn.Module):
             cond[str(self.sequence)] = Tokens(values, torch.cat([s.mask for s in sequences], 1))
         if self.vector is not None and vectors:
             cond[self.vector] = torch.cat(vectors, 1)
-        out: Tensor = self.net(x, t, **cond)
-        return out
+        return cond

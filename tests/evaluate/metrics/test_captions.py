@@ -50,17 +50,23 @@ def test_a_caption_that_is_a_reference_is_perfect_and_order_and_length_count() -
     assert bleu([" ".join(READ.split()[::-1])], [[READ]], 1) == pytest.approx(1)
     assert bleu([" ".join(READ.split()[::-1])], [[READ]]) == 0
     words = READ.split()
+    five = "he read the book because"
+    nearest = bleu([five], [["he read the", f"{five} he"]])  # of 6 words, not of 3
+    assert nearest == pytest.approx(math.exp(1 - 6 / 5))
+    assert bleu([five], [["he read the book", f"{five} he"]]) == pytest.approx(
+        1
+    )  # the shorter of two
     short = bleu([" ".join(words[:6])], [[READ]])
     assert short == pytest.approx(math.exp(1 - len(words) / 6))
 
 
-SOME = ["a red circle at the top left", "two blue squares", "a small cross in the centre"]
+SOME = ["a red circle at the top left", "two two blue blue squares", "a small cross in the centre"]
 GIVEN = [
     ["a red circle at the top right", "there is a red circle"], ["two large blue squares", "two squares"],
     ["a large cross in the centre", "a cross"],
 ]  # fmt: skip
 # By pycocoevalcap 1.2, CiderScorer.
-COCO, COCO_ONE = 3.805421902546273, 5.709738708528306
+COCO, COCO_ONE = 3.4242495786153277, 5.271745485204362
 
 
 def test_figures_of_coco_caption() -> None:

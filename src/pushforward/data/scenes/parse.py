@@ -14,6 +14,7 @@ from pushforward.data.scenes.graph import (
     SIZES,
     TEXTURES,
     Group,
+    Object,
     Request,
     Scene,
 )
@@ -37,6 +38,11 @@ class Thing:
     shape: str
     place: str
 
+    @classmethod
+    def of(cls, thing: Object) -> Thing:
+        """What there is to say of an object."""
+        return cls(thing.size, thing.colour, thing.shape, place(thing))
+
 
 @dataclass(frozen=True)
 class Description:
@@ -49,8 +55,7 @@ class Description:
     @classmethod
     def of(cls, scene: Scene) -> Description:
         """All that there is to say of a scene."""
-        things = tuple(Thing(o.size, o.colour, o.shape, place(o)) for o in scene.objects)
-        return cls(level(scene), scene.texture, things)
+        return cls(level(scene), scene.texture, tuple(map(Thing.of, scene.objects)))
 
     def same_things(self, other: Description) -> bool:
         """Whether both have the same objects, every attribute of each, and no others."""
