@@ -9,7 +9,9 @@ from pathlib import Path
 from docpages import ROOT
 
 DOCS = ROOT / "docs"
-CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(?:---\n(.*?)^---\n)?(.*?)^```$", re.M | re.S)
+CELL = re.compile(
+    r"^```\{code-cell\}[^\n]*\n(?:---\n(.*?)^---\n)?(?::[\w-]+:[^\n]*\n)*(.*?)^```$", re.M | re.S
+)
 TOCTREE = re.compile(r"^```\{toctree\}[^\n]*\n(.*?)^```$", re.M | re.S)
 
 

@@ -24,7 +24,7 @@ PAGES = pages()
 WITH_CELLS = [page for page in PAGES if cells(page)]
 CHROMIUM = shutil.which("chromium")
 # Looked at in a browser: the landing page, a how-to, a page of the reference, one with equations.
-SEEN = ("index", "howto/likelihood", "api/paths", "equations")
+SEEN = ("index", "howto/likelihood", "api/paths", "api/solvers", "imported", "equations")
 
 
 def test_every_page_is_in_exactly_one_toctree():
@@ -44,7 +44,9 @@ def test_every_cell_parses_and_names_what_there_is(page):
         ast.parse(python, filename=f"{page}.md:{line}")
         for name in set(re.findall(r"\bpf((?:\.[A-Za-z_]\w*)+)", python)):
             reduce(getattr, name[1:].split("."), pf)
-        if re.search(r"\b(imshow|scatter|plot|pcolormesh|display)\(", python):
+        # In the book a section has one figure, and its heading describes it (docs/_ext/site_assets.py).
+        draws = re.search(r"\b(imshow|scatter|plot|pcolormesh|display)\(", python)
+        if draws and not page.startswith("book/"):
             assert "alt:" in metadata, f"{page}.md:{line} draws, and does not say what"
 
 
