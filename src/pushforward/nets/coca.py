@@ -22,14 +22,14 @@ from pushforward.nets.words import WordBlock
 
 
 class AttentionalPooler(nn.Module):
-    """Learned queries that attend to a sequence once: (B, L, context) -> (B, queries, width).
+    """Learned queries that attend to a sequence once: (B, L, context) -> (B, queries, width). They start at size 1.
 
     Yu et al. 2022 (arXiv 2205.01917), sec. 3.2; Lee et al. 2019 (arXiv 1810.00825).
     """
 
     def __init__(self, queries: int, width: int, heads: int, context: int) -> None:
         super().__init__()
-        self.queries = nn.Parameter(width**-0.5 * torch.randn(queries, width))
+        self.queries = nn.Parameter(torch.randn(queries, width))
         self.norm_in = nn.LayerNorm(context)
         self.attention = CrossAttention(width, heads, context)
         self.norm_out = nn.LayerNorm(width)
