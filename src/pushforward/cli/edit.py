@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pushforward.cli.base import say
 from pushforward.cli.control import Hinted
 from pushforward.cli.prompts import Prompted
 from pushforward.cli.sampling import Sampling, described, named_sampler
+from pushforward.cli.unclip import Varied
 from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from pushforward.sampling.sampler import Sampler
 
 
-class Edit(Hinted, Prompted, Sampling):
+class Edit(Hinted, Varied, Prompted, Sampling):
     """Change a picture: by noise and a prompt or class (SDEdit), inside a mask (inpainting), beyond its edges, or by
     inversion from one prompt to another. Strokes painted over a picture are edited as any picture is. The hint of a
-    control is by default the picture itself.
+    control is by default the picture itself. By an unCLIP: variations, pictures between two, and changes by words.
     """
+
+    systems: ClassVar[bool] = True
 
     image: Path = option(..., "Picture to change.")
     size: str | None = option(
@@ -60,12 +63,17 @@ class Edit(Hinted, Prompted, Sampling):
         return f"editing {self.image} by {self.folder}"
 
     def run(self) -> int:
+        from pushforward.cli.unclip import edited, require_single
         from pushforward.cli.write import Writer
         from pushforward.core.errors import InputError
         from pushforward.sampling.edit import edit, edit_by_inversion, extended
+        from pushforward.systems.unclip import UnCLIP
 
         self.check()
         model = self.load()
+        if isinstance(model, UnCLIP):
+            return edited(self, model)
+        require_single(self, self.folder)
         size = self.pixels(model)
         image = picture(self.image, model, size)
         prompts, mask = self.lines(model), None

@@ -34,9 +34,9 @@ TRANSPORTED = 2000
 class Evaluate(Sampling):
     """Judge a run's model against its data: a table, and evaluation.json in the run folder.
 
-    Of a classifier: its accuracy; of an autoencoder: its reconstructions; of a captioner: its captions. With --compare:
-    solvers against each other. With --students: few-step models beside their teacher. Each has options of its own, in
-    --compare --help and --students --help.
+    Of a classifier: its accuracy; of an autoencoder: its reconstructions; of a captioner: its captions; of a prior:
+    ranks; of an unCLIP: prompts. With --compare: solvers against each other. With --students: few-step models beside
+    their teacher. Each has options of its own, in --compare --help and --students --help.
     """
 
     shareable: ClassVar[bool] = True
@@ -92,6 +92,10 @@ class Evaluate(Sampling):
             from pushforward.cli.reconstruct import Reconstruct
 
             kind = Reconstruct
+        elif any(is_run(folder, "unclip") for folder in arguments(words)):
+            from pushforward.cli.judge_unclip import JudgeUnCLIP
+
+            kind = JudgeUnCLIP
         elif any(is_run(folder, "clip") for folder in arguments(words)):
             from pushforward.cli.retrieve import Retrieve
 
@@ -100,6 +104,10 @@ class Evaluate(Sampling):
             from pushforward.cli.judge_captions import JudgeCaptions
 
             kind = JudgeCaptions
+        elif any(is_run(folder, "prior") for folder in arguments(words)):
+            from pushforward.cli.judge_unclip import JudgePrior
+
+            kind = JudgePrior
         return flat.make(kind, parse(kind, words, prog))
 
     def opening(self) -> str:

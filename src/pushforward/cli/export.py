@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pushforward.cli.base import Command, run_folder, say
-from pushforward.cli.sampling import Drawing, Guided, named_sampler
+from pushforward.cli.sampling import Drawing, Guided, named_sampler, require_sampled
 from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Export(Drawing, Guided, Command):
         from pushforward.saving.folder import load
 
         model = load(self.folder)
+        require_sampled(model, self.folder)
         if self.format == "diffusers":
             self.diffusers(model)
         else:

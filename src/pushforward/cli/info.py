@@ -18,6 +18,7 @@ class Info(Command):
     folder: RunFolder = run_folder()
 
     def run(self) -> int:
+        from pushforward.core.paths import Path
         from pushforward.data import describe
         from pushforward.recipes.config import CONFIG, read_config
         from pushforward.saving.folder import load
@@ -25,6 +26,9 @@ class Info(Command):
         from pushforward.train.log import JSONLines
 
         model = load(self.folder)
+        if not isinstance(getattr(model, "path", None), Path):
+            show(of_system(model), str(self.folder))
+            return 0
         count = sum(p.numel() for p in model.parameters())
         facts: dict[str, Any] = {
             "network": f"{networks(model)}, {count / 1e6:.3f} M parameters",
@@ -51,6 +55,29 @@ class Info(Command):
                 facts["last loss"] = f"{entries[-1]['loss']:.5f}"
         show(facts, str(self.folder))
         return 0
+
+
+def of_system(model: Any) -> dict[str, str]:
+    """What there is to say of what follows no path: a prior of buckets, or a chain of several models."""
+    from pushforward.data import describe
+
+    def size(part: Any) -> str:
+        return f"{sum(p.numel() for p in part.parameters()) / 1e6:.3f} M parameters"
+
+    facts = {"model": f"{type(model).__name__}, {size(model)}", "samples": describe(model.spec)}
+    for name in ("clip", "prior", "decoder"):
+        if (part := getattr(model, name, None)) is not None:
+            shape = " x ".join(map(str, part.shape))
+            facts[name] = f"{size(part)}, {shape}"
+    for k, stage in enumerate(getattr(model, "stages", ())):
+        shape = " x ".join(map(str, stage.shape))
+        facts[f"stage {k + 1} of the cascade"] = (
+            f"{size(stage)}, {shape}, {stage.augmentation}, at level {stage.level:g}"
+        )
+    if (clip := getattr(model, "clip", None)) is not None:
+        facts["CLIP"] = f"SHA-256 {clip.digest[:16]}"
+    facts["weights"] = f"SHA-256 {str(model.provenance.sha256)[:16]}"
+    return facts
 
 
 def flow_map(model: Any) -> dict[str, str]:

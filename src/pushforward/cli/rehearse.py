@@ -17,7 +17,8 @@ QUICK = "PUSHFORWARD_QUICK"
 # The most that options of these names come to.
 LIMITS = {
     "steps": 4, "phase": 2, "simulation_steps": 2, "pairs": 64, "iterations": 2, "batch_size": 32, "num": 64,
-    "number": 200,
+    "number": 200, "clip_steps": 2, "clip_batch": 16, "prior_steps": 2, "prior_batch": 16, "upsampler_steps": 2,
+    "upsampler_batch": 4,
 }  # fmt: skip
 # Options for which None stands for as many as the command likes.
 BY_DEFAULT = ("num",)

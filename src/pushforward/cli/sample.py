@@ -9,6 +9,7 @@ from pushforward.cli.base import say
 from pushforward.cli.control import Hinted
 from pushforward.cli.prompts import Prompted
 from pushforward.cli.sampling import Sampling, described
+from pushforward.cli.unclip import Chained
 from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 PER_PROMPT = 8
 
 
-class Sample(Hinted, Prompted, Sampling):
+class Sample(Hinted, Chained, Prompted, Sampling):
     """Draw samples from a trained model: an .npz file, a picture of them all, or a picture of each."""
 
     shareable: ClassVar[bool] = True
+    systems: ClassVar[bool] = True
 
     num: int | None = option(
         None, "How many. Default: 8 of each class, 64, or 4000 points of the plane.", ge=1
@@ -207,15 +209,20 @@ class Sample(Hinted, Prompted, Sampling):
         return {"control": found["control"]} if self.prompt or self.prompts else found
 
     def run(self) -> int:
+        from pushforward.cli.unclip import require_single, sampled
         from pushforward.cli.write import Writer
         from pushforward.core.errors import InputError
         from pushforward.recipes.images import tell
         from pushforward.runtime.processes import Processes
         from pushforward.sampling.generate import generate_together
+        from pushforward.systems.unclip import UnCLIP
 
         writer = Writer(self.out or self.folder / "generated", self.format, self.overwrite)
         lead = Processes.current().lead
         model = self.load()
+        if isinstance(model, UnCLIP):
+            return sampled(self, model)
+        require_single(self, self.folder)
         sides = self.shape(model) or model.shape
         model, hints, steering = self.steered(model, self.folder, (sides[-2:] or (0, 0)))  # type: ignore[arg-type]
         field = self.guided(model)

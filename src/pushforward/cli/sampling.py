@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pushforward.cli.base import DEVICE, SEED, Command, run_folder
 from pushforward.recipes.choices import GRIDS, SOLVERS, grid
@@ -89,12 +90,34 @@ class OfModel(Command):
     batch_size: int = option(256, "Samples drawn at a time.", ge=1)
     device: str = option("auto", DEVICE)
 
+    # Whether it is for whole systems, too.
+    systems: ClassVar[bool] = False
+
     def load(self) -> Sampled:
         from pushforward.runtime.device import find_device
         from pushforward.saving.folder import load
 
         model: Sampled = load(self.folder, find_device(self.device))
+        require_sampled(model, self.folder, self.systems)
         return model
+
+
+def require_sampled(model: Any, folder: Path, systems: bool = False) -> None:
+    """InputError for what a folder holds beside single models of samples. systems: whether these will do."""
+    from pushforward.core.errors import InputError
+    from pushforward.models.prior import AutoregressivePrior
+    from pushforward.systems.unclip import UnCLIP
+
+    if isinstance(model, AutoregressivePrior):
+        raise InputError(
+            f"{folder} holds a prior that draws vectors of pictures from texts: put it into a system with pushforward "
+            f"train unclip --prior-run {folder}"
+        )
+    if isinstance(model, UnCLIP) and not systems:
+        raise InputError(
+            f"{folder} holds an unCLIP, a chain of several models, for pushforward sample, edit and evaluate; each of "
+            f"its models is in {folder / 'stages'}"
+        )
 
 
 class Sampling(Drawing, Guided, OfModel):

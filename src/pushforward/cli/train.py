@@ -13,6 +13,8 @@ from pushforward.recipes.flat import OptionError, choices, make, no_such
 from pushforward.recipes.options import Options
 from pushforward.recipes.recipe import Recipe
 
+# Recipes of models that draw no pictures of a prompt by themselves.
+PARTS_OF_UNCLIP = ("prior", "decoder", "upsampler")
 # Steps by which a rehearsal prolongs a run.
 FEW = 4
 
@@ -71,20 +73,21 @@ class Train(Command):
         return {"steps": min(int(self.options["steps"]), there + FEW)}
 
     def run(self) -> int:
-        from pushforward.recipes import run
+        from pushforward.recipes import run, stages
 
-        folder = self.folder
+        folder, kind = self.folder, RECIPES[self.name].find()
+        runner = stages if kind.staged else run
         if self.options.get("resume"):
-            fitted = has_samplers(folder)
+            fitted = not kind.staged and has_samplers(folder)
             run.require_recipe(folder, self.name)
-            folder, signal = run.resume(folder, self.options)
+            folder, signal = runner.resume(folder, self.options)
             if fitted:
                 say(
                     f"the samplers that were fitted to the earlier weights are gone: fit them again with "
                     f"pushforward tune {folder}"
                 )
         else:
-            folder, signal = run.train(make(RECIPES[self.name].find(), self.options))
+            folder, signal = runner.train(make(kind, self.options))
         if signal:
             say(f"stopped; continue with: pushforward train {self.name} --out {folder} --resume")
             return 128 + signal
@@ -104,6 +107,17 @@ class Train(Command):
             say(
                 f"done: {folder}. Judge it with: pushforward evaluate {folder}; write captions with: "
                 f"pushforward caption {folder} --data FOLDER --out captions.jsonl"
+            )
+            return 0
+        if self.name in PARTS_OF_UNCLIP:
+            say(
+                f"done: {folder}. Draw with it by: pushforward train unclip --{self.name}-run {folder}"
+            )
+            return 0
+        if self.name == "unclip":
+            say(
+                f'done: {folder}. Draw pictures with: pushforward sample {folder} --prompt "..."; change pictures with: '
+                f"pushforward edit {folder} --image X --variations 4"
             )
             return 0
         if self.name.endswith("classifier"):

@@ -22,8 +22,8 @@ GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 # One stream per use, so that no two uses ever share a number. User code is free to take those from 1024 on.
 (
     SOURCE, TIME, DROP, START, SOLVER, DATA, COMPONENT, ORDER, AUGMENT, COUPLING, PROBE, CORRECTOR, LATENT,
-    SPAN, BUCKET, WORD, CAPTION,
-) = range(17)  # fmt: skip
+    SPAN, BUCKET, WORD, CAPTION, LEVEL, CHAIN,
+) = range(19)  # fmt: skip
 
 # Blocks of four numbers handled at a time.
 CHUNK = 1 << 16
@@ -171,6 +171,12 @@ class Noise:
         # The product wraps modulo 2^64, that is, modulo 1, and so is exact for any id; its 53 high bits make a float64.
         turn = (self.ids * GOLDEN >> 11) & (2**53 - 1)
         return (origin.uniform((), stream) + turn.double() * 2.0**-53) % 1.0
+
+    @staticmethod
+    def chained(seed: int, stage: int) -> int:
+        """The seed of one stage of a chain: numbers of several stages are independent, though of one seed and id."""
+        high, low = Noise.batch(1, seed, stage).words(2, CHAIN)[0].tolist()
+        return int(high << 32 | low)
 
     def permutation(self, size: int, stream: int = ORDER) -> Tensor:
         """A uniformly random permutation of `size` indices, keyed by (seed, stream, step); ids play no part."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from pushforward.core import conditions
 from pushforward.core.conditions import Condition
@@ -70,6 +71,7 @@ class Dataset:
     credit:      whose data these are and under which licence, where that must be named; not in the fingerprint.
     recaptions:  other texts by the names of the texts, of which `drawn` takes some instead.
     names:       of the samples, such as their files; None where they have none. Not in the fingerprint.
+    factor:      samples are the means of blocks of so many stored pixels a side, see `reduced`.
     """
 
     values: np.ndarray | Stored
@@ -93,6 +95,7 @@ class Dataset:
     credit: str | None = None
     recaptions: Mapping[str, Recaptions] = field(default_factory=dict)
     names: Names | None = None
+    factor: int = 1
 
     @classmethod
     def from_arrays(
@@ -190,7 +193,8 @@ class Dataset:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample of x1; (C, H, W) for images."""
-        return arranged_shape(tuple(self.values.shape[1:]), self.layout)
+        shape = arranged_shape(tuple(self.values.shape[1:]), self.layout)
+        return shape if self.factor == 1 else (shape[0], *(n // self.factor for n in shape[1:]))
 
     @property
     def images(self) -> bool:
@@ -256,6 +260,8 @@ class Dataset:
         else:
             stored = self._stored(places.numpy())
         x1, mask = as_samples(stored, self.layout), self._mask(places)
+        if self.factor > 1:
+            x1 = avg_pool2d(x1, self.factor)
         if mask is not None:
             x1 = torch.where(mask, x1, 0.0)
         cond = {} if self.labels is None else {"label": self.labels[places]}
@@ -321,6 +327,19 @@ class Dataset:
             recaptions={name: other.part(rows) for name, other in self.recaptions.items()},
             names=None if self.names is None else self.names.select(rows),
         )
+
+    def reduced(self, factor: int) -> Dataset:
+        """The same images, each pixel the mean of `factor` x `factor` of them. DataError for sides that do not fit."""
+        shape = self.shape
+        if factor == 1:
+            return self
+        if self.kind != "image" or self.mask is not None or factor < 1:
+            raise DataError(f"{self.kind}s {shape} are not reduced by a factor of {factor}")
+        if shape[1] % factor or shape[2] % factor:
+            raise DataError(
+                f"images of {shape[1]} x {shape[2]} pixels have no blocks of {factor} x {factor}: give another size"
+            )
+        return replace(self, factor=self.factor * factor, bin_width=None)
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """A random part with `fraction` of the samples, and the rest; each class is divided alike.
@@ -391,6 +410,8 @@ class Dataset:
         if self.columns:
             names["columns"] = digest_columns(self.columns)
         every = torch.arange(len(self))
+        if self.factor > 1:
+            names["factor"] = self.factor
         if (mask := self._mask(every)) is not None:
             names["mask"] = digest_columns({"mask": mask})
         digest = hashlib.sha256(json.dumps(names, sort_keys=True).encode())

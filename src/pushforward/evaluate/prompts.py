@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,14 +33,24 @@ def judge_scenes(
     for and nothing else, for the six tasks of GenEval (`data.scenes.prompts`); seen_mean, held_out_mean: of the tasks.
     Each with its standard error. Returns the figures and the pictures of both, in this order.
     """
+    seed = int(sampling.get("seed", 0))
+
+    def pictured(lines: Sequence[str]) -> Tensor:
+        return drawn(model, len(lines), prompt=list(lines), **sampling)
+
+    return score_scenes(pictured, num, seed)
+
+
+def score_scenes(
+    pictured: Callable[[Sequence[str]], Tensor], num: int, seed: int = 0
+) -> tuple[dict[str, float], Tensor, None]:
+    """The same of anything that draws pictures (N, 3, H, W) in [-1, 1] of N prompts."""
     if num < len(TASKS):
         raise InputError(
             f"{num} prompts leave some of the {len(TASKS)} tasks out of their mean: judge at least {len(TASKS)} (--num)"
         )
-    seed = int(sampling.get("seed", 0))
     asked = [prompts(num, seed), prompts(num, seed, held_out=True)]
-    lines = [p.text for each in asked for p in each]
-    samples = drawn(model, 2 * num, prompt=lines, **sampling)
+    samples = pictured([p.text for each in asked for p in each])
     figures: dict[str, float] = {}
     if not Processes.current().lead:
         return figures, samples, None

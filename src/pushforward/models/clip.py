@@ -14,6 +14,7 @@ from pushforward.core.errors import InputError
 from pushforward.core.spec import DataSpec, Provenance, SamplingDefaults
 from pushforward.models.base import Encoder, ModelBase
 from pushforward.nets.clip import CLIP
+from pushforward.runtime.hashes import digest
 
 # Pictures or texts that are embedded together.
 ROWS = 256
@@ -61,6 +62,12 @@ class CLIPModel(ModelBase):
         config = self.records() | {"net": self.net, "mean": self.mean, "std": self.std}
         del config["nulls"]
         return config
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of both towers and all else that vectors depend on: two CLIPs of one digest have one space."""
+        about = f"{self.encoders['caption'].digest} {self.mean} {self.std}"
+        return digest(self.net.state_dict() | {about: torch.zeros(0)})
 
     def normalised(self, x: Tensor) -> Tensor:
         """Pictures in [-1, 1] as the network takes them."""

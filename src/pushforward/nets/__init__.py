@@ -12,6 +12,7 @@ from pushforward.nets.clip import CLIP, CLIPImage, CLIPText
 from pushforward.nets.coca import CoCa, WordDecoder
 from pushforward.nets.control import Branch, Controlled
 from pushforward.nets.dit import DiT
+from pushforward.nets.embedding import EmbeddingTokens
 from pushforward.nets.layers import FourierTime, LabelEmbedding, SinusoidalTime
 from pushforward.nets.mlp import MLP
 from pushforward.nets.mmdit import MMDiT
@@ -35,6 +36,7 @@ __all__ = [
     "CoCa",
     "Controlled",
     "DiT",
+    "EmbeddingTokens",
     "FourierTime",
     "ImageClassifier",
     "LabelEmbedding",

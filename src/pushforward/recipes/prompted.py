@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pushforward.evaluate.prompts import judge_scenes
+from pushforward.recipes.conditions import of_data
 from pushforward.recipes.experiment import Experiment
 
 
@@ -36,3 +37,25 @@ class PromptedExperiment(Experiment):
             return self._judge_frames(num, **sampling)
         seed = int(sampling.get("seed", 0))
         return super().judge(num, **self.columns(num, seed) | sampling)
+
+
+@dataclass(frozen=True)
+class DecoderExperiment(PromptedExperiment):
+    """The parts of a run that trains a decoder."""
+
+    def columns(self, num: int, seed: int, label: Tensor | None = None) -> dict[str, Any]:
+        """The vectors and texts of pictures that are held out, or else trained on."""
+        data: Any = self.data if self.held_out is None else self.held_out
+        return of_data(data)(num, seed, label)
+
+
+@dataclass(frozen=True)
+class PriorExperiment(Experiment):
+    """The parts of a run that trains a prior, of either kind. Its data are vectors."""
+
+    model: Any
+
+    def columns(self, num: int, seed: int, label: Tensor | None = None) -> dict[str, Any]:
+        """The texts of pictures that are held out, or else trained on."""
+        data: Any = self.data if self.held_out is None else self.held_out
+        return of_data(data)(num, seed, label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -24,6 +24,9 @@ class Recipe(Options, ABC):
     Every option has a flat name of its own, whatever group or choice it is in: `of` takes these. Which ones there are
     depends on what is chosen.
     """
+
+    # Whether it is a recipe of `stages`, which trains nothing itself.
+    staged: ClassVar[bool] = False
 
     place: Place = Field(default_factory=Place)
     seed: int = option(0, "Key of all randomness.", ge=0, lt=2**64, rare=True)

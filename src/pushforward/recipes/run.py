@@ -20,7 +20,7 @@ from pushforward.evaluate import kinds
 from pushforward.evaluate.figures import png
 from pushforward.evaluate.labels import shown_labels
 from pushforward.models.model import Model
-from pushforward.objectives import Matching, Reflow
+from pushforward.objectives import Matching, NextBucket, Reflow
 from pushforward.recipes.buckets import padded, share
 from pushforward.recipes.config import CONFIG, STAGES, read_config, recipe_of, written
 from pushforward.recipes.experiment import (
@@ -347,7 +347,8 @@ def validation(experiment: AnyExperiment) -> Validate | None:
     else:
         sets = () if held_out is None else (held_out,)
     # Pairs that a flow joins are made, and not held out.
-    if not isinstance(objective, Matching) or isinstance(objective, Reflow) or not sets:
+    regressing = isinstance(objective, Matching) and not isinstance(objective, Reflow)
+    if not (regressing or isinstance(objective, NextBucket)) or not sets:
         return None
     everything = sum(map(len, sets))
 

@@ -27,6 +27,18 @@ def coarsen(x: Tensor, factor: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Small:
+    """The hint of pictures (B, C, H, W) that is their means over blocks of factor x factor pixels."""
+
+    factor: int
+
+    moves = True
+
+    def __call__(self, x1: Tensor, rows: Tensor | None = None) -> Tensor:
+        return avg_pool2d(x1, self.factor)
+
+
+@dataclass(frozen=True)
 class Coarse:
     """The law of coarse images with noise: `x0 = coarsen(x1, factor) + std z`, x1 drawn from a data set.
 
