@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pushforward.cli.base import say
+from pushforward.cli.chained import Varied, require_single
 from pushforward.cli.control import Hinted
 from pushforward.cli.prompts import Prompted
 from pushforward.cli.sampling import Sampling, described, named_sampler
-from pushforward.cli.unclip import Varied
 from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Edit(Hinted, Varied, Prompted, Sampling):
         return f"editing {self.image} by {self.folder}"
 
     def run(self) -> int:
-        from pushforward.cli.unclip import edited, require_single
+        from pushforward.cli.unclip import edited
         from pushforward.cli.write import Writer
         from pushforward.core.errors import InputError
         from pushforward.sampling.edit import edit, edit_by_inversion, extended
@@ -72,7 +72,7 @@ class Edit(Hinted, Varied, Prompted, Sampling):
         self.check()
         model = self.load()
         if isinstance(model, UnCLIP):
-            return edited(self, model)
+            return edited(self, model, picture)
         require_single(self, self.folder)
         size = self.pixels(model)
         image = picture(self.image, model, size)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pushforward.cli.base import require_same_data, say, show, write_json
+from pushforward.cli.chained import Chained
 from pushforward.cli.sampling import OfModel
-from pushforward.cli.unclip import Chained, drawn, levels
+from pushforward.cli.unclip import drawn, levels
 from pushforward.recipes.options import option
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pushforward.cli.base import say
+from pushforward.cli.chained import Chained, require_single
 from pushforward.cli.control import Hinted
 from pushforward.cli.prompts import Prompted
 from pushforward.cli.sampling import Sampling, described
-from pushforward.cli.unclip import Chained
 from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class Sample(Hinted, Chained, Prompted, Sampling):
         return {"control": found["control"]} if self.prompt or self.prompts else found
 
     def run(self) -> int:
-        from pushforward.cli.unclip import require_single, sampled
+        from pushforward.cli.unclip import sampled
         from pushforward.cli.write import Writer
         from pushforward.core.errors import InputError
         from pushforward.recipes.images import tell

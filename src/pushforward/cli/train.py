@@ -116,8 +116,8 @@ class Train(Command):
             return 0
         if self.name == "unclip":
             say(
-                f'done: {folder}. Draw pictures with: pushforward sample {folder} --prompt "..."; change pictures with: '
-                f"pushforward edit {folder} --image X --variations 4"
+                f'done: {folder}. Draw pictures with: pushforward sample {folder} --prompt "..."; change pictures '
+                f"with: pushforward edit {folder} --image X --variations 4"
             )
             return 0
         if self.name.endswith("classifier"):

@@ -1,109 +1,23 @@
-"""`pushforward sample` and `pushforward edit` of an unCLIP system, and `pushforward evaluate` of one or of a prior."""
+"""`pushforward sample` and `pushforward edit` of an unCLIP."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pushforward.cli.base import say
-from pushforward.recipes.options import Options, option
+from pushforward.cli.chained import require_chained
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pushforward.cli.edit import Edit
-    from pushforward.cli.sample import Sample
     from pushforward.systems.unclip import UnCLIP
 
 # Pictures of each prompt.
 PER_PROMPT = 8
-# What of a cascade and a prior is chosen when they are sampled.
-CHAIN = ("augment_level", "prior_guidance", "draws")
-USES = ("variations", "between", "from_", "to")
-# Options that are of models of one stage.
-SINGLE = (
-    "grid", "renoise", "negative", "size", "label", "condition", "classifier", "shift", "control_image",
-    "control_strength", "with_", "strength", "mask", "extend", "sde", "repeats", "from_prompt",
-)  # fmt: skip
 
 
-class Cascaded(Options):
-    """How the larger sizes of an unCLIP are drawn."""
-
-    augment_level: tuple[float, ...] = option(
-        (),
-        "unCLIP: augmentation level of the cascade, one for all stages or one for each. Default: the run's.",
-        rare=True,
-    )
-
-
-class Chained(Cascaded):
-    """How the chain of an unCLIP is drawn."""
-
-    prior_guidance: float | None = option(
-        None, "unCLIP: guidance of the prior. Default: none.", rare=True
-    )
-    draws: int | None = option(
-        None,
-        "unCLIP: vectors drawn for a picture, of which the nearest to the text is taken. Default: 2.",
-        ge=1,
-        rare=True,
-    )
-
-
-class Varied(Cascaded):
-    """What an unCLIP makes of a picture."""
-
-    variations: int | None = option(
-        None, "unCLIP: so many pictures that show what this one shows.", ge=1
-    )
-    between: Path | None = option(
-        None, "unCLIP: another picture; those between are drawn, in --num rows of one noise each."
-    )
-    from_: str | None = option(
-        None, "unCLIP: what the picture shows, in words, of which --to says something else."
-    )
-    to: str | None = option(None, "unCLIP: what it is to show instead; --from says what it shows.")
-    columns: int | None = option(
-        None, "unCLIP: pictures in a row, with --between or --from. Default: 7, or 4.", ge=2, rare=True
-    )
-    amount: float = option(
-        0.5, "unCLIP: how far --to goes at the end of the row, from 0 to 1.", gt=0, le=1, rare=True
-    )
-
-
-def flag(name: str) -> str:
-    return "--" + name.rstrip("_").replace("_", "-")
-
-
-def chosen(command: Options, names: Sequence[str]) -> list[str]:
-    """Those of the options that are not as by default."""
-    fields = type(command).model_fields
-    return [n for n in names if n in fields and getattr(command, n) != fields[n].default]
-
-
-def require_single(command: Options, folder: Path) -> None:
-    """InputError for options of an unCLIP where the model is none."""
-    from pushforward.core.errors import InputError
-
-    if other := chosen(command, (*CHAIN, *USES, "columns", "amount")):
-        raise InputError(
-            f"{flag(other[0])} is for a run of pushforward train unclip, and {folder} is none"
-        )
-
-
-def require_chained(command: Options, folder: Path) -> None:
-    """InputError for options of single models where the model is an unCLIP."""
-    from pushforward.core.errors import InputError
-
-    if other := chosen(command, SINGLE):
-        raise InputError(
-            f"{flag(other[0])} is for a single model, and {folder} holds an unCLIP, a chain of several: omit it"
-        )
-
-
-def levels(command: Cascaded, model: UnCLIP) -> list[float] | None:
+def levels(command: Any, model: UnCLIP) -> list[float] | None:
     """The levels of the cascade; None for its own. InputError where they do not fit."""
     from pushforward.systems.cascade import levels_of
 
@@ -131,7 +45,7 @@ def settings(command: Any, model: UnCLIP, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sampled(command: Sample, model: UnCLIP) -> int:
+def sampled(command: Any, model: UnCLIP) -> int:
     """Draw the whole chain."""
     from pushforward.cli.write import Writer
     from pushforward.core.errors import InputError
@@ -191,9 +105,8 @@ def drawn(model: UnCLIP, prompts: Sequence[str], **options: Any) -> Tensor:
     return whole
 
 
-def edited(command: Edit, model: UnCLIP) -> int:
-    """Variations of a picture, pictures between two, or a picture changed by words."""
-    from pushforward.cli.edit import picture
+def edited(command: Any, model: UnCLIP, picture: Callable[..., Tensor]) -> int:
+    """Variations of a picture, pictures between two, or a picture changed by words. picture: reads one from a file."""
     from pushforward.cli.write import Writer
     from pushforward.core.errors import InputError
     from pushforward.evaluate.figures import png
@@ -232,7 +145,7 @@ def edited(command: Edit, model: UnCLIP) -> int:
     return 0
 
 
-def count_of(command: Edit) -> int:
+def count_of(command: Any) -> int:
     """How many pictures there will be."""
     if command.variations is not None:
         return command.variations
@@ -242,7 +155,7 @@ def count_of(command: Edit) -> int:
 
 
 def changed(
-    command: Edit, model: UnCLIP, image: Tensor, other: Tensor | None, prompts: Sequence[str], options: dict[str, Any]
+    command: Any, model: UnCLIP, image: Tensor, other: Tensor | None, prompts: Sequence[str], options: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:  # fmt: skip
     """(rows, columns, C, H, W), and what was asked for."""
     from pushforward.systems.variations import between, text_diff, variations
@@ -257,7 +170,8 @@ def changed(
         columns = command.columns or 7
         found = between(model, image, other, columns, command.num, solver=solver, **options)
         return found, {"between": str(command.between), "columns": columns}
-    assert command.from_ is not None and command.to is not None
+    assert command.from_ is not None
+    assert command.to is not None
     columns = command.columns or 4
     amounts = [command.amount * (k + 1) / columns for k in range(columns)]
     found = text_diff(model, image, command.from_, command.to, amounts, **options)

@@ -62,7 +62,9 @@ class BlurAugmentation:
 
     def __call__(self, x: Tensor, level: Tensor, noise: Noise) -> Tensor:
         s = check_level(self, x, level)
-        return (_weights(x.shape[2], s) @ x.movedim(1, 0) @ _weights(x.shape[3], s).mT).movedim(0, 1)
+        return (_weights(x.shape[2], s) @ x.movedim(1, 0) @ _weights(x.shape[3], s).mT).movedim(
+            0, 1
+        )
 
 
 def _weights(side: int, s: Tensor) -> Tensor:

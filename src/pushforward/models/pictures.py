@@ -41,7 +41,7 @@ class CLIPPictures:
 
     def vectors(self, x: Tensor) -> Tensor:
         """(B, dim) on the CPU, of pictures (B, C, H, W)."""
-        net = self.clip.net.image
+        net, kind = self.clip.net.image, self.clip.net.logit_scale.dtype
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 4:
             what = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"a CLIP sees floating pictures (B, C, H, W) in [-1, 1], not {what}")
@@ -51,7 +51,7 @@ class CLIPPictures:
             )
         if not bool(x.isfinite().all()):
             raise InputError("a picture holds values that are not finite")
-        return self.dim**0.5 * self.clip.images(fitted(x.float(), net.size))
+        return self.dim**0.5 * self.clip.images(fitted(x.to(kind), net.size))
 
     def __call__(self, pictures: Sequence[Tensor]) -> dict[str, Condition]:
         x = pictures if isinstance(pictures, Tensor) else torch.stack([*pictures])

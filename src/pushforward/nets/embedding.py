@@ -29,6 +29,8 @@ class EmbeddingTokens(Network):
     def forward(self, z: Tensor) -> tuple[Tokens, Tensor]:
         if z.ndim != 2 or z.shape[1] != self.pooled:
             raise InputError(f"this network takes vectors (B, {self.pooled}), got {tuple(z.shape)}")
-        tokens = self.project(z.to(self.project.weight.dtype)).unflatten(1, (self.count, self.width))
+        tokens = self.project(z.to(self.project.weight.dtype)).unflatten(
+            1, (self.count, self.width)
+        )
         there = (z != 0).any(1)[:, None].expand(-1, self.count)
         return Tokens(tokens, there), z

@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from pushforward.recipes.on_clip import OnCLIP, with_vectors
-from pushforward.recipes.objectives import OBJECTIVE, Matching, Parts
+from pushforward.recipes.choices import (
+    COUPLING,
+    PATH,
+    AnyCoupling,
+    GaussianPath,
+    Independent,
+    RegularPath,
+    Times,
+)
 from pushforward.recipes.networks import NETWORK, UViTChoice
+from pushforward.recipes.objectives import OBJECTIVE, Matching, Parts
+from pushforward.recipes.on_clip import OnCLIP, with_vectors
 from pushforward.recipes.options import Logging, Machine, Optimiser, option, pick
 from pushforward.recipes.text_to_image import (
     TIME_MEAN,
@@ -16,7 +25,6 @@ from pushforward.recipes.text_to_image import (
     TextNetwork,
     WordsChoice,
 )
-from pushforward.recipes.choices import Times
 
 if TYPE_CHECKING:
     from pushforward.recipes.prompted import DecoderExperiment
@@ -28,6 +36,8 @@ EMBEDDING = "embedding"
 class DecoderMatching(Matching):
     """Flow matching, where the vector and the text are each dropped now and then, on their own."""
 
+    path: RegularPath = pick(GaussianPath, PATH, rare=True)
+    coupling: AnyCoupling = pick(Independent, COUPLING, rare=True)
     embedding_dropout: float = option(
         0.1, "Share of samples trained without the vector of their picture.", ge=0, le=1, rare=True
     )
@@ -123,7 +133,7 @@ def factor_to(shape: tuple[int, ...], size: int | None) -> int:
         return 1
     if shape[1] != shape[2] or shape[1] % size:
         raise InputError(
-            f"pictures of {shape[2]} x {shape[1]} pixels do not come down to {size} x {size} by blocks of whole pixels: "
-            f"give another --size"
+            f"pictures of {shape[2]} x {shape[1]} pixels do not come down to {size} x {size} by blocks of whole "
+            f"pixels: give another --size"
         )
     return shape[1] // size

@@ -26,14 +26,14 @@ class PriorKind(Choice):
     width: int = option(256, "Width of the transformer, a multiple of 64.", ge=64, multiple_of=64)
     depth: int = option(4, "Blocks of the transformer.", ge=1)
 
-    def network(self, cls: Any, texts: CLIPTexts, *sizes: int, **more: Any) -> Any:
+    def network(self, cls: Any, texts: CLIPTexts, *sizes: Any) -> Any:
         """A transformer over the tokens of a text and its vector."""
         from pushforward.nets import Prompted, TextFeatures
 
         clip = texts.clip.net
         net = cls(
             *sizes, width=self.width, depth=self.depth, heads=self.width // 64, context=self.width,
-            sentence=clip.dim, length=clip.text.length, **more,
+            sentence=clip.dim, length=clip.text.length,
         )  # fmt: skip
         return Prompted(net, {texts.name: TextFeatures(self.width, **texts.features)})
 

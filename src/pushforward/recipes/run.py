@@ -347,14 +347,14 @@ def validation(experiment: AnyExperiment) -> Validate | None:
     else:
         sets = () if held_out is None else (held_out,)
     # Pairs that a flow joins are made, and not held out.
-    regressing = isinstance(objective, Matching) and not isinstance(objective, Reflow)
-    if not (regressing or isinstance(objective, NextBucket)) or not sets:
+    known = isinstance(objective, Matching | NextBucket) and not isinstance(objective, Reflow)
+    if not known or not sets:
         return None
     everything = sum(map(len, sets))
 
     def loss(model: Model, processes: Processes) -> tuple[float, int]:
         device = next(model.parameters()).device
-        own = replace(objective, model=model, condition_dropout=0.0)
+        own: Any = replace(objective, model=model, condition_dropout=0.0)  # type: ignore[type-var]
         total, number, before = 0.0, 0, 0
         for data in sets:
             # Of each its share.

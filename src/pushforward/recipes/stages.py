@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -64,6 +65,7 @@ def train(recipe: Staged, quiet: bool = False) -> tuple[Path, int]:
     recipe.require()
     recipe.stages(folder)
     if run.replaces(recipe, folder):
+        require_kept(recipe, folder)
         processes.first(lambda: _clear(folder))
     processes.first(lambda: run.create(folder))
     processes.first(lambda: write_file(folder / CONFIG, written(recipe)))
@@ -88,7 +90,6 @@ def resume(
 def _finish(recipe: Staged, folder: Path, quiet: bool) -> tuple[Path, int]:
     from pushforward.recipes import run
     from pushforward.recipes.card import write_card
-    from pushforward.recipes.config import CONFIG
     from pushforward.recipes.images import tell
     from pushforward.runtime.files import locked
     from pushforward.runtime.processes import Processes
@@ -98,8 +99,8 @@ def _finish(recipe: Staged, folder: Path, quiet: bool) -> tuple[Path, int]:
     with locked(folder) if processes.lead else nullcontext():
         stages = recipe.stages(folder)
         for number, stage in enumerate(stages, 1):
-            there = processes.first(lambda stage=stage: (stage.folder / CONFIG).is_file())
-            if there and processes.first(lambda stage=stage: _done(stage)):
+            there, done = processes.first(partial(_state, stage))
+            if done:
                 continue
             if not quiet:
                 tell([f"stage {number} of {len(stages)}: {stage.name}, in {stage.folder}"])
@@ -120,14 +121,32 @@ def _finish(recipe: Staged, folder: Path, quiet: bool) -> tuple[Path, int]:
     return folder, 0
 
 
-def _done(stage: Stage) -> bool:
-    """Whether a run has taken all its steps."""
+def _state(stage: Stage) -> tuple[bool, bool]:
+    """Whether a run has begun, and whether it has taken all its steps."""
+    from pushforward.recipes.config import CONFIG
     from pushforward.saving.folder import DESCRIPTION
     from pushforward.train.checkpoint import Checkpoints
 
     steps = Checkpoints(stage.folder / "checkpoints").steps()
     last = steps[-1] if steps else 0
-    return last >= stage.recipe.optimiser.steps and (stage.folder / DESCRIPTION).is_file()
+    there = (stage.folder / CONFIG).is_file()
+    whole = there and (stage.folder / DESCRIPTION).is_file()
+    return there, whole and last >= stage.recipe.optimiser.steps
+
+
+def require_kept(recipe: Staged, folder: Path) -> None:
+    """InputError if a run that is taken is in a folder that will be deleted."""
+    from pushforward.core.errors import InputError
+    from pushforward.recipes.flat import flag_of, values
+
+    for name, value in values(recipe).items():
+        paths = value if isinstance(value, tuple) else (value,)
+        for path in paths:
+            own = isinstance(path, Path) and name != "out"
+            if own and path.resolve().is_relative_to(folder.resolve()):
+                raise InputError(
+                    f"--overwrite would delete {path}, which {flag_of(name)} names: choose another --out"
+                )
 
 
 def _clear(folder: Path) -> None:

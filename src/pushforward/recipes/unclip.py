@@ -11,7 +11,6 @@ from pushforward.recipes.captioned import Captions
 from pushforward.recipes.clip import CLIP
 from pushforward.recipes.config import STAGES, recipe_of
 from pushforward.recipes.decoder import Decoder, DecoderMatching, at_noise
-from pushforward.recipes.images import FilePictures
 from pushforward.recipes.networks import NETWORK, UViTChoice
 from pushforward.recipes.objectives import OBJECTIVE
 from pushforward.recipes.on_clip import clip_in
@@ -25,27 +24,21 @@ if TYPE_CHECKING:
     from pushforward.systems.unclip import UnCLIP as System
 
 
-class Runs(Group):
-    """Runs that are taken as they are, instead of training them."""
+class Stages(Group):
+    """Runs that are taken as they are, instead of training them, and the sizes of others; the recipes clip, prior and
+    upsampler have more options."""
 
     clip_run: Path | None = option(None, "Run folder of a CLIP. Default: train one.")
     prior_run: Path | None = option(None, "Run folder of a prior. Default: train one.")
-    decoder_run: Path | None = option(None, "Run folder of a decoder. Default: train one.")
+    decoder_run: Path | None = option(
+        None, "Run folder of a decoder. Default: train one.", rare=True
+    )
     upsampler_run: tuple[Path, ...] = option(
         (),
-        "Run folders of upsamplers, from the smallest, each after a flag of its own. Default: train them.",
-        append=True,
+        "Run folders of upsamplers, from the smallest. Default: train them.",
+        rare=True,
     )
-
-    def clip(self) -> Path | None:
-        """Where the CLIP is, if it is not trained."""
-        return self.clip_run or self.prior_run or self.decoder_run
-
-
-class Stages(Group):
-    """The sizes of the other stages; more options have the recipes clip, prior and upsampler."""
-
-    clip_steps: int = option(3000, "Optimiser steps of the CLIP.", ge=1)
+    clip_steps: int = option(3000, "Optimiser steps of the CLIP.", ge=1, rare=True)
     clip_batch: int = option(256, "Pictures in a step of the CLIP.", ge=2, rare=True)
     clip_width: int = option(
         128, "Width of the CLIP, a multiple of 64.", ge=64, multiple_of=64, rare=True
@@ -53,17 +46,23 @@ class Stages(Group):
     clip_depth: int = option(4, "Layers of each tower of the CLIP.", ge=1, rare=True)
     clip_dim: int = option(64, "Dimensions of the vectors.", ge=2, rare=True)
     prior_kind: Literal["diffusion", "autoregressive"] = option(
-        "diffusion", "How the prior draws a vector."
+        "diffusion", "How the prior draws a vector.", rare=True
     )
-    prior_steps: int = option(5000, "Optimiser steps of the prior.", ge=1)
+    prior_steps: int = option(5000, "Optimiser steps of the prior.", ge=1, rare=True)
     prior_batch: int = option(256, "Vectors in a step of the prior.", ge=1, rare=True)
     prior_width: int = option(
         256, "Width of the prior, a multiple of 64.", ge=64, multiple_of=64, rare=True
     )
     prior_depth: int = option(4, "Blocks of the prior.", ge=1, rare=True)
-    upsampler_steps: int = option(10_000, "Optimiser steps of each stage of the cascade.", ge=1)
+    upsampler_steps: int = option(
+        10_000, "Optimiser steps of each stage of the cascade.", ge=1, rare=True
+    )
     upsampler_batch: int = option(32, "Pictures in a step of the cascade.", ge=1, rare=True)
     upsampler_width: int = option(32, "Channels of the cascade's U-Nets.", ge=8, rare=True)
+
+    def clip(self) -> Path | None:
+        """Where the CLIP is, if it is not trained."""
+        return self.clip_run or self.prior_run or self.decoder_run
 
 
 class UnCLIP(Staged):
@@ -89,14 +88,13 @@ class UnCLIP(Staged):
         "Pixels a side, first as the decoder draws them, then of each stage of the cascade.",
         min_length=1,
     )
-    runs: Runs = Field(default_factory=Runs)
     parts: Stages = Field(default_factory=Stages)
-    augmentation: AnyAugmentation = pick(NoiseChoice, AUGMENTATION)
+    augmentation: AnyAugmentation = pick(NoiseChoice, AUGMENTATION, rare=True)
     augment_level: float = option(
-        0.1, "Augmentation level at which the cascade draws by default.", ge=0
+        0.1, "Augmentation level at which the cascade draws by default.", ge=0, rare=True
     )
     guidance: float = option(1.5, "Guidance of the decoder by default.", ge=0, rare=True)
-    encoder: AnyEncoder = pick(WordsChoice, "What reads the captions for the decoder.")
+    encoder: AnyEncoder = pick(WordsChoice, "What reads the captions for the decoder.", rare=True)
     objective: DecoderMatching = pick(at_noise, OBJECTIVE)
     network: TextNetwork = pick(UViTChoice, NETWORK)
     machine: Machine = Field(default_factory=lambda: Machine(precision="auto", compile="auto"))
@@ -123,7 +121,7 @@ class UnCLIP(Staged):
                 f"the augmentation level is {self.augment_level}, and levels of training go up to "
                 f"{self.augmentation.most}"
             )
-        given = len(self.runs.upsampler_run)
+        given = len(self.parts.upsampler_run)
         if given not in (0, len(self.sizes) - 1):
             raise ValueError(
                 f"{given} upsamplers are given for a cascade of {len(self.sizes) - 1} stages: give all or none"
@@ -131,6 +129,13 @@ class UnCLIP(Staged):
         return self
 
     def stages(self, folder: Path) -> list[Stage]:
+        from pushforward.core.errors import InputError
+
+        if self.place.from_ is not None:
+            raise InputError(
+                "--from is for a run of one model: give runs whose models are taken by --clip-run, --prior-run, "
+                "--decoder-run and --upsampler-run"
+            )
         self.require_one_clip()
         return [stage for stage, given in self.every(folder) if given is None]
 
@@ -138,7 +143,7 @@ class UnCLIP(Staged):
         """InputError if runs that are taken were trained with different CLIPs, before anything is trained."""
         from pushforward.systems.unclip import require_same_clip
 
-        runs = self.runs
+        runs = self.parts
         first = runs.clip()
         if first is None:
             return
@@ -149,7 +154,7 @@ class UnCLIP(Staged):
 
     def every(self, folder: Path) -> list[tuple[Stage, Path | None]]:
         """All stages, each with the run that is taken instead of it."""
-        runs, parts, size = self.runs, self.parts, self.sizes[-1]
+        runs, parts, size = self.parts, self.parts, self.sizes[-1]
         data: dict[str, Any] = {
             "data": self.data, "number": self.number, "held_out": self.held_out, "package": self.package,
             "size": size, "channels": 3, "seed": self.seed,
@@ -163,9 +168,13 @@ class UnCLIP(Staged):
         often = {n: getattr(self.logging, n) for n in ("validate_every", "checkpoint_every")}
         shown = often | {"sample_every": self.logging.sample_every}
 
-        def stage(name: str, cls: Any, given: Path | None, **options: Any) -> tuple[Stage, Path | None]:
+        def stage(
+            name: str, cls: Any, given: Path | None, **options: Any
+        ) -> tuple[Stage, Path | None]:
             where = folder / STAGES / name
-            place = {"out": where, "device": self.place.device}
+            place = {
+                "out": where, "device": self.place.device, "tensorboard": self.place.tensorboard,
+            }  # fmt: skip
             recipe = cls.of(**data | held | place | options)
             return Stage(name, where, recipe), given
 
@@ -188,7 +197,9 @@ class UnCLIP(Staged):
         alike = {
             name: getattr(self, name) for name in ("encoder", "objective", "network", "optimiser")
         }
-        found.append((Stage("decoder", decoder.folder, decoder.recipe.model_copy(update=alike)), where))
+        found.append(
+            (Stage("decoder", decoder.folder, decoder.recipe.model_copy(update=alike)), where)
+        )
         for k, (small, large) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
             given = runs.upsampler_run[k] if runs.upsampler_run else None
             found.append(

@@ -128,9 +128,7 @@ class Upsampler(Recipe):
             raise InputError(
                 f"--augment-level is {self.augment_level}, and levels of training go up to {augmentation.most}"
             )
-        train, held_out = (
-            None if part is None else self.seen(part) for part in self.read()
-        )
+        train, held_out = (None if part is None else self.seen(part) for part in self.read())
         assert train is not None
         stream = Shuffled(train, self.optimiser.batch_size, self.seed)
         return assemble(

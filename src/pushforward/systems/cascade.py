@@ -78,7 +78,13 @@ class Upsampler(ModelBase):
         return {"control": {"coarse": coarse}, "augment_level": levels}
 
     def upsample(
-        self, x: Tensor, *, level: float | None = None, seed: int = 0, start: int = 0, **options: Any
+        self,
+        x: Tensor,
+        *,
+        level: float | None = None,
+        seed: int = 0,
+        start: int = 0,
+        **options: Any,
     ) -> Tensor:
         """(N, C, H, W) from low-resolution pictures (N, C, h, w), row i a function of (seed, start + i).
 

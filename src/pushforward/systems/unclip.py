@@ -154,15 +154,25 @@ class UnCLIP(ModelBase):
         """
         noises = [None] * (1 + len(self.cascade)) if sources is None else list(sources)
         levels = levels_of(self.stages, augment_level)
-        more = {} if prompts is None else {"prompt": list(prompts)}
+        more: dict[str, Any] = {} if prompts is None else {"prompt": list(prompts)}
         scale = self.sampling.prompt_guidance if guidance is None else guidance
-        options: dict[str, Any] = {"nfe": nfe, "solver": solver, "batch_size": batch_size, "start": start}
+        options: dict[str, Any] = {
+            "nfe": nfe,
+            "solver": solver,
+            "batch_size": batch_size,
+            "start": start,
+        }
         x = generate(
             self.decoder, len(z), seed=Noise.chained(seed, DECODER), guidance=scale, source=noises[0],
             embedding=z, **more, **options,
         )  # fmt: skip
         return upsample(
-            self.stages, x, levels=levels, seed=Noise.chained(seed, CASCADE), sources=noises[1:], **options
+            self.stages,
+            x,
+            levels=levels,
+            seed=Noise.chained(seed, CASCADE),
+            sources=noises[1:],
+            **options,
         )
 
     def batches(
@@ -179,14 +189,18 @@ class UnCLIP(ModelBase):
     ) -> Iterator[Tensor]:
         """The pictures of `draw`, at most batch_size at a time."""
         lines = list(prompts)
-        if isinstance(prompts, str) or not lines or not all(isinstance(line, str) for line in lines):
+        if (
+            isinstance(prompts, str)
+            or not lines
+            or not all(isinstance(line, str) for line in lines)
+        ):
             raise InputError("prompts are a list of texts, one for each picture")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be positive")
         levels_of(self.stages, options.get("augment_level"))
         for first in range(0, len(lines), batch_size):
             some = lines[first : first + batch_size]
-            place = {"seed": seed, "start": start + first}
+            place: dict[str, Any] = {"seed": seed, "start": start + first}
             z = self.vectors(some, of=of, guidance=prior_guidance, **place)
             yield self.decode(z, some, batch_size=batch_size, **place, **options)
             if progress is not None:
@@ -213,8 +227,9 @@ class UnCLIP(ModelBase):
         augment_level: Levels = None,
         batch_size: int = 256,
     ) -> list[Tensor]:
-        """The noise of decoder and cascade that leads to images by DDIM: x = decode(z, prompts, sources=..., guidance=1,
-        solver=DDIM(), nfe, seed, start).
+        """The noise of decoder and cascade that leads to images by DDIM.
+
+            x = decode(z, prompts, sources=invert(x, z, prompts), guidance=1, solver=DDIM(), nfe, seed, start)
 
         z: vectors of the images, if not those of the CLIP. exact: see `sampling.invert`. Each stage is inverted given
         the image before it, which is made of the image itself by means of blocks and augmented with the noise that
@@ -223,12 +238,19 @@ class UnCLIP(ModelBase):
         z = self.pictures.vectors(images) if z is None else z
         sizes = [self.decoder.shape[-1], *(stage.model.shape[-1] for stage in self.stages)]
         states = [fitted(images, size) for size in sizes]
-        more = {} if prompts is None else {"prompt": list(prompts)}
+        more: dict[str, Any] = {} if prompts is None else {"prompt": list(prompts)}
         options: dict[str, Any] = {
             "solver": DDIM(), "nfe": nfe, "exact": exact, "batch_size": batch_size, "start": start,
         }  # fmt: skip
         found = [
-            invert(self.decoder, states[0], seed=Noise.chained(seed, DECODER), embedding=z, **more, **options)
+            invert(
+                self.decoder,
+                states[0],
+                seed=Noise.chained(seed, DECODER),
+                embedding=z,
+                **more,
+                **options,
+            )
         ]
         levels = levels_of(self.stages, augment_level)
         for k, (stage, level) in enumerate(zip(self.stages, levels, strict=True)):

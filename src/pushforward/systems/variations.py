@@ -61,11 +61,13 @@ def between(
         )
     ends = [system.pictures.vectors(x) for x in (a, b)]
     if len(ends[0]) != 1 or len(ends[1]) != 1:
-        raise InputError(f"an interpolation is of one picture and another, got {len(a)} and {len(b)}")
+        raise InputError(
+            f"an interpolation is of one picture and another, got {len(a)} and {len(b)}"
+        )
     weights = torch.linspace(0, 1, columns, dtype=torch.float64).tolist()
     # The rows of each call have the ids 0, 1, ..., and so the same noise in every call.
     parts = [
-        system.decode(slerp(*ends, w).expand(rows, -1), None, **options) for w in weights
+        system.decode(slerp(ends[0], ends[1], w).expand(rows, -1), None, **options) for w in weights
     ]
     return torch.stack(parts, 1)
 
@@ -97,7 +99,9 @@ def text_diff(
         raise InputError(f"amounts are shares of the arc, from 0 to 1, not {list(amounts)}")
     for name, line in (("source", source), ("target", target)):
         if not isinstance(line, str) or not line.strip():
-            raise InputError(f"the {name} text is empty: say what the picture shows, and what it is to show")
+            raise InputError(
+                f"the {name} text is empty: say what the picture shows, and what it is to show"
+            )
     texts = CLIPTexts(system.clip)
     before, after = texts([source, target])[texts.name]["pooled"]
     if float((after - before).norm()) < 1e-4 * float(before.norm()):
