@@ -52,7 +52,7 @@ def sampled(command: Any, model: UnCLIP) -> int:
     from pushforward.runtime.processes import Processes
 
     require_chained(command, command.folder)
-    prompts = command.lines(model)  # type: ignore[arg-type]
+    prompts = command.lines(model)
     if not prompts:
         raise InputError("an unCLIP draws pictures of texts: give --prompt")
     num = command.num or PER_PROMPT * len(prompts)
@@ -121,8 +121,8 @@ def edited(command: Any, model: UnCLIP, picture: Callable[..., Tensor]) -> int:
             "an unCLIP changes a picture by one of --variations 4, --between Y, or --from with --to"
         )
     side = model.spec.shape[-1]
-    image = picture(command.image, model, (side, side))  # type: ignore[arg-type]
-    prompts = command.lines(model)  # type: ignore[arg-type]
+    image = picture(command.image, model, (side, side))
+    prompts = command.lines(model)
     if prompts and (len(prompts) > 1 or not asked[0]):
         raise InputError("edit takes one --prompt, with --variations: what the picture shows")
     writer = Writer(command.out or command.folder / "edited", ("png",), command.overwrite)
@@ -131,7 +131,7 @@ def edited(command: Any, model: UnCLIP, picture: Callable[..., Tensor]) -> int:
         "augment_level": levels(command, model), "batch_size": command.batch_size,
     }  # fmt: skip
     about: dict[str, Any] = {"image": command.image.name}
-    other = None if command.between is None else picture(command.between, model, (side, side))  # type: ignore[arg-type]
+    other = None if command.between is None else picture(command.between, model, (side, side))
     writer.require_room(count_of(command), model.spec)
     found, more = changed(command, model, image, other, prompts, options)
     about = settings(command, model, **about, **more)
