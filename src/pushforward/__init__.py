@@ -63,6 +63,7 @@ _NAMES = {
     "sampling.invert": ("invert", "slerp"),
     "sampling.generate": ("generate", "generate_batches"),
     "sampling.density": ("sample_with_log_prob",),
+    "sampling.posterior": ("posterior",),
     "sampling.tune": ("Tuned", "tune"),
     "likelihood": ("log_prob", "variational_bound"),
     "saving.control": ("Control", "controlled", "load_control", "save_control"),
@@ -155,6 +156,7 @@ if TYPE_CHECKING:
     from pushforward.sampling.generate import generate_batches as generate_batches
     from pushforward.sampling.invert import invert as invert
     from pushforward.sampling.invert import slerp as slerp
+    from pushforward.sampling.posterior import posterior as posterior
     from pushforward.sampling.tune import Tuned as Tuned
     from pushforward.sampling.tune import tune as tune
     from pushforward.saving.control import Control as Control

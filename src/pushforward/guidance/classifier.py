@@ -17,6 +17,7 @@ from pushforward.core.paths import Path
 from pushforward.core.predictions import Prediction, check_defined
 from pushforward.core.shapes import as_time, expand
 from pushforward.guidance.interval import acting, breaks, check_interval, inside
+from pushforward.guidance.score_weight import score_weight
 
 
 @dataclass(frozen=True)
@@ -86,29 +87,14 @@ class ClassifierGuidance:
             return plain
         margin = self.margin or (1e-6 if x.dtype == torch.float64 else 1e-2)
         at = away(t, (self._starts_without_data, False), margin)
-        push = expand(self.scale * self._weight(want, at), x) * self._gradient(x, at, label)
+        push = expand(self.scale * score_weight(self.path, want, at), x) * self._gradient(
+            x, at, label
+        )
         return plain + torch.where(expand(acts, x).bool(), push, torch.zeros_like(push))
 
     @property
     def _starts_without_data(self) -> bool:
         return float(self.path.alpha(torch.zeros((), dtype=torch.float64))) == 0
-
-    def _weight(self, want: Prediction, t: Tensor) -> Tensor:
-        """d want / d score at fixed x, (B,): finite at sigma = 0 too."""
-        alpha, sigma = self.path.alpha(t), self.path.sigma(t)
-        match want:
-            case "score":
-                return torch.ones_like(t)
-            case "noise":
-                return -sigma
-            case "data":
-                return sigma**2 / alpha
-            case "v":
-                return -sigma * (alpha**2 + sigma**2) / alpha
-            case "velocity":
-                return self.path.forward_sde(t)[1] / 2
-        check_defined(want, self.path)
-        raise AssertionError
 
     def _gradient(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """grad_x ln p_t(y | x), (B, ...); label -1 counts as 0 here."""

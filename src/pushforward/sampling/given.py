@@ -156,7 +156,7 @@ def conditions_known(model: Any) -> tuple[str, ...] | None:
         if takes_any(kind):
             return None
         found = (found or ()) + arguments_of(kind)
-    return found
+    return None if found is None else (*found, *find_inside(model, "takes", ()))
 
 
 def labels_of(model: Any, label: Label, num: int) -> Tensor:

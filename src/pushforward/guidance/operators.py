@@ -1,0 +1,99 @@
+"""What is seen of data: operators (B, ...) -> (B, *M) of each sample by itself, differentiable."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, conv2d, pad
+
+from pushforward.core.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """The entries at which `mask` is true, (B, *mask's shape) -> (B, M). mask: bool, of a sample's shape, or
+    broadcast to it from the left (1, H, W) -> (C, H, W)."""
+
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mask.dtype != torch.bool:
+            raise InputError(f"a mask is bool, true where data are seen, not {self.mask.dtype}")
+        if not bool(self.mask.any()):
+            raise InputError("the mask shows nothing of the data")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        try:
+            seen = self.mask.to(x.device).expand(x.shape[1:])
+        except RuntimeError as error:
+            raise InputError(
+                f"the mask has shape {tuple(self.mask.shape)}, and samples {tuple(x.shape[1:])}"
+            ) from error
+        return x[:, seen]
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A x, with A (M, D) and D numbers in a sample: (B, ...) -> (B, M)."""
+
+    matrix: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.matrix.ndim != 2 or self.matrix.shape[1] != x[0].numel():
+            raise InputError(
+                f"the matrix has shape {tuple(self.matrix.shape)}, and a sample {x[0].numel()} numbers"
+            )
+        return x.flatten(1) @ self.matrix.to(x).T
+
+
+@dataclass(frozen=True)
+class Downsample:
+    """Means over squares of `factor` pixels, (B, C, H, W) -> (B, C, H/factor, W/factor)."""
+
+    factor: int = 2
+
+    def __post_init__(self) -> None:
+        if self.factor < 2:
+            raise InputError(f"factor is {self.factor}; it must be at least 2")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        _pictures(x)
+        if x.shape[2] % self.factor or x.shape[3] % self.factor:
+            raise InputError(
+                f"the sides {x.shape[2]} x {x.shape[3]} are no multiples of {self.factor}"
+            )
+        return avg_pool2d(x, self.factor)
+
+
+@dataclass(frozen=True)
+class Blur:
+    """A Gaussian blur of `sigma` pixels, borders mirrored, its filter ending at three sigma: (B, C, H, W) -> same."""
+
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < float("inf"):
+            raise InputError(f"sigma is {self.sigma}; it must be positive")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        _pictures(x)
+        reach = math.ceil(3 * self.sigma)
+        if reach >= min(x.shape[2:]):
+            raise InputError(
+                f"sigma {self.sigma:g} is too wide for {x.shape[2]} x {x.shape[3]} pixels"
+            )
+        place = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
+        row = torch.exp(-((place / self.sigma) ** 2) / 2)
+        row = row / row.sum()
+        channels = x.shape[1]
+        x = pad(x, (reach, reach, reach, reach), mode="reflect")
+        x = conv2d(x, row.reshape(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+        return conv2d(x, row.reshape(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+
+
+def _pictures(x: Tensor) -> None:
+    if x.ndim != 4:
+        raise InputError(f"this operator takes pictures (B, C, H, W), got {tuple(x.shape)}")
