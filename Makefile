@@ -8,7 +8,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 TORCH := -c constraints.txt torch==2.13.0
 INSTALL := $(BIN)/python $(PIP) $(TORCH)
 
-.PHONY: demo docs test test-slow test-peers bench bench-laws bench-few-steps bench-fashion mutate lint clean
+.PHONY: demo docs test test-slow test-peers bench bench-laws bench-few-steps bench-fashion bench-lectures mutate lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
@@ -66,6 +66,11 @@ bench-laws: $(VENV)/.installed
 # Three seeds of eleven few-step methods on three laws: about two hours on one core. Takes up what is there, too.
 bench-few-steps: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.few_steps
+
+# Tables and figures of the lectures: about half an hour on one core. Takes up what is there.
+LECTURES := five_ways paths consistency precision trajectories dpm_solver scaling
+bench-lectures: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lectures $(LECTURES)
 
 # Fashion-MNIST beside diffusers, and transformers of eight sizes: about three hours on one core. FASHION: the folder of the
 # four IDX files. What is done is not done again.
