@@ -50,7 +50,6 @@ SIZES = {
     "batch": "samples in a step",
     "width": "of the MLP",
     "num": "samples that are judged",
-    "fine": "steps of the flow that errors are measured from",
     "points": "held-out data whose likelihood is taken",
 }
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"

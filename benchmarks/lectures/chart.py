@@ -35,12 +35,14 @@ def curves(
     panels: Sequence[tuple[str, Lines]],
     *,
     floors: Mapping[str, float] | None = None,
+    tops: Mapping[str, float] | None = None,
     shades: Sequence[str] = (),
     width: float = 5.6,
 ) -> Figure:
     """Each line by calls, both axes logarithmic, bars of one standard error over the seeds.
 
-    floors: a line across the panel of this title. shades: names in the order of their colours, the same in all panels.
+    floors: a line across the panel of this title; tops: where it is cut off. shades: names in the order of their
+    colours, the same in all panels.
     """
     order = list(dict.fromkeys([*shades, *(name for _, lines in panels for name in lines)]))
     with style():
@@ -59,6 +61,9 @@ def curves(
             if floor is not None:
                 axis.axhline(floor, color=QUIET, lw=1, ls="--", zorder=1)
                 ends.append((floor, "training data", QUIET))
+            axis.set_yscale("log")
+            if tops and title in tops:
+                axis.set_ylim(top=tops[title])
             logarithmic(axis)
             beside(axis, ends)
     return drawn
@@ -85,8 +90,12 @@ def dots(
     panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]],
     *,
     floors: Mapping[str, float] | None = None,
+    logs: Sequence[str] = (),
 ) -> Figure:
-    """Names down the side; in each panel the mean of each name with a bar of one standard error, and its seeds."""
+    """Names down the side; in each panel the mean of each name with a bar of one standard error, and its seeds.
+
+    floors: a line across the panel of this title. logs: titles of panels with a logarithmic axis.
+    """
     names = list(panels[0][1])
     with style():
         drawn = blank(3.2 * len(panels) + 1.2, 0.42 * len(names) + 1.0)
@@ -109,14 +118,29 @@ def dots(
             floor = (floors or {}).get(title)
             if floor is not None:
                 axis.axvline(floor, color=QUIET, lw=1, ls="--", zorder=1)
-                axis.annotate(
-                    " training data", (floor, -0.42), fontsize=8, color=QUIET, va="center"
-                )
+            if title in logs:
+                logarithmic_across(axis)
+            if floor is not None:
+                # On the side where there is room.
+                place = axis.transAxes.inverted().transform(axis.transData.transform((floor, 0)))
+                side = "left" if place[0] < 0.5 else "right"
+                text = {"fontsize": 8, "color": QUIET, "va": "center", "ha": side}
+                axis.annotate(" training data ", (floor, -0.42), **text)
             axis.set_yticks(range(len(names)), names)
             axis.set_ylim(len(names) - 0.4, -0.6)
             axis.grid(axis="x")
             bare(axis)
     return drawn
+
+
+def logarithmic_across(axis: Axes) -> None:
+    """A logarithmic axis along x with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def tiles(axis: Axes, images: Tensor, rows: Sequence[str], columns: Sequence[str] = ()) -> None:

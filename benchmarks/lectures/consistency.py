@@ -55,7 +55,8 @@ def consistency(work: Work) -> Found:
         (key, {n: [run[key] for run in runs] for n, runs in found.items()}) for key in FIGURES
     ]
     return Found(
-        Report(rows, "\n\n".join(map(partial(compared, found), (1, 2)))), dots(panels, floors=floor)
+        Report(rows, "\n\n".join(map(partial(compared, found), (1, 2)))),
+        dots(panels, floors=floor, logs=FIGURES[:1]),
     )
 
 

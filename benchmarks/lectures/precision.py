@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0)
 NFE = 20
-CALLS = (2, 3, 4, 6, 10, 20)
+CALLS = (2, 3, 4, 6, 20)
 ABOUT = """Precision and recall: of one model by guidance and by calls, and of few-step models at one and two calls.
 
 Lecture 004 shows the precision and recall of distilled and trained models (table 1 and 2 of Song et al. 2023, arXiv
@@ -57,33 +57,43 @@ def precision(work: Work) -> Found:
 
 
 def said(guided: Points) -> str:
-    first, last = (guided[f"w = {w:g}"] for w in (GUIDANCE[0], GUIDANCE[-1]))
+    """What guidance changes within a seed."""
+    first = guided[f"w = {GUIDANCE[0]:g}"]
     words = []
-    for key in ("precision", "recall", "Frechet distance"):
-        change = [b[key] - a[key] for a, b in zip(first, last, strict=True)]
-        mean, error = mean_and_error(change)
-        words.append(f"{key} by {mean:+.3f} ± {error:.3f}")
-    return f"From w = {GUIDANCE[0]:g} to w = {GUIDANCE[-1]:g}, changes within a seed: {', '.join(words)}."
+    for w in GUIDANCE[2::2]:
+        parts = []
+        for key in ("precision", "recall", "Frechet distance"):
+            pairs = zip(first, guided[f"w = {w:g}"], strict=True)
+            mean, error = mean_and_error([b[key] - a[key] for a, b in pairs])
+            parts.append(f"{key} by {mean:+.3f} ± {error:.3f}")
+        words.append(
+            f"From w = {GUIDANCE[0]:g} to w = {w:g}, changes within a seed: {', '.join(parts)}."
+        )
+    return "\n".join(words)
 
 
 def picture(guided: Points, by_calls: Points, few: Points, floor: Mapping[str, float]) -> Figure:
+    # 20 calls are those of w = 1, and one or two Euler steps of the teacher have next to no recall.
+    by_calls = {name: runs for name, runs in by_calls.items() if name != f"{NFE} calls"}
+    few = {name: runs for name, runs in few.items() if name not in ("teacher, 1", "teacher, 2")}
     with style():
         drawn = blank(11.5, 4.8)
         left, right = drawn.subplots(1, 2)
-        for number, (name, points) in enumerate(
-            {"guidance, 20 calls": guided, "calls": by_calls}.items()
-        ):
-            along = [means(runs) for runs in points.values()]
-            shade = colour(number)
-            left.plot(*zip(*[p[:2] for p in along], strict=True), color=shade, lw=1.2, label=name)
-            mark(left, points, shade)
-        left.legend(loc="lower left")
-        shades = {
-            name: colour(k) for k, name in enumerate(dict.fromkeys(n.split(",")[0] for n in few))
-        }
+        lines = {f"guidance w, {NFE} calls": guided, "calls, w = 1": by_calls}
+        for number, (name, points) in enumerate(lines.items()):
+            along = [means(runs)[:2] for runs in points.values()]
+            left.plot(*zip(*along, strict=True), color=colour(number), lw=1.2, label=name)
+            mark(left, points, colour(number), below=number > 0)
+        left.legend(loc="lower right")
+        methods = list(dict.fromkeys(name.split(",")[0] for name in few))
+        middle = sorted(means(runs)[0] for runs in few.values())[len(few) // 2]
         for name, runs in few.items():
-            mark(right, {name: runs}, shades[name.split(",")[0]])
-        for axis, title in ((left, "one model"), (right, "few-step models")):
+            shade = colour(methods.index(name.split(",")[0]))
+            mark(right, {name: runs}, shade, before=means(runs)[0] < middle)
+        for axis, title in (
+            (left, "one model"),
+            (right, "few-step models and their teacher, by calls"),
+        ):
             axis.set_title(title, loc="left", fontsize=11)
             axis.plot(floor["recall"], floor["precision"], "*", ms=11, color=QUIET)
             axis.annotate("training data", (floor["recall"], floor["precision"]), xytext=(-6, -12),
@@ -101,12 +111,14 @@ def means(runs: Sequence[Mapping[str, float]]) -> tuple[float, float, float, flo
     return values[0][0], values[1][0], errors[0], errors[1]
 
 
-def mark(axis: Any, points: Points, shade: str) -> None:
+def mark(
+    axis: Any, points: Points, shade: str, *, below: bool = False, before: bool = False
+) -> None:
+    """Means with their bars, and names above or below them, behind or before."""
+    bars = {"fmt": "o", "ms": 5, "capsize": 2, "elinewidth": 1, "color": shade}
     for name, runs in points.items():
         x, y, across, along = means(runs)
-        axis.errorbar(
-            x, y, xerr=across, yerr=along, fmt="o", ms=5, capsize=2, elinewidth=1, color=shade
-        )
-        axis.annotate(
-            name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8, color=shade
-        )
+        axis.errorbar(x, y, xerr=across, yerr=along, **bars)
+        text = {"fontsize": 8, "color": shade, "ha": "right" if before else "left"}
+        place = (-5 if before else 5, -11 if below else 5)
+        axis.annotate(name, (x, y), xytext=place, textcoords="offset points", **text)

@@ -24,7 +24,7 @@ NETWORKS = {8: ("nano", "tiny", "mini"), 4: ("nano", "tiny", "mini"), 2: ("nano"
 BATCH = 64
 # Steps over those of the least compute, and the network that they train.
 LONGER, ONE = (1, 4, 32), ("nano", 4)
-NFE = 20
+NFE = 10
 ABOUT = """Sample quality by training compute: transformers of three sizes and patches, and one trained for longer.
 
 After figure 2 and 8 of Peebles & Xie 2023 (arXiv 2212.09748) and Sora's pictures at base, 4 and 32 times the compute,
@@ -32,7 +32,7 @@ which lecture 004 shows. All by flow matching on straight lines, on images, batc
 million weights (nano, tiny, mini) on patches of 8 and 4 pixels (1 and 4 tokens), and the first two on patches of 2 (16
 tokens), all for the same steps, by compute: three times the operations of a forward pass, for all samples seen. Middle:
 DiT-nano/4 at 1, 4 and 32 times the compute, by so many times the steps. Right: the same ten noises at each of these,
-of the first seed. Frechet distance of samples by 20 network calls. Means over seeds of training, +- the standard error
+of the first seed. Frechet distance of samples by 10 network calls. Means over seeds of training, +- the standard error
 over them. Fashion-MNIST at more compute is in scaling.md."""
 
 
@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 
 def scaling(work: Work) -> Found:
-    judge, steps = Judge(), max(1, work.steps // 10)
+    judge, steps = Judge(), max(1, work.steps // 15)
     sizes = {
         (size, patch): [one(work, judge, size, patch, steps, seed) for seed in work.seeds]
         for patch, of in NETWORKS.items()
@@ -52,7 +52,7 @@ def scaling(work: Work) -> Found:
     }
     longer = {
         times: [
-            one(work, judge, *ONE, times * max(1, work.steps // 30), seed) for seed in work.seeds
+            one(work, judge, *ONE, times * max(1, work.steps // 50), seed) for seed in work.seeds
         ]
         for times in LONGER
     }

@@ -40,10 +40,17 @@ def options(**sizes: str) -> list[str]:
     return [part for name, value in sizes.items() for part in (f"--{name}", value)]
 
 
-@pytest.mark.parametrize("name", lectures.FIGURES)
+# These train nine networks or more each.
+LARGE = ("consistency", "precision", "scaling")
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in lectures.FIGURES
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_each_command_writes_its_table_and_its_picture(name, runs, tmp_path):
     out, images = tmp_path / "results", tmp_path / "images"
-    places = {"runs": str(runs), "out": str(out), "images": str(images), "fine": "4"}
+    places = {"runs": str(runs), "out": str(out), "images": str(images)}
     lectures.main([name, *options(**SIZES, **places)])
     kept = json.loads((out / f"lectures_{name}.json").read_text())
     text = (out / f"lectures_{name}.md").read_text()
@@ -53,7 +60,7 @@ def test_each_command_writes_its_table_and_its_picture(name, runs, tmp_path):
     assert (images / f"lectures_{name}.png").read_bytes().startswith(b"\x89PNG")
     # The command that is written down makes the same again.
     again = kept["command"].removeprefix("python -m benchmarks.lectures ").split()
-    assert again == [name, *options(**SIZES, fine="4")]
+    assert again == [name, *options(**SIZES)]
 
 
 def test_training_data_are_spread_over_their_own_bins(tmp_path):
