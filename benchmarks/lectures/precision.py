@@ -83,13 +83,14 @@ def picture(guided: Points, by_calls: Points, few: Points, floor: Mapping[str, f
         for number, (name, points) in enumerate(lines.items()):
             along = [means(runs)[:2] for runs in points.values()]
             left.plot(*zip(*along, strict=True), color=colour(number), lw=1.2, label=name)
-            mark(left, points, colour(number), below=number > 0)
+            mark(left, points, colour(number), below=number > 0, before=number == 0)
         left.legend(loc="lower right")
         methods = list(dict.fromkeys(name.split(",")[0] for name in few))
         middle = sorted(means(runs)[0] for runs in few.values())[len(few) // 2]
         for name, runs in few.items():
             shade = colour(methods.index(name.split(",")[0]))
-            mark(right, {name: runs}, shade, before=means(runs)[0] < middle)
+            below = name.startswith("2-")
+            mark(right, {name: runs}, shade, below=below, before=means(runs)[0] < middle)
         for axis, title in (
             (left, "one model"),
             (right, "few-step models and their teacher, by calls"),
@@ -99,6 +100,7 @@ def picture(guided: Points, by_calls: Points, few: Points, floor: Mapping[str, f
             axis.annotate("training data", (floor["recall"], floor["precision"]), xytext=(-6, -12),
                           textcoords="offset points", fontsize=8, color=QUIET, ha="right")  # fmt: skip
             axis.set(xlabel="recall", ylabel="precision")
+            axis.margins(x=0.16)
             axis.grid()
             bare(axis)
     return drawn
