@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import pushforward as pf
-from benchmarks.lectures.chart import Found, tiles
+from benchmarks.lectures.chart import Found, logarithmic_across, tiles
 from benchmarks.lectures.common import Judge, Work, cell, labels, mean_and_error
 from benchmarks.measure import Report, Row
 from pushforward.evaluate.figures.curves import logarithmic
@@ -29,11 +29,11 @@ ABOUT = """Sample quality by training compute: transformers of three sizes and p
 
 After figure 2 and 8 of Peebles & Xie 2023 (arXiv 2212.09748) and Sora's pictures at base, 4 and 32 times the compute,
 which lecture 004 shows. All by flow matching on straight lines, on images, batches of 64. Left: DiT of 0.3, 2 and 5
-million weights (nano, tiny, mini) on patches of 8 and 4 pixels (1 and 4 tokens), and the first two on patches of 2 (16
-tokens), all for the same steps, by compute: three times the operations of a forward pass, for all samples seen. Middle:
-DiT-nano/4 at 1, 4 and 32 times the compute, by so many times the steps. Right: the same ten noises at each of these,
-of the first seed. Frechet distance of samples by 10 network calls. Means over seeds of training, +- the standard error
-over them. Fashion-MNIST at more compute is in scaling.md."""
+million weights (nano, tiny, mini) on patches of 8 and 4 pixels (1 and 4 tokens), and the first two on patches of 2
+(16 tokens), all for the same few steps, by compute: three times the operations of a forward pass, for all samples
+seen. Middle: DiT-nano/4 at 1, 4 and 32 times the compute, by so many times the steps. Right: the same ten noises at
+each of these, of the first seed. Frechet distance of samples by 10 network calls. Means over seeds of training, +-
+the standard error over them. Fashion-MNIST at more compute is in scaling.md."""
 
 
 class Run(NamedTuple):
@@ -121,13 +121,14 @@ def line(
 
 
 def finish(axis: Any, floor: float, title: str) -> None:
-    axis.set(xscale="log", xlabel="training compute (TFLOP)")
+    axis.set_xlabel("training compute (TFLOP)")
+    logarithmic_across(axis)
     axis.axhline(floor, color=QUIET, lw=1, ls="--", zorder=1)
     axis.annotate("training data", (0.02, floor), xycoords=("axes fraction", "data"), xytext=(0, 3),
                   textcoords="offset points", fontsize=8, color=QUIET)  # fmt: skip
     axis.set_title(title, loc="left", fontsize=11)
     if axis.get_legend_handles_labels()[1]:
-        axis.legend(loc="lower left")
+        axis.legend(loc="center left")
     axis.grid()
     logarithmic(axis)
     bare(axis)
