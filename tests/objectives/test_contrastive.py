@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from pushforward.core.conditions import Tokens
 from pushforward.core.errors import InputError
 from pushforward.core.noise import Noise
 from pushforward.data.batch import Batch
@@ -136,3 +137,69 @@ def test_processes_have_the_gradient_of_one(count: int, tmp_path: Path) -> None:
         for a, b in zip(found["gradient"], alone["gradient"], strict=True):
             a, b = torch.tensor(a).double(), torch.tensor(b).double()
             assert (a - b).abs().max() <= 1e-12 * max(1.0, float(b.abs().max()))
+
+
+# Gaussian pairs, of which the best vectors are known.
+
+RHO, COUNT, BATCHES = 0.6, 32, 60
+
+
+def gaussian_vectors(x: torch.Tensor, y: torch.Tensor, p: torch.Tensor, s: float) -> tuple:
+    """Vectors of length 1 whose product is that of the density ratio of a Gaussian pair of correlation RHO.
+
+        s u . v = p_0 a x y - p_1 b (x^2 + y^2)/2 + constant,   a = rho/(1 - rho^2), b = rho^2/(1 - rho^2)
+
+    p: 1 where the product is ln p(x, y)/(p(x) p(y)), up to a constant.
+    """
+    a, b = RHO / (1 - RHO**2), RHO**2 / (1 - RHO**2)
+    w, h = (p[0] * a / s).sqrt(), p[1] * b / (2 * s)
+    one = torch.full_like(x, 0.25)
+    shorter = [(w * x, one, -h * x**2 / 0.25), (w * y, -h * y**2 / 0.25, one)]
+    rest = [(1 - sum(part**2 for part in z)).sqrt() for z in shorter]
+    u = torch.stack((*shorter[0], rest[0], 0 * x), 1)
+    v = torch.stack((*shorter[1], 0 * y, rest[1]), 1)
+    return u, v
+
+
+def gaussian_losses(p: torch.Tensor) -> torch.Tensor:
+    """(BATCHES,) mean losses of batches of Gaussian pairs."""
+    clip = model()
+    with torch.no_grad():
+        clip.net.logit_scale.fill_(math.log(100))
+    generator = torch.Generator().manual_seed(3)
+    losses = []
+    for _ in range(BATCHES):
+        x, z = torch.randn(2, COUNT, generator=generator, dtype=torch.float64)
+        y = RHO * x + math.sqrt(1 - RHO**2) * z
+        clip.forward = lambda *given, x=x, y=y: gaussian_vectors(x, y, p, 100.0)  # type: ignore[method-assign]
+        ids = {"words": Tokens(torch.zeros(COUNT, 1).long(), torch.ones(COUNT, 1) > 0)}
+        batch = Batch(x[:, None, None, None].expand(-1, 3, 8, 8), ids)
+        losses.append(Contrastive(clip)(batch, Noise.batch(COUNT))["loss"].mean())
+    return torch.stack(losses)
+
+
+def test_the_optimum_on_gaussian_pairs_is_the_ratio_of_densities() -> None:
+    def slopes(at: list[float]) -> torch.Tensor:
+        """(BATCHES, 2): derivatives of the loss by both coefficients."""
+        p = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+        each = gaussian_losses(p)
+        return torch.stack([torch.autograd.grad(x, p, retain_graph=True)[0] for x in each])
+
+    def sigmas(g: torch.Tensor) -> torch.Tensor:
+        return g.mean(0) / (g.std(0) / BATCHES**0.5)
+
+    # There both derivatives have mean 0, for any size of batch, and around it they lead back.
+    assert sigmas(slopes([1.0, 1.0])).abs().max() < 4
+    assert sigmas(slopes([1.5, 1.0]))[0] > 4
+    assert sigmas(slopes([0.6, 1.0]))[0] < -4
+    assert sigmas(slopes([1.0, 2.5]))[1] > 4
+    assert sigmas(slopes([1.0, 0.1]))[1] < -4
+
+
+def test_the_loss_there_is_bounded_by_the_mutual_information() -> None:
+    losses = gaussian_losses(torch.ones(2, dtype=torch.float64)).detach()
+    information = -0.5 * math.log(1 - RHO**2)
+    found, error = math.log(COUNT) - float(losses.mean()), float(losses.std()) / BATCHES**0.5
+    # Poole et al. 2019 (arXiv 1905.06922), eq. 12: ln N - loss <= I, and nearly so where N is larger than exp(I).
+    assert found < information + 4 * error
+    assert found > information - 4 * error - math.exp(2 * information) / COUNT
