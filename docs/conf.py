@@ -60,7 +60,7 @@ def library_digest() -> str:
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build" / "docs-cells" / library_digest())
 nb_execution_in_temp = True
-nb_execution_timeout = 300
+nb_execution_timeout = 600
 nb_merge_streams = True
 nb_render_image_options = {"class": "figure"}
 nb_mime_priority_overrides = [("*", "text/html", None)]
