@@ -13,12 +13,10 @@ from __future__ import annotations
 import os
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
@@ -51,51 +49,61 @@ def relinked(text: str, folder: Path, page: Path) -> str:
     return LINK.sub(new, text)
 
 
+def untitled(text: str) -> str:
+    """Markdown without the title that it begins with."""
+    return re.sub(r"\A# .*\n", "", text)
+
+
 def lower(text: str) -> str:
     """Markdown with its headings one level lower."""
     return re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
 
 
-class Shown(SphinxDirective):
-    """Markdown that is elsewhere, as part of this page."""
+class Reader:
+    """Texts of the repository for one page, which is built anew when one of them changes."""
 
-    def run(self) -> list[nodes.Node]:
-        container = nodes.Element()
-        self.state.nested_parse(self.text().splitlines(), 0, container, match_titles=True)
-        return container.children
-
-    def text(self) -> str:
-        raise NotImplementedError
+    def __init__(self, app: Sphinx, docname: str) -> None:
+        self.env, self.docname = app.env, docname
+        self.page = Path(app.env.doc2path(docname))
 
     def read(self, file: Path) -> str:
-        """A file's text, with links that hold here; the page is built anew when the file changes."""
-        self.env.note_dependency(str(file))
-        return relinked(file.read_text(), file.parent, Path(self.env.doc2path(self.env.docname)))
+        """A file's text, with links that hold on the page."""
+        self.env.note_dependency(str(file), docname=self.docname)
+        return relinked(file.read_text(), file.parent, self.page)
 
 
-class RepositoryPage(Shown):
-    """A file at the top of the repository, without its title."""
-
-    required_arguments = 1
-
-    def text(self) -> str:
-        return re.sub(r"\A# .*\n", "", self.read(ROOT / self.arguments[0]))
+def repository_page(reader: Reader, name: str) -> str:
+    """A file at the top of the repository."""
+    return untitled(reader.read(ROOT / name))
 
 
-class Findings(Shown):
+def findings(reader: Reader, _: str) -> str:
     """findings/README.md, and of each script what its head and the output at its end say."""
+    parts = [untitled(reader.read(FINDINGS / "README.md"))]
+    for file in sorted(FINDINGS.glob("*.sh")):
+        title, about, output = parts_of(reader.read(file))
+        command = f"```console\n$ bash findings/{file.name}\n{output}\n```"
+        parts += [f"## {title}", about, command]
+    return "\n\n".join(parts)
 
-    def text(self) -> str:
-        scripts = sorted(FINDINGS.glob("*.sh"))
-        parts = [re.sub(r"\A# .*\n", "", self.read(FINDINGS / "README.md"))]
-        parts += [self.script(file) for file in scripts]
-        return "\n\n".join(parts)
 
-    def script(self, file: Path) -> str:
-        self.env.note_dependency(str(file))
-        title, about, output = parts_of(file.read_text())
-        lines = [f"## {title}", "", about, "", "```console", f"$ bash findings/{file.name}"]
-        return "\n".join([*lines, output, "```"])
+def benchmarks(reader: Reader, _: str) -> str:
+    """benchmarks/results/*.md: what was measured, the figures, and folded the circumstances."""
+    return "\n\n".join(folded(lower(reader.read(file))) for file in sorted(RESULTS.glob("*.md")))
+
+
+def result(reader: Reader, name: str) -> str:
+    """One of these."""
+    return folded(untitled(reader.read(RESULTS / f"{name}.md")))
+
+
+SHOWN: dict[str, Callable[[Reader, str], str]] = {
+    "repository-page": repository_page,
+    "findings": findings,
+    "benchmarks": benchmarks,
+    "result": result,
+}
+BLOCK = re.compile(rf"^```\{{({'|'.join(SHOWN)})\}} ?(.*)\n```$", re.MULTILINE)
 
 
 def parts_of(script: str) -> tuple[str, str, str]:
@@ -115,23 +123,6 @@ def comments(lines: Iterator[str] | list[str]) -> Iterator[str]:
         yield line[1:].removeprefix(" ")
 
 
-class Benchmarks(Shown):
-    """benchmarks/results/*.md: what was measured, the figures, and folded the circumstances."""
-
-    def text(self) -> str:
-        return "\n\n".join(folded(lower(self.read(file))) for file in sorted(RESULTS.glob("*.md")))
-
-
-class Result(Shown):
-    """One of the results, without its title."""
-
-    required_arguments = 1
-
-    def text(self) -> str:
-        found = self.read(RESULTS / f"{self.arguments[0]}.md")
-        return folded(re.sub(r"\A# .*\n", "", found))
-
-
 def folded(text: str) -> str:
     """Results with their last list, command, versions and machine, behind a line to click on."""
     found = re.search(r"\n((?:- .*\n(?:  .*\n)*)+)\s*\Z", text + "\n")
@@ -141,16 +132,14 @@ def folded(text: str) -> str:
     return f"{text[: found.start()]}\n\n{summary}\n\n{found[1]}\n</details>\n"
 
 
-def relink(app: Sphinx, docname: str, source: list[str]) -> None:
-    page = Path(app.env.doc2path(docname))
-    if page.suffix == ".md":
-        source[0] = relinked(source[0], page.parent, page)
+def show(app: Sphinx, docname: str, source: list[str]) -> None:
+    """The page's Markdown, with what is elsewhere in its place."""
+    reader = Reader(app, docname)
+    if reader.page.suffix == ".md":
+        text = relinked(source[0], reader.page.parent, reader.page)
+        source[0] = BLOCK.sub(lambda block: SHOWN[block[1]](reader, block[2]), text)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    app.add_directive("repository-page", RepositoryPage)
-    app.add_directive("findings", Findings)
-    app.add_directive("benchmarks", Benchmarks)
-    app.add_directive("result", Result)
-    app.connect("source-read", relink)
+    app.connect("source-read", show)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
