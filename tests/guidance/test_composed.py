@@ -8,6 +8,7 @@ import torch
 import pushforward as pf
 from contracts.members import Counted, randn
 from guidance.laws import LABEL, LAW, T, X
+from pushforward.core.fields import Masked
 from pushforward.guidance import ClassifierFree, Composed
 
 FIELD = LAW.field(pf.CondOT())
@@ -75,3 +76,21 @@ def test_terms_that_make_no_sense_are_refused(terms, why):
 def test_a_term_of_the_wrong_number_of_rows_is_refused():
     with pytest.raises(pf.InputError):
         Composed(FIELD, [(1.0, {"label": torch.tensor([0, 1, 2])})])(X, T)
+
+
+@pytest.mark.parametrize("terms", [[], [(float("nan"), label(1))]])
+def test_no_terms_and_weights_that_are_no_numbers_are_refused(terms):
+    with pytest.raises(pf.InputError, match="one or more pairs of a finite weight"):
+        Composed(FIELD, terms)
+
+
+def test_terms_with_a_row_for_each_sample_are_cut_with_the_batch_wherever_they_are():
+    own = {"label": torch.tensor([0, 1, 2, 0, 1])}
+    for field in (
+        Composed(FIELD, [(2.0, own), (-0.5, label(2))]),
+        Masked(Composed(FIELD, [(2.0, own)], (0.2, 0.7)), told=False),
+    ):
+        extra = {"mask": torch.ones(5, 2).bool()} if isinstance(field, Masked) else {}
+        whole = pf.generate(field, 5, nfe=6, shape=(2,), **extra)
+        parts = pf.generate(field, 5, nfe=6, shape=(2,), batch_size=2, **extra)
+        assert torch.allclose(parts, whole, atol=1e-10)

@@ -166,3 +166,94 @@ def test_converted_predictions_agree():
     data = guided(X[1:5], T[1:5], "data")
     got = convert(data, X[1:5], T[1:5], pf.VP(), "data", "velocity")
     assert torch.allclose(got, velocity, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: Posterior(FIELD, Linear(A), torch.tensor([0.3, 0.2]), Y), "it is one number"),
+        (lambda: Full(0), "at least 1"),
+        (lambda: Isotropic(1.0, 0), "at least 1"),
+        (lambda: Isotropic(-1.0), "std is -1.0"),
+        (lambda: NoSpread(-1.0), "zeta is -1.0"),
+        (lambda: Posterior(FIELD, lambda x: x.sum(0, True), STD, Y)(X, T), "keep them apart"),
+        (lambda: Posterior(Detached(), Linear(A), STD, Y)(X, T), "cannot be differentiated"),
+        (lambda: pf.log_prob(Posterior(FIELD, Linear(A), STD, Y), X), "no derivatives"),
+        (lambda: Posterior(Posterior(FIELD, Linear(A), STD, Y), Linear(A), STD, Y)(X, T), "one operator gives both"),
+    ],
+)  # fmt: skip
+def test_what_would_be_wrong_without_a_word_is_refused(make, why):
+    with pytest.raises(pf.InputError, match=why):
+        make()
+
+
+class Detached:
+    path = pf.CondOT()
+
+    def __call__(self, x, t, want="velocity", **cond):
+        return x.detach()
+
+
+def test_inference_mode_is_refused_and_no_grad_is_not():
+    guided = Posterior(FIELD, Linear(A), STD, Y)
+    with torch.no_grad():
+        assert guided(X, T).isfinite().all()
+    with torch.inference_mode(), pytest.raises(pf.InputError, match="inference_mode"):
+        guided(X, T)
+
+
+@pytest.mark.parametrize("spread", [Full(3), Diagonal(), Isotropic(), NoSpread(), NoSpread(0.5)])
+def test_an_observation_of_one_number_may_have_no_dimension(spread):
+    row = A[:1]
+    with_one = Posterior(FIELD, Linear(row), STD, Y[:, :1], spread)(X, T)
+    without = Posterior(FIELD, lambda x: x @ row[0], STD, Y[:, 0], spread)(X, T)
+    assert torch.allclose(with_one, without, atol=1e-10)
+
+
+def test_no_samples_give_no_samples_and_numbers_may_be_tensors():
+    noise = torch.tensor(STD, dtype=torch.float64)
+    guided = Posterior(FIELD, Linear(A), noise, Y)
+    assert guided(X[:0], T[:1]).shape == (0, 3)
+    assert torch.equal(guided(X, T[:1]), Posterior(FIELD, Linear(A), STD, Y)(X, T[:1]))
+    assert torch.equal(guided(X, T[1]), guided(X, T[1:2]))
+
+
+def test_a_sample_that_has_diverged_leaves_the_others_alone():
+    guided = Posterior(FIELD, Linear(A), STD, Y)
+    bad = X.clone()
+    bad[1] = torch.nan
+    got = guided(bad, T)
+    keep = torch.arange(6) != 1
+    assert torch.equal(got.isfinite().all(1), keep)
+    assert torch.allclose(got[keep], guided(X, T)[keep], atol=1e-12)
+
+
+@pytest.mark.parametrize("spread", [Full(2), Diagonal(), Isotropic(0.8), NoSpread(0.5)])
+def test_a_padded_sample_is_the_one_that_it_is_alone(spread):
+    class Pooled:
+        """Not 0 at padding; what is data depends on what else is data."""
+
+        path = pf.VP()
+
+        def __call__(self, x, t, want="data", *, mask):
+            inside = torch.where(mask, x, 0)
+            return torch.tanh(x) + 1 + inside.sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+
+    # An observation of padding too: sums, the operator itself linear in all entries.
+    operator = lambda x: torch.stack((x.sum(1), (x**2).sum(1)), 1)  # noqa: E731
+    mask = torch.arange(5) < torch.tensor([[3], [5]])
+    x = randn(2, 5, seed=3) * mask
+    guided = Posterior(Pooled(), operator, STD, Y, spread)
+    got = guided(x, 0.4, "data", mask=mask)
+    alone = guided(x[:1, :3], 0.4, "data", mask=mask[:1, :3])
+    assert torch.allclose(got[:1, :3], alone, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_taken(dtype):
+    torch.manual_seed(0)
+    model = pf.Model(pf.nets.MLP(3, 16, 1), pf.CondOT(), shape=(3,))
+    want = Posterior(model, Linear(A), STD, Y)(X.float(), 0.5)
+    got = Posterior(model.to(dtype), Linear(A), STD, Y)(X.to(dtype), 0.5)
+    assert got.dtype == dtype
+    assert torch.allclose(got.float(), want, rtol=0.1, atol=0.1 * float(want.abs().max()))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 import diffusers
 import pytest
 import torch
@@ -10,6 +13,7 @@ from diffusers.guiders.magnitude_aware_guidance import MagnitudeAwareGuidance
 import pushforward as pf
 from contracts.members import randn
 from guidance.laws import LABEL, LAW, T, X
+from pushforward.core.conditions import Fill
 from pushforward.core.fields import breaks_of
 from pushforward.core.predictions import convert
 from pushforward.guidance import (
@@ -212,3 +216,85 @@ def test_zero_star_stands_still_at_first_and_its_solver_stops_there():
 def test_what_makes_no_sense_is_refused(make, why):
     with pytest.raises(pf.InputError, match=why):
         make()
+
+
+RULES = [
+    Rescaled(0.7), Projected(0.0, 1.0), ZeroStar(), Tangential(), MagnitudeAware(), Frequencies((1.0, 0.5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: type(r).__name__)
+def test_where_both_predictions_agree_or_are_nothing_values_and_derivatives_are_finite(rule):
+    # Labels of -1 make them equal, and a network that starts at 0 makes them nothing.
+    for given in (GIVEN[:2, :, :4, :4].clone(), torch.zeros(2, 1, 4, 4).double()):
+        if isinstance(rule, Tangential) and not given.any():
+            assert not rule(given, given, rows(3, 3), ANY).any()
+            continue
+        free, aimed = given.clone().requires_grad_(), given.clone().requires_grad_()
+        got = rule(free, aimed, rows(3, 3), ANY[:2])
+        assert torch.allclose(got, given, atol=1e-12)
+        for gradient in torch.autograd.grad(got.sum(), (free, aimed)):
+            assert gradient.isfinite().all()
+
+
+def test_rescaling_leaves_a_prediction_of_one_number_alone():
+    free, given = randn(3, 1, seed=3), randn(3, 1, seed=4)
+    got = Rescaled(0.7)(free, given, rows(3, 3, 3), ANY)
+    assert torch.allclose(got, free + 3 * (given - free))
+
+
+@pytest.mark.parametrize("rule", RULES[1:5], ids=lambda r: type(r).__name__)
+def test_in_half_precision_sums_over_a_sample_do_not_overflow(rule):
+    class Two:
+        """Velocities of size 16 with 65536 numbers, whose squares sum to 1.7e7."""
+
+        path = pf.CondOT()
+        nulls: ClassVar = {"label": Fill(-1)}
+
+        def __call__(self, x, t, want="velocity", *, label):
+            sign = torch.where(label < 0, 1.0, 3.0).to(x)[:, None]
+            return 16 + sign * torch.linspace(-1, 1, x.shape[1]).to(x)
+
+    x = torch.zeros(2, 65536, dtype=torch.float16)
+    guided = ClassifierFree(Two(), 3.0, rule=replace(rule, space="velocity"))
+    got = guided(x, 0.5, label=torch.tensor([1, 1]))
+    want = guided(x.double(), 0.5, label=torch.tensor([1, 1]))
+    assert got.dtype == torch.float16
+    assert torch.allclose(got.double(), want, rtol=5e-3, atol=5e-2)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: type(r).__name__)
+def test_a_padded_sample_is_guided_as_it_is_alone_or_refused(rule):
+    class Wide:
+        """Not 0 at padding."""
+
+        path = pf.CondOT()
+        nulls: ClassVar = {"label": Fill(-1)}
+
+        def __call__(self, x, t, want="velocity", *, label, mask):
+            return torch.sin(3 * x + 1 + label[:, None].to(x)) + 2
+
+    x = randn(2, 6, seed=7)
+    mask = torch.arange(6) < torch.tensor([[4], [6]])
+    x, label = x * mask, torch.tensor([1, 2])
+    guided = ClassifierFree(Wide(), 3.0, rule=replace(rule, space="velocity"))
+    if isinstance(rule, Rescaled | Frequencies):
+        with pytest.raises(pf.InputError, match="these are padded"):
+            guided(x, 0.5, label=label, mask=mask)
+        return
+    got = guided(x, 0.5, label=label, mask=mask)
+    alone = guided(x[:1, :4], 0.5, label=label[:1], mask=mask[:1, :4])
+    assert torch.allclose(got[:1, :4], alone, atol=1e-12)
+
+
+def test_a_scale_by_time_keeps_the_precision_and_has_one_weight_for_each_time():
+    field = LAW.field(pf.CondOT())
+    want = ClassifierFree(field, 2.0)(X, T, label=LABEL)
+    for scale in (lambda t: 2.0, lambda t: torch.tensor([2.0]), lambda t: 2 + 0 * t.float()):
+        assert torch.equal(ClassifierFree(field, scale)(X, T, label=LABEL), want)
+        assert torch.allclose(
+            ClassifierFree(field, scale)(X, T[:1], label=LABEL),
+            ClassifierFree(field, 2.0)(X, T[:1], label=LABEL),
+        )
+    with pytest.raises(pf.InputError, match=r"a weight of shape \(5, 1\)"):
+        ClassifierFree(field, lambda t: t[:, None])(X, T, label=LABEL)

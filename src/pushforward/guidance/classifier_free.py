@@ -32,11 +32,12 @@ class ClassifierFree:
 
     field:    one trained with its conditions dropped now and then; its `nulls` say which those are and what stands for
               none. Called once a step, on both halves of a double batch.
-    scale:    w, or a function of the time (B,) that gives w (B,).
+    scale:    w, or a function of the time (B,), or (1,) of one for all, that gives w of that shape or one number.
     interval: (low, high) times within which guidance acts; outside, the condition alone is used.
     negative: conditions instead of none, by name, of one row for all samples or one for each: what to move away from.
               Conditions that it does not name are as in the positive half.
-    rule:     another way than this sum, see `guidance.rules`. It acts in its own prediction, which is converted.
+    rule:     another way than this sum, see `guidance.rules`. It acts in its own prediction, which is converted, in
+              float32 at least; of padded samples (the condition `mask`) it sees the data alone.
     margin:   by which times are moved where that conversion has no value, see `core.ends`.
 
     Raises InputError where no condition is given that may be dropped or has a negative.
@@ -116,8 +117,7 @@ class ClassifierFree:
             return ask(x, t, want, **cond)
         if space != want:
             t = away(t, self._ends(want), margin_for(self.margin, x.dtype))
-        scale = self.scale(t) if callable(self.scale) else self.scale
-        weight = torch.where(acts, scale, torch.ones_like(t))
+        weight = torch.where(acts, self._scale_at(t), torch.ones_like(t))
         count = x.shape[0]
         both = conditions.cat((self._other(cond, count), cond))
         twice = t if t.shape[0] != count else torch.cat((t, t))  # or one time for all
@@ -126,9 +126,38 @@ class ClassifierFree:
         if rule is None:
             guided = linear(free, given, weight)
         else:
-            guided = torch.where(expand(acts, x).bool(), rule(free, given, weight, t), given)
+            guided = torch.where(
+                expand(acts, x).bool(), self._ruled(rule, free, given, weight, t, cond), given
+            )
             guided = convert(guided, x, t, self.path, space, want)
         return (guided, *(v[count:] for v in others))
+
+    def _scale_at(self, t: Tensor) -> Tensor:
+        """w of each time, of t's shape."""
+        scale = self.scale(t) if callable(self.scale) else self.scale
+        w = torch.as_tensor(scale, dtype=t.dtype, device=t.device)
+        if w.shape not in ((), (1,), t.shape):
+            raise InputError(
+                f"the scale is a function of the time: of times {tuple(t.shape)} it gave a weight of shape "
+                f"{tuple(w.shape)}, and must give one for each"
+            )
+        return w.expand(t.shape)
+
+    @staticmethod
+    def _ruled(
+        rule: Rule, free: Tensor, given: Tensor, weight: Tensor, t: Tensor, cond: Mapping[str, Any]
+    ) -> Tensor:
+        """The rule's prediction, whose sums would overflow in half precision, and have no padding in them."""
+        mask = cond.get("mask")
+        if mask is not None:
+            if not rule.padded:
+                raise InputError(
+                    f"{type(rule).__name__} looks at all of a sample, and these are padded: take another rule, or "
+                    f"samples of one length without mask="
+                )
+            free, given = (torch.where(mask, v, torch.zeros_like(v)) for v in (free, given))
+        wide = torch.promote_types(given.dtype, torch.float32)
+        return rule(free.to(wide), given.to(wide), weight, t).to(given.dtype)
 
     def _other(self, cond: dict[str, Any], count: int) -> dict[str, Any]:
         """The conditions to move away from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +44,10 @@ class Composed:
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple((float(w), dict(y)) for w, y in self.terms))
         check_interval(self.interval)
+        if not self.terms or not all(math.isfinite(w) for w, _ in self.terms):
+            raise InputError(
+                "terms are one or more pairs of a finite weight and conditions, (2.0, {'label': ...})"
+            )
         known = nulls_of(self.field)
         for _, given in self.terms:
             strange = sorted(set(given) - set(known))
@@ -74,7 +79,7 @@ class Composed:
         if not bool(acts.any()):
             return self.field(x, t, want, **cond)
         count = x.shape[0]
-        given = [self._rows(y, count) for _, y in self.terms]
+        given = [self._rows(conditions.to(y, x.device), count) for _, y in self.terms]
         every = {name: value for y in given for name, value in y.items()}
         # What a term does not name and the caller does not give is none.
         plain = {**conditions.drop(every, nulls_of(self.field)), **cond}

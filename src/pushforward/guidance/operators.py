@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
 from pushforward.core.errors import InputError
@@ -42,11 +44,12 @@ class Linear:
     matrix: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.matrix.ndim != 2 or self.matrix.shape[1] != x[0].numel():
+        count = math.prod(x.shape[1:])
+        if self.matrix.ndim != 2 or self.matrix.shape[1] != count:
             raise InputError(
-                f"the matrix has shape {tuple(self.matrix.shape)}, and a sample {x[0].numel()} numbers"
+                f"the matrix has shape {tuple(self.matrix.shape)}, and a sample {count} numbers"
             )
-        return x.flatten(1) @ self.matrix.to(x).T
+        return x.reshape(len(x), count) @ self.matrix.to(x).T
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,22 @@ class Blur:
         x = pad(x, (reach, reach, reach, reach), mode="reflect")
         x = conv2d(x, row.reshape(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
         return conv2d(x, row.reshape(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What `operator` sees of decoded latents, A(decode(z)): of a model whose states are latents.
+
+    decode: (B, c, h, w) -> (B, C, H, W), differentiable, such as that of `Latents`.
+    """
+
+    decode: Callable[[Tensor], Tensor]
+    operator: Callable[[Tensor], Tensor]
+
+    def __call__(self, z: Tensor) -> Tensor:
+        # Fused attention has no second derivative.
+        with sdpa_kernel(SDPBackend.MATH):
+            return self.operator(self.decode(z))
 
 
 def _pictures(x: Tensor) -> None:

@@ -134,6 +134,10 @@ def without(model: M, layers: Sequence[str]) -> M:
 
 def _twin(model: M) -> M:
     """A module like this one, with the same tensors."""
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{type(model).__name__} is no module: change the model inside of it, and wrap that"
+        )
     shared = itertools.chain(model.parameters(), model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 

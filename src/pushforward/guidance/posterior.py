@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -61,10 +62,14 @@ class NoSpread(Spread):
 
     zeta: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.zeta is not None and not 0 < self.zeta < math.inf:
+            raise InputError(f"zeta is {self.zeta}; it must be positive")
+
     def solve(self, difference: Tensor, noise_std: float, seen: Seen) -> Tensor:
         if self.zeta is None:
             return difference / noise_std**2
-        length = difference.flatten(1).norm(dim=1).clamp_min(torch.finfo(difference.dtype).tiny)
+        length = _flat(difference).norm(dim=1).clamp_min(torch.finfo(difference.dtype).tiny)
         return difference * expand(self.zeta / length, difference)
 
 
@@ -81,6 +86,11 @@ class Isotropic(Spread):
 
     std: float = 1.0
     iterations: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.std < math.inf:
+            raise InputError(f"std is {self.std}; it must be positive")
+        _check_iterations(self.iterations)
 
     def solve(self, difference: Tensor, noise_std: float, seen: Seen) -> Tensor:
         square = (self.std * seen.sigma) ** 2
@@ -118,6 +128,9 @@ class Full(Spread):
 
     iterations: int = 3
 
+    def __post_init__(self) -> None:
+        _check_iterations(self.iterations)
+
     def solve(self, difference: Tensor, noise_std: float, seen: Seen) -> Tensor:
         def system(v: Tensor) -> Tensor:
             return noise_std**2 * v + seen.forward(_covariance(seen, seen.transposed(v)))
@@ -130,20 +143,30 @@ def _covariance(seen: Seen, v: Tensor) -> Tensor:
     return expand(seen.sigma**2 / seen.alpha, v) * seen.denoised(v)
 
 
+def _check_iterations(iterations: int) -> None:
+    if iterations < 1:
+        raise InputError(f"iterations is {iterations}; it must be at least 1")
+
+
+def _flat(v: Tensor) -> Tensor:
+    """(B, *M) as (B, numbers of M), one of a single number as well."""
+    return v.reshape(len(v), math.prod(v.shape[1:]))
+
+
 def krylov(system: Product, b: Tensor, iterations: int) -> Tensor:
     """x (B, *M) with system(x) = b, by GMRES from 0: |b - system(x)| is least among combinations of the first
     `iterations` of b, system(b), ... Each sample is a system of its own.
 
     Saad & Schultz 1986.
     """
-    count = min(iterations, b[0].numel())
-    flat = b.flatten(1)
+    flat = _flat(b)
+    count = min(iterations, flat.shape[1])
     start = flat.norm(dim=1)
     tiny = torch.finfo(b.dtype).tiny
     basis = [flat / start.clamp_min(tiny)[:, None]]
     h = flat.new_zeros(len(flat), count + 1, count)
     for k in range(count):
-        w = system(basis[k].reshape(b.shape)).flatten(1)
+        w = _flat(system(basis[k].reshape(b.shape)))
         scale = w.norm(dim=1)
         for _ in range(2):  # again, for what rounding leaves
             for i, v in enumerate(basis):
@@ -160,7 +183,11 @@ def krylov(system: Product, b: Tensor, iterations: int) -> Tensor:
         basis.append(torch.where(left[:, None] > 0, unit, torch.zeros_like(unit)))
     right = flat.new_zeros(len(flat), count + 1, 1)
     right[:, 0, 0] = start
-    weights = torch.linalg.pinv(h) @ right
+    # A sample that has diverged stays so, and leaves the others alone; there is no factorisation in half precision.
+    fine = h.isfinite().all((1, 2), keepdim=True)
+    wide = torch.promote_types(h.dtype, torch.float32)
+    inverse = torch.linalg.pinv(torch.where(fine, h, torch.zeros_like(h)).to(wide)).to(h.dtype)
+    weights = torch.where(fine, inverse, torch.full_like(inverse, torch.nan)) @ right
     return (torch.stack(basis[:count], 2) @ weights).squeeze(2).reshape(b.shape)
 
 
@@ -176,11 +203,13 @@ class Posterior:
         grad_x ln q = J^T A'^T S^-1 (y - A(D))        J = dD/dx
 
     Exact, with `Full`, for Gaussian data and linear A; else S is not the whole truth, since the law of the data given
-    x_t is no Gaussian. All solvers take it, with noise or without.
+    x_t is no Gaussian. All solvers take it, with noise or without. It has no derivatives of its own.
+
+    Of padded samples (the condition `mask`) the operator sees 0 where there are no data.
 
     field:     on a Gaussian path; asked for its data once a step, and differentiated.
     operator:  A, (B, ...) -> (B, *M), of each sample by itself, differentiable twice: see `guidance.operators`.
-    noise_std: of the observation; positive.
+    noise_std: of the observation, one positive number.
     y:         one observation (1, *M) for all samples. Without it each has its own: pass observation= (B, *M) to the
                field, as pf.posterior does.
     spread:    what S is.
@@ -196,7 +225,13 @@ class Posterior:
     takes: ClassVar[tuple[str, ...]] = ("observation",)  # conditions that are not the network's
 
     def __post_init__(self) -> None:
-        if not 0 < self.noise_std < float("inf"):
+        if isinstance(self.noise_std, Tensor) and self.noise_std.numel() != 1:
+            raise InputError(
+                f"noise_std has shape {tuple(self.noise_std.shape)}; it is one number: scale the operator and y, entry "
+                f"by entry, to a common one"
+            )
+        object.__setattr__(self, "noise_std", float(self.noise_std))
+        if not 0 < self.noise_std < math.inf:
             raise InputError(
                 f"noise_std is {self.noise_std}; it must be positive: an observation without noise is one with little"
             )
@@ -236,16 +271,36 @@ class Posterior:
         y = self.y if observation is None else observation
         if y is None:
             raise InputError("give the observation: Posterior(..., y=y), or observation= for each")
+        if torch.is_inference_mode_enabled():
+            raise InputError(
+                "a posterior field differentiates its network, which torch.inference_mode() forbids: use "
+                "torch.no_grad() instead"
+            )
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise InputError(
+                "a posterior field has no derivatives: no likelihood is computed of it, and of two observations one "
+                "operator gives both"
+            )
+        mask = cond.get("mask")
         margin = self.margin or (1e-6 if x.dtype == torch.float64 else 1e-2)
         t = away(as_time(t, x), self._ends[want], margin)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
         with torch.enable_grad():
             state = x.detach().requires_grad_()
             data = self.field(state, t, "data", **cond)
+            if not data.requires_grad:
+                raise InputError(
+                    "the field cannot be differentiated: its data have no gradient, as under torch.no_grad()"
+                )
             # The operator's derivatives are taken apart from the network's.
             held = data.detach().requires_grad_()
-            y_hat = self.operator(held)
-            if y.shape[1:] != y_hat.shape[1:] or len(y) not in (1, len(x)):
+            seen_of = held if mask is None else torch.where(mask, held, torch.zeros_like(held))
+            y_hat = self.operator(seen_of)
+            if y_hat.shape[:1] != x.shape[:1]:
+                raise InputError(
+                    f"the operator makes {tuple(y_hat.shape)} of {len(x)} samples; it must keep them apart, (B, ...)"
+                )
+            if y.ndim == 0 or y.shape[1:] != y_hat.shape[1:] or len(y) not in (1, len(x)):
                 raise InputError(
                     f"the observation has shape {tuple(y.shape)}, and the operator makes {tuple(y_hat.shape)}"
                 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class Rule(ABC):
     """How two predictions and a weight become the guided one."""
 
     space: Prediction
+    padded: ClassVar[bool] = True  # whether entries at which both predictions are 0 change nothing
 
     @property
     def breaks(self) -> tuple[float, ...]:
@@ -48,14 +50,20 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def norm(a: Tensor) -> Tensor:
-    """|a| of each sample, (B, 1, ...)."""
-    return inner(a, a).sqrt()
+    """|a| of each sample, (B, 1, ...). Its derivative at 0 is 0."""
+    length = torch.linalg.vector_norm(a.flatten(1), dim=1)
+    return length.reshape(-1, *[1] * (a.ndim - 1))
 
 
 def _share(a: Tensor, b: Tensor) -> Tensor:
     """<a, b>/<b, b>, 0 where b is 0."""
-    square = inner(b, b)
-    return torch.where(square > 0, inner(a, b) / square.clamp_min(torch.finfo(b.dtype).tiny), 0)
+    return _over(inner(a, b), inner(b, b))
+
+
+def _over(a: Tensor, b: Tensor) -> Tensor:
+    """a/b for b >= 0, and 0 where b is 0, with derivatives that are finite there too."""
+    there = b > 0
+    return torch.where(there, a / torch.where(there, b, torch.ones_like(b)), torch.zeros_like(a))
 
 
 def linear(free: Tensor, given: Tensor, weight: Tensor) -> Tensor:
@@ -69,11 +77,12 @@ class Rescaled(Rule):
 
         c = (1 - w) f + w g        amount c std(g)/std(c) + (1 - amount) c
 
-    with std over all of a sample. Lin et al. 2023 (arXiv 2305.08891), eq. 15 and 16.
+    with std over all of a sample; c as it is where it has none. Lin et al. 2023 (arXiv 2305.08891), eq. 15 and 16.
     """
 
     amount: float = 0.7
     space: Prediction = "noise"
+    padded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.amount <= 1:
@@ -82,7 +91,8 @@ class Rescaled(Rule):
     def __call__(self, free: Tensor, given: Tensor, weight: Tensor, t: Tensor) -> Tensor:
         guided = linear(free, given, weight)
         dims = tuple(range(1, given.ndim))
-        ratio = given.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
+        mine, aimed = (norm(x - x.mean(dims, keepdim=True)) for x in (guided, given))
+        ratio = torch.where(mine > 0, _over(aimed, mine), torch.ones_like(mine))
         return guided * (self.amount * ratio + 1 - self.amount)
 
 
@@ -110,7 +120,7 @@ class Projected(Rule):
     def __call__(self, free: Tensor, given: Tensor, weight: Tensor, t: Tensor) -> Tensor:
         push = given - free
         if self.largest is not None:
-            push = push * (self.largest / norm(push)).clamp(max=1)
+            push = push * (self.largest / norm(push).clamp_min(self.largest))
         along = _share(push, given) * given
         return given + expand(weight - 1, given) * (push - along + self.parallel * along)
 
@@ -195,7 +205,9 @@ class MagnitudeAware(Rule):
 
     def __call__(self, free: Tensor, given: Tensor, weight: Tensor, t: Tensor) -> Tensor:
         push = given - free
-        damped = torch.exp(-self.strength * norm(push) / norm(free))
+        # Where f is 0 the push is infinitely large beside it, unless there is none.
+        damped = torch.exp(-self.strength * _over(norm(push), norm(free)))
+        damped = torch.where(norm(free) > 0, damped, torch.zeros_like(damped))
         return free + (1 + expand(weight - 1, given) * damped) * push
 
 
@@ -213,6 +225,7 @@ class Frequencies(Rule):
 
     factors: Sequence[float] = (1.0, 0.5)
     space: Prediction = "data"
+    padded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factors", tuple(self.factors))

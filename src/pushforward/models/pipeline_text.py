@@ -138,10 +138,10 @@ class PipelineText:
         left = []
         for tower in self.all:
             tokenizer, _ = self._loaded(tower)
-            text = prepared(tower, [text])[0]
-            ids = tokenizer(text, truncation=False, verbose=False).input_ids
+            given = prepared(tower, [text])[0]
+            ids = tokenizer(given, truncation=False, verbose=False).input_ids
             if len(ids) > tower.length:
-                short = tokenizer(text, truncation=True, max_length=tower.length).input_ids
+                short = tokenizer(given, truncation=True, max_length=tower.length).input_ids
                 left.append(tokenizer.decode(short, skip_special_tokens=True))
         return min(left, key=len, default=None)
 

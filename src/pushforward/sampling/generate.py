@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -27,7 +27,7 @@ from pushforward.core.fields import (
 from pushforward.core.noise import START, Noise
 from pushforward.core.progress import is_watched, tell
 from pushforward.core.spec import SamplingDefaults
-from pushforward.guidance import ClassifierFree
+from pushforward.guidance import ClassifierFree, Composed
 from pushforward.laws.law import Law
 from pushforward.models.base import ModelBase
 from pushforward.runtime.processes import Processes
@@ -214,13 +214,24 @@ def _batches(
 
 
 def _rows_of(field: Any, rows: slice, device: torch.device) -> Any:
-    """The field for some of the samples: negative conditions have a row for each, or one for all."""
-    negative = getattr(field, "negative", None) if isinstance(field, ClassifierFree) else None
-    if negative is None:
+    """The field for some of the samples: conditions of its own have a row for each, or one for all."""
+    if not is_dataclass(field) or isinstance(field, type):
         return field
-    if conditions.size(negative) != 1:
-        negative = conditions.take(negative, rows)
-    return replace(field, negative=conditions.to(negative, device))
+
+    def here(given: Mapping[str, Any]) -> dict[str, Any]:
+        part = given if conditions.size(given) == 1 else conditions.take(given, rows)
+        return conditions.to(part, device)
+
+    changed: dict[str, Any] = {}
+    wrapped = getattr(field, "field", None)
+    inside = _rows_of(wrapped, rows, device)
+    if inside is not wrapped:
+        changed["field"] = inside
+    if isinstance(field, ClassifierFree) and field.negative is not None:
+        changed["negative"] = here(field.negative)
+    if isinstance(field, Composed):
+        changed["terms"] = [(w, here(given)) for w, given in field.terms]
+    return replace(field, **changed) if changed else field
 
 
 def check_finite(samples: Tensor, first: int) -> None:
