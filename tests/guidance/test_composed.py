@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 
 import pushforward as pf
 from contracts.members import Counted, randn
 from guidance.laws import LABEL, LAW, T, X
+from pushforward.core.conditions import Fill
 from pushforward.core.fields import Masked
 from pushforward.guidance import ClassifierFree, Composed
 
@@ -94,3 +97,28 @@ def test_terms_with_a_row_for_each_sample_are_cut_with_the_batch_wherever_they_a
         whole = pf.generate(field, 5, nfe=6, shape=(2,), **extra)
         parts = pf.generate(field, 5, nfe=6, shape=(2,), batch_size=2, **extra)
         assert torch.allclose(parts, whole, atol=1e-10)
+
+
+def test_what_no_term_names_is_as_it_is_given_and_what_another_names_is_none():
+    class Two:
+        """A velocity by both of its conditions, not by their sum."""
+
+        path = pf.CondOT()
+        nulls: ClassVar = {"a": Fill(0.0), "b": Fill(0.0)}
+
+        def __call__(self, x, t, want="velocity", *, a=None, b=None):
+            a, b = (torch.zeros(len(x)).double() if v is None else v for v in (a, b))
+            return x * torch.cos(a + 2 * b + a * b)[:, None]
+
+    a, b = randn(5, seed=1), randn(5, seed=2)
+    field = Two()
+    free, given = field(X, T, b=b), field(X, T, a=a, b=b)
+    got = Composed(field, [(2.0, {"a": a})])(X, T, b=b)
+    assert torch.allclose(got, free + 2 * (given - free), atol=1e-12)
+    # Guidance around it acts on what it leaves.
+    inner = Composed(field, [(2.0, {"a": a[:1]})])
+    outside = ClassifierFree(inner, 3.0)(X, T, b=b)
+    assert torch.allclose(outside, -2 * inner(X, T) + 3 * inner(X, T, b=b), atol=1e-12)
+    both = Composed(field, [(2.0, {"a": a}), (0.5, {"b": b})])(X, T, a=a, b=b)
+    none, one, two = field(X, T), field(X, T, a=a), field(X, T, b=b)
+    assert torch.allclose(both, none + 2 * (one - none) + 0.5 * (two - none), atol=1e-12)

@@ -13,6 +13,7 @@ import pushforward as pf
 from contracts.members import randn
 from interop import tiny
 from pushforward.guidance import Autoguidance, Smoothed, perturbed, without
+from pushforward.guidance.perturbed import themselves as perturbed_attention
 from pushforward.nets.attention import attend
 
 X, TEXT, POOLED = randn(2, 4, 8, 8).float(), randn(2, 3, 24).float(), randn(2, 16).float()
@@ -123,3 +124,27 @@ def test_a_network_without_a_layer_is_that_of_one_less():
 def test_what_there_is_not_is_said(change, why):
     with pytest.raises(pf.InputError, match=why):
         change(dit())
+
+
+def test_tokens_of_a_context_behind_the_queries_are_not_what_they_attend_to():
+    q, v = randn(1, 2, 3, 4), randn(1, 2, 5, 4, seed=2)
+    got = perturbed_attention(q, v, v)
+    assert torch.equal(got, v[:, :, :3].transpose(1, 2).reshape(1, 3, 8))
+
+
+def test_what_wraps_a_model_is_refused():
+    with pytest.raises(pf.InputError, match="Autoguidance is no module"):
+        perturbed(Autoguidance(dit(), dit(), 2.0), ["blocks.0"])
+
+
+@pytest.mark.parametrize("change", [perturbed, without])
+@torch.no_grad()
+def test_a_compiled_model_is_changed_as_the_model_itself(change):
+    model, compiled = dit(), dit()
+    for block in compiled.net.blocks:
+        block.compile(backend="eager")
+    x, label = randn(2, 1, 8, 8).float(), torch.tensor([0, 2])
+    before = compiled(x, T, label=label)
+    got = change(compiled, ["blocks.1"])(x, T, label=label)
+    assert torch.allclose(got, change(model, ["blocks.1"])(x, T, label=label), atol=1e-5)
+    assert torch.equal(compiled(x, T, label=label), before)

@@ -257,3 +257,20 @@ def test_half_precision_is_taken(dtype):
     got = Posterior(model.to(dtype), Linear(A), STD, Y)(X.to(dtype), 0.5)
     assert got.dtype == dtype
     assert torch.allclose(got.float(), want, rtol=0.1, atol=0.1 * float(want.abs().max()))
+
+
+def test_krylov_goes_on_where_little_is_left_and_a_blur_ends_at_three_sigma():
+    scale = torch.tensor([[1.0, 1 + 1e-8]]).double()
+    b = torch.ones(1, 2).double()
+    assert torch.allclose(krylov(lambda v: scale * v, b, 2), b / scale, rtol=0, atol=1e-12)
+    spot = torch.zeros(1, 1, 11, 11).double()
+    spot[0, 0, 5, 5] = 1
+    assert torch.equal(Blur(1.2)(spot)[0, 0, 5] > 0, (torch.arange(11) - 5).abs() <= 4)
+
+
+def test_in_float32_the_end_of_time_is_moved_by_a_hundredth():
+    guided = Posterior(gaussian(MEAN.float(), COV.float()).field(pf.CondOT()), Linear(A), STD, Y)
+    x = X.float()
+    first = guided(x, 0.0, "data")
+    margins = Posterior(guided.field, Linear(A), STD, Y, margin=0.01)(x, 0.0, "data")
+    assert torch.equal(first, margins)

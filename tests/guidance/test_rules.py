@@ -298,3 +298,10 @@ def test_a_scale_by_time_keeps_the_precision_and_has_one_weight_for_each_time():
         )
     with pytest.raises(pf.InputError, match=r"a weight of shape \(5, 1\)"):
         ClassifierFree(field, lambda t: t[:, None])(X, T, label=LABEL)
+
+
+def test_zero_star_moves_from_its_time_on():
+    field = LAW.field(pf.CondOT())
+    guided = ClassifierFree(field, 2.0, rule=ZeroStar(0.5))
+    moving = ClassifierFree(field, 2.0, rule=ZeroStar())(X, T, label=LABEL)
+    assert torch.equal(guided(X, T, label=LABEL), torch.where((T >= 0.5)[:, None], moving, 0))

@@ -30,8 +30,8 @@ class Composed:
     are not the noised product, so that samples are only near that law.
 
     field: one with nulls. Called once a step, on one row more for each sample than there are terms.
-    terms: (w_k, y_k); y_k a mapping of conditions of one row for all samples, or one for each. What it does not name is
-           as it is given to the field.
+    terms: (w_k, y_k); y_k a mapping of conditions of one row for all samples, or one for each. What another
+           term names is none; what no term names is as it is given to the field.
     interval: (low, high) times within which the terms act; outside, the field under the conditions given to it.
 
     Liu et al. 2022 (arXiv 2206.01714), eq. 11 and 13.
@@ -81,9 +81,9 @@ class Composed:
         count = x.shape[0]
         given = [self._rows(conditions.to(y, x.device), count) for _, y in self.terms]
         every = {name: value for y in given for name, value in y.items()}
-        # What a term does not name and the caller does not give is none.
-        plain = {**conditions.drop(every, nulls_of(self.field)), **cond}
-        none = conditions.drop(plain, nulls_of(self.field))
+        # What terms name is none where it is not asked for; all else is as the caller gives it, in every row.
+        dropped = conditions.drop(every, nulls_of(self.field))
+        plain, none = {**dropped, **cond}, {**cond, **dropped}
         rows = [none, *({**none, **y} for y in given)]
         if not bool(acts.all()):
             rows.append(plain)
