@@ -50,7 +50,10 @@ def test_every_stage_is_a_run_and_all_are_one_artefact(run: Path) -> None:
     (stage,) = whole.stages
     assert (stage.level, stage.model.shape) == (0.1, (3, 16, 16))
     assert whole.spec.shape == (3, 16, 16)
-    assert "unclip" in (run / "README.md").read_text()
+    card = (run / "README.md").read_text()
+    assert "an unCLIP: a prior, a decoder and a cascade" in card
+    assert 'model.draw(["..."] * 8, seed=0)' in card
+    assert "images, 16 x 16" in card
 
 
 def test_stages_resume_in_the_same_bits(run: Path, tmp_path: Path) -> None:
@@ -60,6 +63,9 @@ def test_stages_resume_in_the_same_bits(run: Path, tmp_path: Path) -> None:
     for gone in ("stages/upsampler-16", "model.json", "README.md"):
         path = cut / gone
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # And a stage that was killed before its first checkpoint.
+    (cut / "stages" / "upsampler-16").mkdir()
+    shutil.copy(run / "stages" / "upsampler-16" / "config.toml", cut / "stages" / "upsampler-16")
     before = (cut / "stages" / "prior" / "model.json").stat().st_mtime_ns
     assert main(["train", "unclip", "--steps", "2", "--out", str(cut), "--resume"]) == 0
     a, b = (pf.load(folder).state_dict() for folder in (run, cut))

@@ -41,6 +41,8 @@ KINDS = {
     "NoisyClassifier": "a classifier",
     "AutoencoderModel": "an autoencoder of images, by whose latents other models are trained",
     "CLIPModel": "a CLIP, which compares pictures with texts",
+    "AutoregressivePrior": "a prior, which draws the vector of a picture from a text, bucket by bucket",
+    "UnCLIP": "an unCLIP: a prior, a decoder and a cascade on the vectors of a CLIP",
     "CaptionModel": "a captioner, which writes what pictures show",
     "BridgeModel": "a Schroedinger bridge",
     "HalfBridges": "a Schroedinger bridge of two half-bridges",
@@ -86,7 +88,9 @@ def card(folder: Path) -> str:
 def records(model: Description) -> tuple[DataSpec, SamplingDefaults, Provenance]:
     """The records of a saved model, which a flow map has in the model within it."""
     found: dict[str, Any] = {}
-    for entry in model.parts.values():
+    # Its own before those of its parts.
+    own = [model.parts[p] for p in ("spec", "sampling", "provenance") if p in model.parts]
+    for entry in (*own, *model.parts.values()):
         for kind in (DataSpec, SamplingDefaults, Provenance):
             if entry.get("class") == kind.__name__:
                 found.setdefault(kind.__name__, kind.from_config(entry["config"]))
@@ -99,7 +103,7 @@ def records(model: Description) -> tuple[DataSpec, SamplingDefaults, Provenance]
 
 def _metadata(spec: DataSpec, model: Description, provenance: Provenance) -> list[str]:
     """The header of a card on the Hub."""
-    asked = PROMPT in model.parts
+    asked = PROMPT in model.parts or model.kind == "UnCLIP"
     tasks = {"image": "text-to-image" if asked else "unconditional-image-generation"}
     lines = ["---", "library_name: pushforward", "tags:", "- flow-matching", f"- {spec.kind}"]
     if (
@@ -246,17 +250,26 @@ def _use(sampling: SamplingDefaults, model: Description) -> list[str]:
         ]
     if model.kind == "NoisyClassifier":
         return ["`pushforward evaluate .` in this folder."]
-    asked = PROMPT in model.parts
+    asked = PROMPT in model.parts or model.kind == "UnCLIP"
     what = 'prompt=["..."] * 8' if asked else "64"
+    calls = {
+        "UnCLIP": 'samples = model.draw(["..."] * 8, seed=0)',
+        "AutoregressivePrior": 'vectors = model.vectors(["..."] * 8, seed=0)',
+    }
     code = [
         "```python",
         "import pushforward as pf",
         "",
         'model = pf.load(".")  # this folder',
-        f"samples = pf.generate(model, {what}, seed=0)",
+        calls.get(model.kind, f"samples = pf.generate(model, {what}, seed=0)"),
         "```",
         "",
     ]
+    if model.kind == "AutoregressivePrior":
+        return [
+            *code,
+            "`pushforward train unclip --prior-run .` in this folder puts it into a system.",
+        ]
     return [
         *([] if sampling.source else code),
         f"`pushforward sample .{' --prompt ...' if asked else ''}` in this folder draws more.",

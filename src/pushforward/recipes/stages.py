@@ -109,7 +109,9 @@ def _finish(recipe: Staged, folder: Path, quiet: bool) -> tuple[Path, int]:
                 more = {"device": own.device, "steps": stage.recipe.optimiser.steps}
                 _, signal = run.resume(stage.folder, more, quiet)
             else:
-                _, signal = run.train(stage.recipe, quiet)
+                # What there may be was cut off before its first checkpoint.
+                place = own.model_copy(update={"overwrite": True})
+                _, signal = run.train(stage.recipe.model_copy(update={"place": place}), quiet)
             if signal:
                 return folder, signal
 
@@ -129,7 +131,7 @@ def _state(stage: Stage) -> tuple[bool, bool]:
 
     steps = Checkpoints(stage.folder / "checkpoints").steps()
     last = steps[-1] if steps else 0
-    there = (stage.folder / CONFIG).is_file()
+    there = (stage.folder / CONFIG).is_file() and bool(steps)
     whole = there and (stage.folder / DESCRIPTION).is_file()
     return there, whole and last >= stage.recipe.optimiser.steps
 
