@@ -205,7 +205,12 @@ def test_priors_of_both_kinds_and_the_whole_are_judged(run: Path, tmp_path: Path
         assert main(["evaluate", str(folder), "--num", "20"]) == 0
         figures = json.loads((folder / "evaluation.json").read_text())["figures"]
         assert 1 <= figures["mean_rank"] <= 20
-        assert {"mean_rank_error", "within_10", "text_mean_rank"} <= figures.keys()
+        assert {
+            "mean_rank_error",
+            "within_10",
+            "text_mean_rank",
+            "mean_mean_rank",
+        } <= figures.keys()
     assert main(["evaluate", str(run), "--num", "6", "--nfe", "1"]) == 0
     figures = json.loads((run / "evaluation.json").read_text())["figures"]
     assert {"seen_mean", "held_out_mean_error"} <= figures.keys()

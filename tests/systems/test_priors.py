@@ -21,7 +21,7 @@ from torch import Tensor
 import pushforward as pf
 from pushforward.core.errors import InputError
 from pushforward.models.prior import CLIPTexts
-from pushforward.systems.priors import DiffusionPrior, as_prior, nearest
+from pushforward.systems.priors import DiffusionPrior, as_prior, expected, nearest
 
 N = 2000
 
@@ -86,6 +86,7 @@ def test_priors_of_both_kinds_give_the_draw_that_is_nearest_to_the_text(make) ->
     products = (every * text).sum(2)
     assert torch.allclose((best * text).sum(1), products.amax(0))
     assert len(products.argmax(0).unique()) == 3
+    assert torch.allclose(expected(prior, lines, of=3, seed=7, start=2), every.mean(0))
     # A draw is a function of (seed, start + row) alone.
     assert torch.allclose(nearest(prior, lines[4:6], of=3, seed=7, start=6), best[4:6], atol=1e-5)
     assert not torch.allclose(nearest(prior, lines, of=3, seed=8, start=2), best, atol=1e-3)

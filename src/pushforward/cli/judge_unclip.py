@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pushforward.cli.base import require_same_data, say, show, write_json
 from pushforward.cli.chained import Chained
 from pushforward.cli.sampling import OfModel
-from pushforward.cli.unclip import drawn, levels
+from pushforward.cli.unclip import drawn as drawn_together
+from pushforward.cli.unclip import levels
 from pushforward.recipes.options import option
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class JudgeUnCLIP(Chained, OfModel):
         }  # fmt: skip
         given = {name: value for name, value in options.items() if value is not None}
         figures, _, _ = score_scenes(
-            lambda lines: drawn(model, lines, seed=self.seed, **given), self.num, self.seed
+            lambda lines: drawn_together(model, lines, seed=self.seed, **given), self.num, self.seed
         )
         if not Processes.current().lead:
             return 0
@@ -60,11 +61,13 @@ class JudgeUnCLIP(Chained, OfModel):
 class JudgePrior(OfModel):
     """Judge a prior: the rank of the true vector among all held-out ones by what is drawn for its text.
 
-    Beside it the text's own vector, taken for that of the picture. Into evaluation.json in the run folder.
+    Beside it by the mean of several draws, which is nearer to the true vector than any draw of the right law, and by
+    the text's own vector, taken for that of the picture. Into evaluation.json in the run folder.
     """
 
     num: int = option(1000, "Held-out pairs at most.", ge=2)
     draws: int = option(2, "Vectors drawn, of which the nearest to the text is taken.", ge=1)
+    means: int = option(8, "Vectors drawn whose mean is judged, too.", ge=1)
     guidance: float = option(1.0, "Guidance of the prior.")
 
     def opening(self) -> str:
@@ -79,7 +82,7 @@ class JudgePrior(OfModel):
         from pushforward.recipes.config import experiment_of
         from pushforward.runtime.device import find_device
         from pushforward.saving.folder import load_any
-        from pushforward.systems.priors import as_prior, nearest
+        from pushforward.systems.priors import as_prior, expected, nearest
 
         prior = as_prior(load_any(self.folder, find_device(self.device)))
         experiment = experiment_of(self.folder, device=self.device, resume=True)
@@ -89,17 +92,19 @@ class JudgePrior(OfModel):
         apart = experiment.held_out.sample(self.num)
         batch = apart[torch.arange(len(apart))]
         lines = list(apart.captions or ())
-        parts = [
-            nearest(
-                prior, lines[k : k + self.batch_size], of=self.draws, seed=self.seed, start=k, guidance=self.guidance
-            ).cpu()
-            for k in range(0, len(lines), self.batch_size)
-        ]  # fmt: skip
+        drawn, means = [], []
+        for k in range(0, len(lines), self.batch_size):
+            some, place = lines[k : k + self.batch_size], {"seed": self.seed, "start": k}
+            drawn.append(nearest(prior, some, of=self.draws, guidance=self.guidance, **place).cpu())
+            means.append(
+                expected(prior, some, of=self.means, guidance=self.guidance, **place).cpu()
+            )
         (text,) = (cond["pooled"] for cond in batch.cond.values())
-        figures = judge_ranks(torch.cat(parts), batch.x1)
+        figures = judge_ranks(torch.cat(drawn), batch.x1)
+        figures |= {f"mean_{n}": v for n, v in judge_ranks(torch.cat(means), batch.x1).items()}
         figures |= {f"text_{name}": v for name, v in judge_ranks(text, batch.x1).items()}
         settings = {
-            "num": len(apart), "seed": self.seed, "draws": self.draws, "guidance": self.guidance,
+            "num": len(apart), "seed": self.seed, "draws": self.draws, "means": self.means, "guidance": self.guidance,
             "model": prior.provenance.sha256,
         }  # fmt: skip
         write_json(self.folder / "evaluation.json", {"figures": figures, "settings": settings})

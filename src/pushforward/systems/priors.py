@@ -98,15 +98,35 @@ def nearest(
 
     Ramesh et al. 2022 (arXiv 2204.06125), sec. 2.2.
     """
+    found = draws(prior, lines, of, seed, start, guidance)
+    encoder = texts_of(prior)
+    text = encoder(list(lines))[encoder.name]["pooled"].to(found)
+    best = (found * text).sum(2).argmax(0)
+    return found[best, torch.arange(len(best), device=found.device)]
+
+
+def expected(
+    prior: Prior,
+    lines: Sequence[str],
+    *,
+    of: int = 8,
+    seed: int = 0,
+    start: int = 0,
+    guidance: float = 1.0,
+) -> Tensor:
+    """(N, dim) the mean of `of` independent draws, an estimate of E[z | y]: what is nearest to the true vector."""
+    return draws(prior, lines, of, seed, start, guidance).mean(0)
+
+
+def draws(
+    prior: Prior, lines: Sequence[str], of: int, seed: int, start: int, guidance: float
+) -> Tensor:
+    """(of, N, dim) independent draws for each text, each keyed by a seed of its own."""
     if not isinstance(of, int) or of < 1:
         raise InputError(f"of is {of}; it is a number of draws, at least 1")
-    found = torch.stack(
+    return torch.stack(
         [
             prior.vectors(lines, seed=Noise.chained(seed, k), start=start, guidance=guidance)
             for k in range(of)
         ]
     )
-    encoder = texts_of(prior)
-    text = encoder(list(lines))[encoder.name]["pooled"].to(found)
-    best = (found * text).sum(2).argmax(0)
-    return found[best, torch.arange(len(best), device=found.device)]
