@@ -118,9 +118,10 @@ def chain(options: Any) -> list[Row]:
 
     Ranks: of the true vector among those of all held-out pictures, by what a prior draws for the text, the better of
     two and the mean of eight, and by the text's own vector. Scores: of prompts of seen and of held-out combinations,
-    the mean of six tasks; the guidance of each model is the best of 1, 1.5, 2, 3 for other prompts. Agreement: objects of a shape and colour
-    that are in both of a picture and its variation, twice over all. Text diffs: of pictures with one object that are
-    drawn right, changed in colour or in shape; kept is the other one, and the place within 0.15 of the width.
+    the mean of six tasks; the guidance of each model is the best of 1, 1.5, 2, 3 for other prompts. Agreement:
+    objects of a shape and colour that are in both of a picture and its variation, twice over all. Text diffs: of
+    pictures with one object that are drawn right, changed in colour or in shape; kept is the other one, and the place
+    within 0.15 of the width.
     """
     trained = Trainer(options.runs / "chain", options.steps)
     clip_minutes, prior_minutes, decoder_minutes = options.minutes or (10.0, 5.0, 45.0)
