@@ -175,7 +175,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(call, line: str) -> Non
 
 # Command lines that cannot be understood: exit code 2, one line as well.
 MISUSE = {
-    "": "which command? One of train, sample, edit, evaluate, likelihood, *",
+    "": "which command? One of train, sample, edit, caption, evaluate, likelihood, *",
     "fly": "there is no command 'fly'; it is one of train, *",
     "smaple": "there is no command 'smaple'; did you mean sample? It is one of train, *",
     "train": "which recipe? One of toy2d, *",

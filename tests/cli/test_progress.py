@@ -138,6 +138,7 @@ def test_samples_tell_how_many_are_done_and_are_the_same(solver: pf.Solver) -> N
 
 WORDS = {
     "train": "toy2d", "sample": "run", "edit": "run --image x.png", "evaluate": "run",
+    "caption": "run --image x.png",
     "likelihood": "run", "tune": "run --nfe 4",
     "distill": "run --out there", "reflow": "run --out there", "gallery": "run", "pack": "images --out there",
     "sizes": "", "info": "run", "import": "folder --out there", "export": "run --format diffusers --out there",

@@ -24,6 +24,8 @@ REQUIRED = {
     "reflow": {"teacher": "runs/flow"},
     "distill": {"teacher": "runs/flow"},
     "control": {"base": "runs/flow"},
+    "prior": {"clip_run": "runs/clip"},
+    "decoder": {"clip_run": "runs/clip"},
 }
 
 
