@@ -352,10 +352,11 @@ def test_a_hint_is_uploaded_and_its_strength_chosen(visit, steered, tmp_path):
     page.wait_for_selector("#work:text('choose a hint')")
     page.locator("#control-file").set_input_files(tmp_path / "stripes.png")
     ready(page)
-    shown = pixels(page, "#control-canvas").mean(2)
-    assert shown[len(shown) * 5 // 16].mean() > 200
-    assert shown[len(shown) * 13 // 16].mean() < 5
-    first = page.evaluate("document.querySelector('.tile canvas').toDataURL()")
+    shown = page.evaluate(
+        "[...document.getElementById('control-canvas').getContext('2d').getImageData(0, 0, 8, 8).data]"
+    )
+    assert (np.array(shown).reshape(8, 8, 4)[..., :3] == stripes[..., None]).all()
+    assert page.locator("#control-canvas").is_visible()
 
     def act() -> None:
         page.locator("[name=control_strength]").fill("0")
@@ -365,7 +366,6 @@ def test_a_hint_is_uploaded_and_its_strength_chosen(visit, steered, tmp_path):
     hint = np.frombuffer(base64.b64decode(sent["control"]), "u1").reshape(8, 8)
     assert (hint == stripes).all()
     assert sent["control_strength"] == 0
-    assert page.evaluate("document.querySelector('.tile canvas').toDataURL()") != first
 
 
 def test_a_mask_is_painted_by_keys(visit):
