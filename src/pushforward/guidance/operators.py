@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import avg_pool2d, conv2d, pad
+from torch.nn.functional import avg_pool2d
 
 from pushforward.core.errors import InputError
+from pushforward.guidance.blurring import blurred, reach_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,18 +84,11 @@ class Blur:
 
     def __call__(self, x: Tensor) -> Tensor:
         _pictures(x)
-        reach = math.ceil(3 * self.sigma)
-        if reach >= min(x.shape[2:]):
+        if reach_of(self.sigma) >= min(x.shape[2:]):
             raise InputError(
                 f"sigma {self.sigma:g} is too wide for {x.shape[2]} x {x.shape[3]} pixels"
             )
-        place = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
-        row = torch.exp(-((place / self.sigma) ** 2) / 2)
-        row = row / row.sum()
-        channels = x.shape[1]
-        x = pad(x, (reach, reach, reach, reach), mode="reflect")
-        x = conv2d(x, row.reshape(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
-        return conv2d(x, row.reshape(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+        return blurred(x, self.sigma)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad
 
 from pushforward.core.errors import InputError
+from pushforward.guidance.blurring import blurred
 from pushforward.nets.attention import Attend, Attending, CrossAttention, attend
 
 M = TypeVar("M", bound=nn.Module)
@@ -64,19 +64,8 @@ class Smoothed:
             smooth = picture.mean(2, keepdim=True).expand_as(picture)
         else:
             grid = picture.mT.reshape(-1, 1, height, width)
-            smooth = self._blurred(grid).reshape(picture.mT.shape).mT
+            smooth = blurred(grid, self.sigma).reshape(picture.mT.shape).mT
         return attend(torch.cat((smooth, others), 2), k, v, keep)
-
-    def _blurred(self, x: Tensor) -> Tensor:
-        """x (B, 1, H, W), its borders mirrored, by a filter that ends at three sigma or the border."""
-        for side in (2, 3):
-            reach = min(math.ceil(3 * self.sigma), x.shape[side] - 1)
-            place = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
-            row = torch.exp(-((place / self.sigma) ** 2) / 2)
-            row = (row / row.sum()).reshape((1, 1, -1, 1) if side == 2 else (1, 1, 1, -1))
-            border = (0, 0, reach, reach) if side == 2 else (reach, reach, 0, 0)
-            x = conv2d(pad(x, border, mode="reflect"), row)
-        return x
 
 
 class Passed(nn.Module):

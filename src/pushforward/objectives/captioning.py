@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,8 +14,7 @@ from pushforward.core.errors import InputError
 from pushforward.core.noise import Noise
 from pushforward.data.batch import Batch
 from pushforward.models.captioner import CaptionModel
-from pushforward.nets.clip import MOST
-from pushforward.objectives.contrastive import contrast, unwrapped
+from pushforward.objectives.contrastive import contrast, limited
 from pushforward.objectives.matching import refuse_mask
 from pushforward.runtime.processes import Processes
 
@@ -57,10 +55,7 @@ class ContrastiveCaptioning:
             raise InputError(
                 f"a captioner learns from pictures with captions, and this batch has no {self.name!r}"
             )
-        net = unwrapped(self.model.net)
-        with torch.no_grad():
-            # As published of CLIP: beyond the limit the gradient would be 0, and the scale never come back.
-            net.logit_scale.clamp_(max=math.log(MOST))
+        limited(self.model.net)
         u, v, logits, scale = self.model(batch.x1, text)
         contrastive, figures = contrast(u, v, scale, processes)
         nats, right = _words(logits, text)

@@ -54,10 +54,7 @@ class Contrastive:
             raise InputError(
                 f"pictures are compared with texts, and this batch has no {self.name!r}"
             )
-        net = unwrapped(self.model.net)
-        with torch.no_grad():
-            # As published: beyond the limit the gradient would be 0, and the scale never come back.
-            net.logit_scale.clamp_(max=math.log(MOST))
+        net = limited(self.model.net)
         u, v = self.model(batch.x1, text)
         loss, figures = contrast(u, v, net.scale, processes)
         return {"loss": loss, "figures": figures}
@@ -80,6 +77,15 @@ def contrast(
         "right": (by_picture.detach().argmax(1) == own).float(),
     }
     return loss, figures
+
+
+def limited(net: nn.Module) -> Any:
+    """The network itself, its scale brought back to the limit: beyond it the gradient would be 0, as published, and the
+    scale never come back."""
+    inner = unwrapped(net)
+    with torch.no_grad():
+        inner.logit_scale.clamp_(max=math.log(MOST))
+    return inner
 
 
 def unwrapped(net: nn.Module) -> Any:

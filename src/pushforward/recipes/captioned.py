@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from pushforward.recipes.images import FilePictures, divided, tell
+from pushforward.recipes.images import FilePictures, divided, read_images, tell
 
 if TYPE_CHECKING:
     from pushforward.data import Dataset
@@ -66,3 +66,15 @@ def read_captioned(
     if recipe.data == "emoji" and recipe.held_out:
         return split_by_name(whole, recipe.held_out)
     return divided(whole, recipe.held_out)
+
+
+def read_pairs(recipe: Captioned) -> tuple[Dataset, Dataset]:
+    """The same of a recipe that judges by pairs kept apart, of which it needs two."""
+    from pushforward.core.errors import InputError
+
+    train, held_out = read_captioned(recipe, lambda path: read_images(path, recipe.pictures))
+    if held_out is None or len(held_out) < 2:
+        raise InputError(
+            f"{recipe.data} leaves less than two pictures to judge by: raise --held-out, or give more pictures"
+        )
+    return train, held_out

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
-from pushforward.recipes.captioned import MADE, Captions, read_captioned
-from pushforward.recipes.images import FilePictures, read_images, sized, tell
+from pushforward.recipes.captioned import MADE, Captions, read_pairs
+from pushforward.recipes.images import FilePictures, sized, tell
 from pushforward.recipes.networks import NETWORK
 from pushforward.recipes.options import Choice, Logging, Optimiser, option, pick
 from pushforward.recipes.recipe import Recipe
@@ -111,14 +111,7 @@ class Captioner(Recipe):
 
     def read(self) -> tuple[Dataset, Dataset]:
         """The data to train on, and those kept apart."""
-        from pushforward.core.errors import InputError
-
-        train, held_out = read_captioned(self, lambda path: read_images(path, self.pictures))
-        if held_out is None or len(held_out) < 2:
-            raise InputError(
-                f"{self.data} leaves less than two pictures to judge by: raise --held-out, or give more pictures"
-            )
-        return train, held_out
+        return read_pairs(self)
 
     def build(self) -> Captioning:
         from pushforward.core.errors import InputError
